@@ -1,0 +1,33 @@
+# Every target creates the environment (.venv of this checkout) if it is missing.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+export PIPENV_VENV_IN_PROJECT := 1
+export PIPENV_IGNORE_VIRTUALENVS := 1
+export PIPENV_VERBOSITY := -1
+RUN := .venv/bin/python
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: .venv/ready  ## create the environment in .venv (about 2 minutes)
+
+.venv/ready: Pipfile
+	@$(PYTHON) -m pipenv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet pipenv
+	$(PYTHON) -m pipenv --python $(PYTHON) install --dev --skip-lock
+	@touch $@
+
+demo: .venv/ready  ## train and test everything on bundled data (about 15 minutes on 2 cores)
+	$(RUN) scripts/demo.py
+
+test: .venv/ready  ## run all tests
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) scripts/validate.py configs
+	$(RUN) -m pytest
+
+clean:  ## remove the demo's data, checkpoints and logs
+	rm -rf resource/data resource/ckpt/digit_scenes logs/digit_scenes
+
+.PHONY: help env demo test clean

@@ -1,0 +1,1 @@
+"""Ladon: multi-task supervised compression for split computing."""

@@ -1,0 +1,109 @@
+"""Command line of the three task scripts: flags, errors in one line, exit codes.
+
+Nothing heavy is imported before the flags are read, so that ``--help`` and a wrong flag answer at
+once and Ctrl-C is quiet from the first moment on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from ladon.errors import LadonError
+
+logger = logging.getLogger(__name__)
+
+
+def build_parser(task: str) -> argparse.ArgumentParser:
+    """Returns the parser of a task script; single-dash long flags are the published spelling."""
+    parser = argparse.ArgumentParser(
+        description=f"Train and test models for {task.replace('_', ' ')}, configured by YAML."
+    )
+    add = parser.add_argument
+    add("--config", required=True, help="YAML file of the experiment")
+    add("--run_log", help="log file; the run folder is its name without suffix (default: logs/…)")
+    add("--json", type=_json_object, default={}, metavar="OBJECT", help="merged into the config")
+    add(
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set one config value, e.g. train.stage1.num_epochs=2 (repeatable)",
+    )
+    add("--data_root", help="where the datasets are (default: LADON_DATA_ROOT or the config's)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--seed", type=int, default=0, help="all randomness follows from it (default: 0)")
+    add("--start_epoch", type=_count, default=0, help="first epoch to train (default: 0)")
+    add("-test_only", "--test_only", action="store_true", help="only test the checkpoint")
+    add("-student_only", "--student_only", action="store_true", help="do not test the teacher")
+    add("-no_dp_eval", "--no_dp_eval", action="store_true", help="accepted; no DataParallel here")
+    add("-log_config", "--log_config", action="store_true", help="print the resolved config")
+    add("--world_size", type=int, default=1, help="processes (torchrun sets it by itself)")
+    add("--dist_url", default="env://", help="how processes find each other")
+    add("-adjust_lr", "--adjust_lr", action="store_true", help="multiply lr by the processes")
+    add("--resume", action="store_true", help="go on from the run folder's last.pt, if it is there")
+    add("--tensorboard", action="store_true", help="write TensorBoard events to the run folder")
+    if task == "object_detection":
+        add("--iou_types", nargs="+", default=["bbox"], help="bbox")
+    if task == "semantic_segmentation":
+        add("--num_classes", type=int, help="classes with background (default: the model's, or 21)")
+    return parser
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("must be a JSON object, like '{\"beta\": 0.64}'")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
+
+
+def main(task: str, argv: Sequence[str] | None = None) -> int:
+    """Runs a task script.
+
+    Args:
+        task: name of the task.
+        argv: arguments; the process's own if None.
+
+    Returns:
+        Exit code: 0 done, 1 failed work, 2 wrong usage or input, 130/143 interrupted.
+    """
+    args = build_parser(task).parse_args(argv)
+    # what libraries tell their developers while they are imported
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category)
+    try:
+        from ladon.app import run_task
+
+        run_task(task, args)
+    except LadonError as error:
+        return report_error(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def report_error(error: LadonError) -> int:
+    """Says in one line what was wrong; returns the exit code."""
+    root = logging.getLogger()
+    if root.handlers:
+        logger.error("%s", error)
+    else:
+        print(f"error: {error}", file=sys.stderr)
+    return error.exit_code

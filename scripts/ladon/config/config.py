@@ -1,0 +1,142 @@
+"""A loaded config: values by dotted path, sections as plain dicts, objects built on first use."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ladon.config.aliases import import_dependency
+from ladon.config.build import Builder
+from ladon.config.dump import dump_yaml
+from ladon.config.interpolate import Resolver
+from ladon.config.nodes import ConfigMap, LocatedError, kind_of
+from ladon.config.paths import NoSuchPathError, nearest_mark
+from ladon.errors import ConfigError
+
+
+class Config:
+    """One config after all its layers.
+
+    Attributes:
+        path: the file it was loaded from.
+        root: the raw nodes, for validation; everyone else uses the methods.
+        resolver: fills in `${...}`.
+
+    Args:
+        root: the merged raw nodes.
+        path: the file.
+    """
+
+    def __init__(self, root: ConfigMap, path: Path) -> None:
+        self.root = root
+        self.path = path
+        self.resolver = Resolver(root)
+        self._builder = Builder(self.resolver)
+
+    def get(self, dotted: str, default: Any = None) -> Any:
+        """Return the value at a path like `train.stage1.optimizer`, interpolated and copied.
+
+        Nodes that import or call stay `Lazy`.
+
+        Args:
+            dotted: the path; keys with dots or slashes in them are found too, numbers index lists.
+            default: returned if there is no such key (a key that is there but empty is None).
+
+        Raises:
+            ConfigError: the value refers to something that does not exist.
+        """
+        try:
+            found = self.resolver.locate(dotted)
+        except NoSuchPathError:
+            return default
+        return self.resolver.resolve(found.value, found.mark)
+
+    def __contains__(self, dotted: str) -> bool:
+        try:
+            self.resolver.locate(dotted)
+        except NoSuchPathError:
+            return False
+        return True
+
+    def section(self, dotted: str) -> dict[Any, Any]:
+        """Return a section as a plain dict; {} if it is missing or empty.
+
+        Raises:
+            ConfigError: there is something else than a mapping.
+        """
+        value = self.get(dotted)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            mark = nearest_mark(self.root, dotted)
+            raise LocatedError(mark, f"{dotted} must be a mapping, not {kind_of(value)}")
+        return value
+
+    def build(self, value: Any) -> Any:
+        """Build every tagged node in a value of `get` or `section`, each node once for this config.
+
+        Raises:
+            ConfigError: a name cannot be imported, or what it names failed; with file and line.
+        """
+        return self._builder.build(value)
+
+    def where(self, dotted: str) -> str:
+        """Return 'configs/x.yaml:12' for a key (of the nearest section above it if it is missing).
+
+        A value from an override is at '--json', '--set' or '--data_root'.
+        """
+        return str(nearest_mark(self.root, dotted) or self.path)
+
+    def dump(self) -> str:
+        """Return the resolved config as YAML that `load_config` reads back."""
+        return dump_yaml(self.resolver)
+
+    @property
+    def beta(self) -> float | None:
+        """The weight of the rate term, None where the config has none.
+
+        Raises:
+            ConfigError: it is not a number above zero.
+        """
+        value = self.get("beta")
+        if value is None:
+            return None
+        if not is_positive_number(value):
+            mark = nearest_mark(self.root, "beta")
+            raise LocatedError(mark, f"beta must be a number above 0, not {value!r}")
+        return float(value)
+
+    @property
+    def name(self) -> str | None:
+        """The config's own name for its model, if it has one."""
+        value = self.get("name")
+        return None if value is None else str(value)
+
+    @property
+    def dependencies(self) -> list[Any]:
+        """The modules to import before anything is built, as written."""
+        value = self.get("dependencies")
+        if value is None:
+            return []
+        return value if isinstance(value, list) else [value]
+
+    def import_dependencies(self) -> None:
+        """Import the modules named in `dependencies`, so that what they register can be used.
+
+        Raises:
+            ConfigError: one cannot be imported.
+        """
+        for index, entry in enumerate(self.dependencies):
+            try:
+                import_dependency(entry)
+            except ConfigError as exc:
+                mark = nearest_mark(self.root, f"dependencies.{index}")
+                raise LocatedError(mark, str(exc)) from exc
+
+
+def is_positive_number(value: Any) -> bool:
+    """Whether a value is a finite number above zero (true and false are not numbers)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value > 0

@@ -1,0 +1,179 @@
+"""Whether a call would bind, without making it; `**kwargs` are followed into known libraries."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Collection, Mapping
+from importlib import import_module
+from typing import Any
+
+from ladon.config.nodes import suggest
+
+_Parameter = inspect.Parameter
+
+# sc2bench's splittable models hand **kwargs to a library's builder: (module, argument that names
+# it, default).
+_WRAPPED_BUILDERS: dict[str, tuple[str, str | None, str]] = {
+    "splittable_resnet": ("torchvision.models", "resnet_name", "resnet50"),
+    "splittable_densenet": ("torchvision.models", "densenet_name", "densenet169"),
+    "splittable_inception_v3": ("torchvision.models", None, "inception_v3"),
+    "splittable_resnest": ("timm.models", "resnest_name", "resnest50d"),
+    "splittable_regnet": ("timm.models", "regnet_name", "regnety_064"),
+    "splittable_hybrid_vit": ("timm.models", "hybrid_vit_name", "vit_small_r26_s32_224"),
+}
+# Arguments that torchvision's decorators take out of **kwargs, from before the weights enums.
+_TORCHVISION_LEGACY = {"pretrained", "pretrained_backbone"}
+_TIMM_COMMON = {"pretrained", "features_only", "out_indices", "img_size", "checkpoint_path"}
+
+
+def call_problems(
+    target: Callable[..., Any],
+    args: int,
+    kwargs: Mapping[str, Any],
+    *,
+    derived: Collection[str] = (),
+) -> list[tuple[str | None, str]]:
+    """List why `target` could not be called.
+
+    Args:
+        target: a class or function.
+        args: how many positional arguments there would be.
+        kwargs: the keyword arguments; their values matter only where they name another builder.
+        derived: arguments that the program fills in if they are missing.
+
+    Returns:
+        (the keyword at fault or None, what is wrong) for each problem.
+    """
+    parameters = _parameters(target)
+    if parameters is None:
+        return []
+    name = getattr(target, "__name__", str(target))
+    positional = [
+        p.name
+        for p in parameters.values()
+        if p.kind in (_Parameter.POSITIONAL_ONLY, _Parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    kinds = {p.kind for p in parameters.values()}
+    problems: list[tuple[str | None, str]] = []
+    if args > len(positional) and _Parameter.VAR_POSITIONAL not in kinds:
+        text = f"{name} takes {len(positional)} positional arguments, not {args}"
+        problems.append((None, text))
+    known = _named(parameters)
+    accepted = set(known)
+    if _Parameter.VAR_KEYWORD in kinds:
+        extras = accepted_extras(target, kwargs)
+        accepted = accepted | extras if extras is not None else accepted | set(map(str, kwargs))
+    for keyword in kwargs:
+        if keyword not in accepted:
+            hint = suggest(keyword, accepted)
+            problems.append((keyword, f"{name} takes no such argument{hint}"))
+        elif keyword in positional[:args]:
+            problems.append((keyword, f"{name} gets this argument twice"))
+    filled = {*positional[:args], *kwargs, *derived}
+    missing = [
+        p.name
+        for p in parameters.values()
+        if p.default is _Parameter.empty
+        and p.kind not in (_Parameter.VAR_POSITIONAL, _Parameter.VAR_KEYWORD)
+        and p.name not in filled
+    ]
+    if missing:
+        problems.append((None, f"{name} needs {', '.join(missing)}"))
+    return problems
+
+
+def accepted_extras(target: Callable[..., Any], kwargs: Mapping[str, Any]) -> set[str] | None:
+    """Return the further keywords that end up somewhere through **kwargs; None if anything may."""
+    module, name = getattr(target, "__module__", ""), getattr(target, "__name__", "")
+    if module == "sc2bench.models.backbone" and name in _WRAPPED_BUILDERS:
+        builder = wrapped_builder(target, kwargs)
+        return None if builder is None else _builder_keywords(builder)
+    if name == "faster_rcnn_model" and module.startswith("sc2bench."):
+        return _keywords_of("sc2bench.models.detection.rcnn", "create_faster_rcnn_fpn") | (
+            _keywords_of("torchvision.models.detection", "FasterRCNN")
+        )
+    if name == "create_faster_rcnn_fpn" and module.startswith("sc2bench."):
+        return _keywords_of("torchvision.models.detection", "FasterRCNN")
+    if name == "deeplabv3_model" and module.startswith("sc2bench."):
+        return set()  # its **kwargs go nowhere
+    if name == "SimpleLossWrapper" and module.startswith("torchdistill."):
+        return {"input", "target", "weights"}
+    if module.startswith(("torchvision.models.", "timm.models.")):
+        return _builder_keywords(target)
+    return None
+
+
+def wrapped_builder(
+    target: Callable[..., Any], kwargs: Mapping[str, Any]
+) -> Callable[..., Any] | None:
+    """Return the library function that a splittable model is built from, None if there is none."""
+    entry = _WRAPPED_BUILDERS.get(getattr(target, "__name__", ""))
+    if entry is None:
+        return None
+    module, argument, default = entry
+    name = kwargs.get(argument, default) if argument else default
+    builder = getattr(import_module(module), name, None) if isinstance(name, str) else None
+    return builder if callable(builder) else None
+
+
+def builder_problem(
+    target: Callable[..., Any], kwargs: Mapping[str, Any]
+) -> tuple[str, str] | None:
+    """Say if a splittable model names a library function that does not exist."""
+    module, argument, default = _WRAPPED_BUILDERS.get(
+        getattr(target, "__name__", ""), ("", None, "")
+    )
+    if not argument or not isinstance(kwargs.get(argument, default), str):
+        return None
+    if wrapped_builder(target, kwargs) is not None:
+        return None
+    hint = suggest(kwargs[argument], dir(import_module(module)))
+    return argument, f'{module} has no "{kwargs[argument]}"{hint}'
+
+
+@functools.lru_cache(maxsize=512)
+def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):  # some built-in types have no signature to read
+        return None
+
+
+def _named(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
+    kinds = (_Parameter.POSITIONAL_OR_KEYWORD, _Parameter.KEYWORD_ONLY)
+    return {p.name for p in parameters.values() if p.kind in kinds}
+
+
+def _keywords_of(module: str, name: str) -> set[str]:
+    # Without "backbone": the model hands its own in front.
+    return _named(_parameters(getattr(import_module(module), name)) or {}) - {"backbone"}
+
+
+def _builder_keywords(builder: Callable[..., Any]) -> set[str] | None:
+    """Return what a torchvision or timm model function takes: its own arguments and its class's.
+
+    None where the class hands on **kwargs in turn; torchvision's detectors drop them unread.
+    """
+    module = getattr(builder, "__module__", "")
+    own = _parameters(builder) or {}
+    model = builder if inspect.isclass(builder) else _return_class(builder)
+    if model is None:
+        return None
+    parameters = _parameters(model) or {}
+    has_more = any(p.kind is _Parameter.VAR_KEYWORD for p in parameters.values())
+    if has_more and not module.startswith("torchvision.models.detection"):
+        return None
+    keywords = _named(own) | _named(parameters)
+    if module.startswith("torchvision."):
+        return keywords | _TORCHVISION_LEGACY
+    return keywords | _TIMM_COMMON | _keywords_of("timm.models._builder", "build_model_with_cfg")
+
+
+def _return_class(builder: Callable[..., Any]) -> type | None:
+    try:
+        returned = typing.get_type_hints(builder).get("return")
+    except (NameError, TypeError):
+        return None
+    return returned if inspect.isclass(returned) else None

@@ -1,0 +1,316 @@
+"""COCO as a detection set and, through PASCAL VOC's 21 classes, as a segmentation set."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from torch.utils.data import Dataset
+from torchvision.transforms import functional as F
+
+from ladon.data.images import open_image
+from ladon.data.transforms import IGNORED_LABEL, recompress_jpeg
+from ladon.errors import DataError
+
+# COCO's category id of each VOC class, in VOC's class order; 0 is background.
+COCO_IDS_OF_VOC = (
+    *(0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21),
+    *(67, 18, 19, 4, 1, 64, 20, 63, 7, 72),
+)  # fmt: skip
+_VOC_CLASS = {coco_id: voc for voc, coco_id in enumerate(COCO_IDS_OF_VOC) if voc > 0}
+
+
+def coco_dataset(
+    img_dir_path: str | os.PathLike,
+    ann_file_path: str | os.PathLike,
+    annotated_only: bool,
+    random_horizontal_flip: float | None = None,
+    is_segment: bool = False,
+    transforms: Callable | None = None,
+    jpeg_quality: int | None = None,
+) -> CocoDataset:
+    """Build a COCO dataset; the name and the arguments are those of users' configs.
+
+    Args:
+        img_dir_path: folder of the images; `~` is expanded.
+        ann_file_path: COCO's `instances_*.json`; `~` is expanded.
+        annotated_only: drop images without annotations, or whose boxes all have a side of at most
+            1 pixel.
+        random_horizontal_flip: detection without `transforms`: probability of mirroring.
+        is_segment: give VOC segmentation masks instead of boxes.
+        transforms: from (PIL image, target) to (image, target); without it, detection images
+            become float tensors in 0..1.
+        jpeg_quality: recompress images as JPEG first.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DataError: a file or folder is missing, or the JSON is not COCO's.
+    """
+    return CocoDataset(
+        Path(img_dir_path).expanduser(),
+        Path(ann_file_path).expanduser(),
+        annotated_only=annotated_only,
+        flip_probability=random_horizontal_flip or 0.0,
+        is_segment=is_segment,
+        transforms=transforms,
+        jpeg_quality=jpeg_quality,
+    )
+
+
+class CocoDataset(Dataset):
+    """COCO images with detection targets or VOC segmentation masks.
+
+    A detection item is (image float32 [3, H, W] in 0..1, target) with the target's `boxes` float32
+    [N, 4] as x1, y1, x2, y2 in pixels, `labels` int64 [N] (COCO category ids), `image_id` int64 [],
+    `area` float32 [N] and `iscrowd` int64 [N]. A segmentation item is (PIL 'RGB' image, PIL 'L'
+    mask of VOC class ids), then transformed.
+
+    Args:
+        image_dir: folder that the JSON's file names are relative to.
+        annotation_file: COCO's JSON.
+        annotated_only, flip_probability, is_segment, transforms, jpeg_quality: see `coco_dataset`.
+
+    Attributes:
+        coco: pycocotools' API object.
+        ids: COCO image id of each sample.
+    """
+
+    def __init__(
+        self,
+        image_dir: Path,
+        annotation_file: Path,
+        *,
+        annotated_only: bool = False,
+        flip_probability: float = 0.0,
+        is_segment: bool = False,
+        transforms: Callable | None = None,
+        jpeg_quality: int | None = None,
+    ) -> None:
+        self.image_dir = image_dir
+        self.annotation_file = annotation_file
+        self.flip_probability = flip_probability
+        self.is_segment = is_segment
+        self.transforms = transforms
+        self.jpeg_quality = jpeg_quality
+        self.coco = load_coco(annotation_file)
+        self.ids = sorted(self.coco.imgs)
+        if annotated_only:
+            self.ids = [i for i in self.ids if _has_usable_box(self.coco.imgToAnns.get(i, []))]
+        if not self.ids:
+            which = "annotated images" if annotated_only else "images"
+            raise DataError(f"{annotation_file} lists no {which}; use another annotation file")
+        self._check_images()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each sample in pixels, from the JSON."""
+        entries = [self.coco.imgs[i] for i in self.ids]
+        for entry in entries:
+            if not (entry.get("height") and entry.get("width")):
+                raise DataError(
+                    f"{self.annotation_file} gives no height and width for {entry['file_name']}; "
+                    "add them"
+                )
+        return [(entry["height"], entry["width"]) for entry in entries]
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """Read one image with its target.
+
+        Raises:
+            DataError: the image or one of its annotations cannot be read.
+        """
+        image_id = self.ids[index]
+        image = open_image(self.image_dir / self.coco.imgs[image_id]["file_name"])
+        if self.jpeg_quality is not None:
+            image = recompress_jpeg(image, self.jpeg_quality)
+        annotations = self.coco.imgToAnns.get(image_id, [])
+        if self.is_segment:
+            target: Any = self._voc_mask(annotations, image.height, image.width)
+        else:
+            target = detection_target(image_id, annotations, image.height, image.width)
+        if self.transforms is not None:
+            return self.transforms(image, target)
+        if self.is_segment:
+            return image, target
+        return self._maybe_flip(F.to_tensor(image), target)
+
+    def _maybe_flip(self, image: torch.Tensor, target: dict) -> tuple[torch.Tensor, dict]:
+        if not self.flip_probability or float(torch.rand(())) >= self.flip_probability:
+            return image, target
+        x1, y1, x2, y2 = target["boxes"].unbind(1)
+        width = image.shape[-1]
+        target["boxes"] = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+        return image.flip(-1), target
+
+    def _voc_mask(self, annotations: list[dict], height: int, width: int) -> Image.Image:
+        """Paint VOC class ids; a pixel under two or more instances is 255."""
+        classes = np.zeros((height, width), dtype=np.uint8)
+        covered = np.zeros((height, width), dtype=np.uint16)
+        for annotation in annotations:
+            voc_class = _VOC_CLASS.get(annotation["category_id"])
+            if voc_class is None:
+                continue
+            instance = self._instance_mask(annotation, height, width)
+            classes[instance] = voc_class
+            covered += instance
+        classes[covered > 1] = IGNORED_LABEL
+        return Image.fromarray(classes)
+
+    def _instance_mask(self, annotation: dict, height: int, width: int) -> np.ndarray:
+        """Rasterise polygons or run lengths: bool [H, W]."""
+        shape = annotation.get("segmentation")
+        if shape == []:
+            return np.zeros((height, width), dtype=bool)
+        try:
+            if isinstance(shape, list):
+                runs = coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
+            elif isinstance(shape["counts"], list):
+                runs = coco_mask.frPyObjects(shape, height, width)
+            else:
+                runs = shape
+            instance = coco_mask.decode(runs).astype(bool)
+        except Exception as error:  # pycocotools raises bare Exceptions
+            raise self._bad_shape(annotation, f"cannot be read ({error})") from error
+        if instance.shape != (height, width):
+            rows, columns = instance.shape
+            raise self._bad_shape(
+                annotation, f"is {columns}x{rows} pixels on an image of {width}x{height}"
+            )
+        return instance
+
+    def _bad_shape(self, annotation: dict, problem: str) -> DataError:
+        return DataError(
+            f"{self.annotation_file}: the segmentation of annotation {annotation.get('id')} "
+            f"{problem}; correct or remove it"
+        )
+
+    def _check_images(self) -> None:
+        if not self.image_dir.is_dir():
+            raise DataError(
+                f"image folder {self.image_dir} does not exist; "
+                f"put the images of {self.annotation_file} there or set img_dir_path"
+            )
+        names_in: dict[str, set[str]] = defaultdict(set)
+        for image_id in self.ids:
+            folder, name = os.path.split(self.coco.imgs[image_id]["file_name"])
+            names_in[folder].add(name)
+        missing = []
+        for folder, names in names_in.items():
+            path = self.image_dir / folder
+            present = set(os.listdir(path)) if path.is_dir() else set()
+            missing += [os.path.join(folder, name) for name in names - present]
+        if missing:
+            raise DataError(
+                f"{self.image_dir / min(missing)} does not exist ({len(missing)} of "
+                f"{len(self.ids)} images that {self.annotation_file} names are missing); "
+                "restore them or set img_dir_path"
+            )
+
+
+def detection_target(
+    image_id: int, annotations: list[dict], height: int, width: int
+) -> dict[str, torch.Tensor]:
+    """Make a detection target: crowds dropped, boxes clipped, boxes without extent dropped.
+
+    Args:
+        image_id: COCO image id.
+        annotations: COCO annotations, `bbox` as x, y, width, height in pixels.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Returns:
+        `boxes` float32 [N, 4] (x1, y1, x2, y2), `labels` int64 [N], `image_id` int64 [], `area`
+        float32 [N], `iscrowd` int64 [N].
+    """
+    singles = [a for a in annotations if not a["iscrowd"]]
+    boxes = torch.tensor([a["bbox"] for a in singles], dtype=torch.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    boxes[:, 0::2].clamp_(0, width)
+    boxes[:, 1::2].clamp_(0, height)
+    has_extent = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    labels = torch.tensor([a["category_id"] for a in singles], dtype=torch.int64)
+    area = torch.tensor([a["area"] for a in singles], dtype=torch.float32)
+    return {
+        "boxes": boxes[has_extent],
+        "labels": labels[has_extent],
+        "image_id": torch.tensor(image_id, dtype=torch.int64),
+        "area": area[has_extent],
+        "iscrowd": torch.zeros(int(has_extent.sum()), dtype=torch.int64),
+    }
+
+
+def _has_usable_box(annotations: list[dict]) -> bool:
+    return any(min(a["bbox"][2:]) > 1 for a in annotations)
+
+
+def load_coco(path: Path) -> COCO:
+    """Read a COCO annotation file, silently.
+
+    What COCOeval needs and small JSON files leave out is filled in: `info`, and each annotation's
+    `iscrowd` (0) and `area` (that of its box).
+
+    Args:
+        path: JSON file with `images`, `annotations` and `categories`.
+
+    Returns:
+        pycocotools' API object with its index built.
+
+    Raises:
+        DataError: the file is missing, no JSON, or not COCO's.
+    """
+    if not path.is_file():
+        raise DataError(f"annotation file {path} does not exist; put it there or set ann_file_path")
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = json.load(file)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not valid JSON ({error}); replace it") from error
+    _check_content(content, path)
+    content.setdefault("info", {})
+    coco = COCO()
+    coco.dataset = content
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def _check_content(content: Any, path: Path) -> None:
+    """See that the JSON is COCO's, and fill in what annotations may leave out."""
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DataError(f"{path} has no list '{key}'; use a COCO instances file")
+    for position, image in enumerate(content["images"]):
+        if not isinstance(image, dict) or not {"id", "file_name"} <= image.keys():
+            raise DataError(f"{path}: images[{position}] lacks 'id' or 'file_name'; add them")
+    for position, annotation in enumerate(content["annotations"]):
+        if not _is_annotation(annotation):
+            raise DataError(
+                f"{path}: annotations[{position}] lacks 'id', 'image_id', 'category_id' or a "
+                "'bbox' of four numbers; correct or remove it"
+            )
+        annotation.setdefault("iscrowd", 0)
+        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+
+
+def _is_annotation(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not {"id", "image_id", "category_id"} <= entry.keys():
+        return False
+    box = entry.get("bbox")
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)

@@ -1,0 +1,400 @@
+"""Data loaders whose order and augmentation depend on (seed, epoch, index) only.
+
+Neither the number of workers nor where a run was interrupted changes what a sample looks like:
+
+- training: `build_train_loader`, then per epoch `loader.batch_sampler.set_epoch(epoch, skip)` and
+  `for batch in iterate(loader)`;
+- evaluation: `build_eval_loader`, then `for samples in bucketed(loader, image_size, batch_size)`
+  and `collate(samples, collate_fn)`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import signal
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
+from torchdistill.datasets.registry import get_batch_sampler, get_collate_func, get_dataset_wrapper
+
+from ladon.data.seeding import EVALUATION, ORDER, seeded_rng
+from ladon.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+# Decided here, whatever a config's `kwargs` say.
+_OWN_KWARGS = frozenset(
+    ("batch_size", "shuffle", "sampler", "batch_sampler", "drop_last", "collate_fn")
+)
+
+
+def get_num_iterations(dataset: Dataset, batch_size: int, world_size: int) -> int:
+    """Count the iterations of an epoch.
+
+    Args:
+        dataset: training set.
+        batch_size: samples per process and iteration.
+        world_size: number of processes.
+
+    Returns:
+        Batches that each process sees per epoch.
+    """
+    return math.ceil(len(dataset) / batch_size / world_size)
+
+
+class SeededDataset(Dataset):
+    """Draws a sample's augmentation from (seed, epoch, index), wherever it is loaded.
+
+    Args:
+        dataset: map-style dataset.
+        seed: of the run.
+        requires_supp: append an empty dict to each sample, as torchdistill's training expects.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, requires_supp: bool = False) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.requires_supp = requires_supp
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, epoch_and_index: tuple[int, int]) -> tuple:
+        """Load the sample of (epoch, index)."""
+        epoch, index = epoch_and_index
+        with seeded_rng(self.seed, epoch, index):
+            sample = self.dataset[index]
+        return (*sample, {}) if self.requires_supp else sample
+
+
+class IndexedDataset(Dataset):
+    """Gives (index, sample, target), the same at every call even if a transform draws numbers.
+
+    Args:
+        dataset: map-style dataset of (sample, target, ...).
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, Any, Any]:
+        """Load the sample at an index."""
+        with seeded_rng(0, EVALUATION, index):
+            sample, target, *_ = self.dataset[index]
+        return index, sample, target
+
+
+class EpochBatches:
+    """Batch sampler of one process: pairs (epoch, index), ordered by (seed, epoch) alone.
+
+    The user's sampler and batch sampler run in every process with the same random numbers; each
+    process then takes every `world_size`-th batch. The last round is filled with the epoch's first
+    batches, so that all processes see equally many.
+
+    Args:
+        dataset: what the sampler is built on.
+        sampler_config: {'class_or_func': class, 'kwargs': {...} or None}; random order if missing.
+        batch_sampler_config: {'key': registered name, 'kwargs': {...}}; plain batches if missing.
+        loader_kwargs: `batch_size` (1) and `drop_last` (False) of plain batches are read.
+        seed: of the run.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        sampler_config: dict | None,
+        batch_sampler_config: dict | None,
+        loader_kwargs: dict | None,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.dataset = dataset
+        self.sampler_config = sampler_config or {}
+        self.batch_sampler_config = batch_sampler_config or {}
+        self.loader_kwargs = loader_kwargs or {}
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.skip = 0
+        self._drawn: tuple[int, list[list[int]]] | None = None
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Choose the epoch that the next iteration goes through.
+
+        Args:
+            epoch: 0-based, counted over the whole run.
+            skip: batches of this process to leave out at the start, without loading them.
+        """
+        self.epoch = epoch
+        self.skip = skip
+
+    def __len__(self) -> int:
+        """Count this process's batches of the whole epoch, skipped ones included."""
+        return len(self._batches())
+
+    @property
+    def remaining(self) -> int:
+        """Batches that the next iteration yields."""
+        return max(len(self) - self.skip, 0)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield lists of (epoch, index)."""
+        epoch = self.epoch
+        for batch in self._batches()[self.skip :]:
+            yield [(epoch, index) for index in batch]
+
+    def _batches(self) -> list[list[int]]:
+        if self._drawn is None or self._drawn[0] != self.epoch:
+            with seeded_rng(self.seed, self.epoch, ORDER):
+                batches = [list(batch) for batch in self._build_batch_sampler()]
+            if not batches:
+                raise DataError(
+                    f"a training set of {len(self.dataset)} samples fills no batch; "
+                    "lower batch_size or add samples"
+                )
+            rounds = math.ceil(len(batches) / self.world_size)
+            positions = range(self.rank, rounds * self.world_size, self.world_size)
+            self._drawn = self.epoch, [batches[i % len(batches)] for i in positions]
+        return self._drawn[1]
+
+    def _build_batch_sampler(self) -> Iterable[list[int]]:
+        sampler = _build_sampler(self.dataset, self.sampler_config, RandomSampler)
+        key = self.batch_sampler_config.get("key")
+        if key is not None:
+            kwargs = self.batch_sampler_config.get("kwargs") or {}
+            return _registered(get_batch_sampler, key)(sampler, **kwargs)
+        return BatchSampler(
+            sampler,
+            self.loader_kwargs.get("batch_size", 1),
+            self.loader_kwargs.get("drop_last", False),
+        )
+
+
+def build_train_loader(
+    dataset: Dataset,
+    loader_config: dict,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Build the loader of a training stage.
+
+    Args:
+        dataset: training set.
+        loader_config: a config's `train_data_loader` section.
+        seed: of the run.
+        rank: of this process.
+        world_size: number of processes.
+        pin_memory: unless the config says.
+
+    Returns:
+        Loader whose `batch_sampler` is an `EpochBatches`; call its `set_epoch` before each epoch
+        and go through it with `iterate`.
+    """
+    wrapped, is_wrapped = _wrap(dataset, loader_config)
+    requires_supp = loader_config.get("requires_supp", True) and not is_wrapped
+    kwargs = loader_config.get("kwargs") or {}
+    batches = EpochBatches(
+        wrapped,
+        loader_config.get("sampler"),
+        loader_config.get("batch_sampler"),
+        kwargs,
+        seed,
+        rank,
+        world_size,
+    )
+    return DataLoader(
+        SeededDataset(wrapped, seed, requires_supp),
+        batch_sampler=batches,
+        collate_fn=_registered(get_collate_func, loader_config.get("collate_fn")),
+        **_worker_kwargs(kwargs, pin_memory, persistent=True),
+    )
+
+
+def build_eval_loader(
+    dataset: Dataset, loader_config: dict, rank: int = 0, world_size: int = 1
+) -> DataLoader:
+    """Build the loader of an evaluation, where each sample counts once over all processes.
+
+    Args:
+        dataset: validation or test set.
+        loader_config: a config's `val_data_loader` or `test_data_loader` section; its collate
+            function is left to `collate`, its batch sampler is not used.
+        rank: of this process.
+        world_size: number of processes.
+
+    Returns:
+        Loader of lists of (index, sample, target); pass it to `bucketed`.
+    """
+    wrapped, _ = _wrap(dataset, loader_config)
+    kwargs = loader_config.get("kwargs") or {}
+    if loader_config.get("batch_sampler"):
+        logger.warning("An evaluation uses each sample once: its batch_sampler is ignored")
+    with seeded_rng(0, EVALUATION, ORDER):
+        order = list(_build_sampler(wrapped, loader_config.get("sampler"), SequentialSampler))
+    return DataLoader(
+        IndexedDataset(wrapped),
+        batch_size=kwargs.get("batch_size", 1),
+        sampler=order[rank::world_size],
+        collate_fn=_as_list,
+        **_worker_kwargs(kwargs, pin_memory=False, persistent=False),
+    )
+
+
+def iterate(loader: Iterable) -> Iterator[Any]:
+    """Go through a loader; a worker's DataError arrives as the one line it was raised with.
+
+    Args:
+        loader: a DataLoader.
+
+    Yields:
+        The loader's batches.
+
+    Raises:
+        DataError: a sample cannot be used.
+    """
+    try:
+        yield from loader
+    except DataError as error:
+        raise unwrap_worker_error(error) from None
+
+
+def bucketed(
+    loader: Iterable[list[tuple]], size_key: Callable[[Any], Hashable], batch_size: int
+) -> Iterator[list[tuple]]:
+    """Regroup samples so that a batch holds one size only and needs no padding.
+
+    Args:
+        loader: from `build_eval_loader`.
+        size_key: from a sample (the image, not the triple) to its size, e.g. `image_size`.
+        batch_size: most samples per list; with 1 the order stays the loader's.
+
+    Yields:
+        Lists of (index, sample, target): a full list at once, the rest at the end.
+
+    Raises:
+        DataError: a sample cannot be used.
+    """
+    buckets: dict[Hashable, list[tuple]] = defaultdict(list)
+    for samples in iterate(loader):
+        for triple in samples:
+            key = size_key(triple[1])
+            buckets[key].append(triple)
+            if len(buckets[key]) >= batch_size:
+                yield buckets.pop(key)
+    yield from buckets.values()
+
+
+def collate(
+    samples: Sequence[tuple], collate_fn: str | Callable | None = None
+) -> tuple[list[int], Any, Any]:
+    """Make a batch of what `bucketed` yields.
+
+    Args:
+        samples: (index, sample, target) triples.
+        collate_fn: function or registered name, given (sample, target) pairs; None stacks tensors.
+
+    Returns:
+        (indices, batch, targets), the latter two as the collate function makes them.
+    """
+    if isinstance(collate_fn, str):
+        collate_fn = _registered(get_collate_func, collate_fn)
+    pairs = [(sample, target) for _, sample, target in samples]
+    batch, targets, *_ = (collate_fn or default_collate)(pairs)
+    return [index for index, _, _ in samples], batch, targets
+
+
+def unwrap_worker_error(error: DataError) -> DataError:
+    """Recover the message that a worker process raised from torch's wrapping of its traceback.
+
+    Args:
+        error: as caught in the main process, wrapped or not.
+
+    Returns:
+        The error with its own one-line message.
+    """
+    messages = re.findall(r"^(?:[\w.]+\.)?DataError: (.*)$", str(error), flags=re.MULTILINE)
+    return DataError(messages[-1]) if messages else error
+
+
+def _registered(get: Callable[[str], Any], key: str | None) -> Any:
+    try:
+        return get(key)
+    except ValueError as error:
+        raise ConfigError(
+            f"{error}: check its spelling, or name the module that registers it in `dependencies`"
+        ) from None
+
+
+def _build_sampler(dataset: Dataset, config: dict | None, default: type) -> Iterable[int]:
+    config = config or {}
+    return (config.get("class_or_func") or default)(dataset, **(config.get("kwargs") or {}))
+
+
+def _wrap(dataset: Dataset, loader_config: dict) -> tuple[Dataset, bool]:
+    """Apply a config's `dataset_wrapper`, whose samples bring their own supplementary dict."""
+    config = loader_config.get("dataset_wrapper")
+    if not config:
+        return dataset, False
+    wrapper = _registered(get_dataset_wrapper, config["key"])
+    return wrapper(dataset, *(config.get("args") or ()), **(config.get("kwargs") or {})), True
+
+
+def _worker_kwargs(kwargs: dict, pin_memory: bool, persistent: bool) -> dict[str, Any]:
+    rest = {key: value for key, value in kwargs.items() if key not in _OWN_KWARGS}
+    num_workers = _capped_workers(rest.pop("num_workers", 0) or 0)
+    if num_workers == 0:  # torch refuses these without workers
+        for key in ("prefetch_factor", "persistent_workers", "timeout", "multiprocessing_context"):
+            rest.pop(key, None)
+    defaults = {
+        "pin_memory": pin_memory,
+        "persistent_workers": persistent and num_workers > 0,
+        "worker_init_fn": _start_worker,
+        # Its own generator: starting an iteration must not consume the global one.
+        "generator": torch.Generator().manual_seed(0),
+    }
+    return {**defaults, **rest, "num_workers": num_workers}
+
+
+def _capped_workers(asked: int) -> int:
+    cores = os.cpu_count() or 1
+    if asked > cores:
+        _log_cap(asked, cores)
+    return min(asked, cores)
+
+
+@cache
+def _log_cap(asked: int, cores: int) -> None:
+    logger.info("This machine has %d cores: %d loader workers instead of %d", cores, cores, asked)
+
+
+def _start_worker(_worker_id: int) -> None:
+    # Ctrl-C reaches the whole process group; the main process decides what to do about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _as_list(samples: list[tuple]) -> list[tuple]:
+    return samples

@@ -1,0 +1,1 @@
+"""The engine: one ``train`` and one ``evaluate`` for all tasks."""

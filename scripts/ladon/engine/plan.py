@@ -1,0 +1,78 @@
+"""The training plan: stages with their epochs, read from the config's ``train`` section."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ladon.config import Config
+from ladon.errors import ConfigError
+
+DEFAULT_LOG_FREQ = 1000
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage's place in the training.
+
+    Attributes:
+        name: ``stage1`` and so on.
+        key: where it stands in the config.
+        number: 1, 2, …
+        first_epoch: its first epoch, counted over all stages.
+        num_epochs: how many epochs it has.
+    """
+
+    name: str
+    key: str
+    number: int
+    first_epoch: int
+    num_epochs: int
+
+    @property
+    def end_epoch(self) -> int:
+        """First epoch after the stage."""
+        return self.first_epoch + self.num_epochs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole training.
+
+    Attributes:
+        stages: its stages, in order.
+        update_epoch: epoch before which the CDF tables are built and entropy coding begins;
+            None if the config doesn't say.
+        log_freq: steps between log lines.
+    """
+
+    stages: tuple[StagePlan, ...]
+    update_epoch: int | None
+    log_freq: int
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of all stages."""
+        return self.stages[-1].end_epoch
+
+
+def read_plan(config: Config) -> Plan:
+    """Reads the plan of a config.
+
+    Raises:
+        ConfigError: if it has no ``train`` section.
+    """
+    train = config.section("train")
+    if not train:
+        raise ConfigError(f"{config.path}: has no 'train' section; run it with -test_only")
+    numbers = sorted(int(m[1]) for key in train if (m := re.fullmatch(r"stage(\d+)", str(key))))
+    stages: list[StagePlan] = []
+    for number in numbers or [1]:
+        section: dict[str, Any] = train[f"stage{number}"] if numbers else train
+        first = stages[-1].end_epoch if stages else 0
+        key = f"train.stage{number}" if numbers else "train"
+        stages.append(StagePlan(f"stage{number}", key, number, first, int(section["num_epochs"])))
+    update = train.get("epoch_to_update")
+    log_freq = train.get("log_freq") or DEFAULT_LOG_FREQ
+    return Plan(tuple(stages), None if update is None else int(update), int(log_freq))

@@ -1,0 +1,44 @@
+"""Randomness by design: where each random draw of a run comes from.
+
+- data order: (seed, epoch); augmentation: (seed, epoch, sample) — see ``ladon.data.loaders``;
+- quantisation noise: a generator of the student — see ``ladon.models.bottleneck``;
+- the rest (initial weights, dropout, the detector's sampling): the global generators, seeded here
+  per process, and saved with ``last`` so that a resumed run draws on.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds the global generators of Python, numpy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def global_states() -> dict[str, Any]:
+    """Returns the states of the global generators, readable with ``weights_only``."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def restore_global_states(states: dict[str, Any]) -> None:
+    """Puts the global generators where ``global_states`` found them."""
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

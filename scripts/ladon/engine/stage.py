@@ -1,0 +1,349 @@
+"""One training stage, built when it is entered.
+
+It is made of torchdistill's parts (redesigned models, forward hooks and procs, its registries of
+losses, optimizers and schedulers) but not of its boxes: those build every stage's data at once,
+change the config they are given, and cannot be resumed. Teacher forward, student loss and step
+are separate, so that several students can share one teacher's output.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import sc2bench.loss  # noqa: F401  (registers BppLoss)
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, ReduceLROnPlateau
+from torchdistill.common.constant import SELF_MODULE_PATH
+from torchdistill.common.module_util import (
+    freeze_module_params,
+    get_module,
+    unfreeze_module_params,
+)
+from torchdistill.core.interfaces.registry import get_forward_proc_func
+from torchdistill.core.util import clear_io_dict, extract_io_dict, set_hooks, update_io_dict
+from torchdistill.losses.registry import get_func2extract_model_output, get_high_level_loss
+from torchdistill.models.util import redesign_model
+from torchdistill.optim.registry import get_optimizer, get_scheduler
+
+from ladon.engine.distributed import World
+from ladon.errors import ConfigError
+from ladon.models.bottleneck import find_bottleneck
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_FORWARD = "forward_batch_only"
+
+
+def _paths(values: Any) -> list[str]:
+    """Module paths of a list that may be missing; torchdistill's patterns are not paths."""
+    return [p for p in values or [] if not p.startswith(("instance(", "+"))]
+
+
+def _check_paths(model: nn.Module, section: Mapping[str, Any], label: str) -> None:
+    """Refuses paths that lead nowhere: torchdistill would go on without freezing or hooking."""
+    hooks = section.get("forward_hook") or {}
+    named = {key: _paths(section.get(key)) for key in ("sequential", "frozen_modules")}
+    named |= {f"forward_hook.{key}": _paths(hooks.get(key)) for key in ("input", "output")}
+    for key, paths in named.items():
+        for path in paths:
+            if path != SELF_MODULE_PATH and not isinstance(get_module(model, path), nn.Module):
+                raise ConfigError(f"train: {label}.{key}: the model has no module {path!r}")
+
+
+class HookedModel:
+    """A model as one stage uses it: cut down, partly frozen, its layers' outputs at hand.
+
+    Args:
+        model: the whole model; its modules and parameters are shared, not copied.
+        section: the stage's ``teacher``, ``student`` or ``model`` section.
+        label: teacher or student, for the log.
+        device: where the model is.
+    """
+
+    def __init__(
+        self, model: nn.Module, section: Mapping[str, Any], label: str, device: torch.device
+    ) -> None:
+        if section.get("auxiliary_model_wrapper"):
+            raise ConfigError(f"train: {label}.auxiliary_model_wrapper is not supported")
+        self.whole = model
+        _check_paths(model, section, label)
+        self.module = redesign_model(model, section, label)
+        self.forward_proc = get_forward_proc_func(section.get("forward_proc") or DEFAULT_FORWARD)
+        self._io: dict[str, Any] = {}
+        self._handles = set_hooks(self.module, model, section, self._io)
+        self._device = device
+        self._frozen = [get_module(model, p) for p in _paths(section.get("frozen_modules"))]
+        self._freeze_batch_norm = bool(section.get("freeze_batch_norm", False))
+        if not section.get("requires_grad", True):
+            freeze_module_params(self.module)
+
+    def __call__(self, images: Any, targets: Any, supp: Any) -> tuple[Any, dict[str, Any]]:
+        """Runs the model; returns its output and the hooked modules' inputs and outputs."""
+        return self.run(self.module, images, targets, supp)
+
+    def run(
+        self, module: nn.Module, images: Any, targets: Any, supp: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Like calling it, with ``module`` in the place of the model."""
+        outputs = self.forward_proc(module, images, targets, supp)
+        io = extract_io_dict(self._io, self._device)
+        io[SELF_MODULE_PATH]["output"] = outputs
+        update_io_dict(io, extract_io_dict(self._io, self._device))
+        return outputs, io
+
+    def train(self) -> None:
+        """Train mode, less the BatchNorm of frozen modules where the stage freezes it too."""
+        clear_io_dict(self._io)
+        self.module.train()
+        if self._freeze_batch_norm:
+            for frozen in self._frozen:
+                for module in frozen.modules():
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                        module.eval()
+
+    def close(self) -> None:
+        """Takes the hooks off and thaws the parameters."""
+        for _, handle in self._handles:
+            handle.remove()
+        unfreeze_module_params(self.whole)
+
+
+class StudentLoss(nn.Module):
+    """Student forward and criterion in one module.
+
+    DistributedDataParallel prepares gradients from what a forward returns; losses that read hooked
+    layers are only reachable if the loss itself is returned.
+    """
+
+    def __init__(self, student: HookedModel, criterion_section: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.module = student.module
+        self._student = [student]  # in a list: no submodule, no second name for its parameters
+        self.criterion = get_high_level_loss(criterion_section)
+        self._model_losses = get_func2extract_model_output(
+            criterion_section.get("func2extract_model_loss")
+        )
+        self._last: tuple[Any, ...] = ()
+
+    def forward(self, images: Any, targets: Any, supp: Any, teacher_io: Any) -> Tensor:
+        """Returns the weighted sum of the stage's losses, a scalar."""
+        outputs, io = self._student[0].run(self.module, images, targets, supp)
+        model_losses = self._model_losses(outputs, targets, supp_dict=supp)
+        self._last = ({"teacher": teacher_io, "student": io}, model_losses, targets)
+        return self.criterion(*self._last)
+
+    def terms(self) -> dict[str, float]:
+        """Returns the last batch's loss terms by name, to say which of them is not finite."""
+        io, model_losses, targets = self._last
+        with torch.no_grad():
+            terms = {
+                name: float(weight * criterion(io["student"], io["teacher"], targets))
+                for name, (criterion, weight) in self.criterion.term_dict.items()
+            }
+        return terms | {name: float(value) for name, value in model_losses.items()}
+
+
+class Stage:
+    """A stage that is being trained.
+
+    Args:
+        section: the stage's config, built.
+        student: the model that learns, on its device.
+        teacher: the model it learns from; None where the stage has none.
+        steps_per_epoch: batches of the stage's own loader.
+        world: device and processes.
+        lr_factor: multiplies learning rates.
+    """
+
+    def __init__(
+        self,
+        section: Mapping[str, Any],
+        student: nn.Module,
+        teacher: nn.Module | None,
+        steps_per_epoch: int,
+        world: World,
+        lr_factor: float = 1.0,
+    ) -> None:
+        section = copy.copy(section)
+        student_section = section.get("student") or section.get("model") or {}
+        self._world = world
+        self.student = HookedModel(student, student_section, "student", world.device)
+        self.teacher: HookedModel | None = None
+        if teacher is not None and section.get("teacher") is not None:
+            self.teacher = HookedModel(teacher, section["teacher"], "teacher", world.device)
+        self.loss = StudentLoss(self.student, section["criterion"])
+        self._forward = self._synchronised()
+        self.optimizer, self._max_grad_norm, self.grad_accum_step = self._build_optimizer(
+            section["optimizer"], lr_factor
+        )
+        self.scheduler, self._scheduling_step = self._build_scheduler(
+            section.get("scheduler"), int(section["num_epochs"]), steps_per_epoch
+        )
+        self.grad_count = 0
+
+    def _synchronised(self) -> nn.Module:
+        """The loss module, averaging gradients over the processes of a distributed run."""
+        learns = [p for p in self.loss.parameters() if p.requires_grad]
+        if not self._world.distributed or not learns:
+            return self.loss
+        # quantiles learn from the auxiliary loss alone, which is the same on every process
+        quantiles = [n for n, _ in self.loss.named_parameters() if n.endswith(".quantiles")]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.loss, quantiles)
+        return DistributedDataParallel(self.loss, find_unused_parameters=True)
+
+    def _build_optimizer(
+        self, section: Mapping[str, Any], lr_factor: float
+    ) -> tuple[torch.optim.Optimizer, float | None, int]:
+        def scaled(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+            kwargs = dict(kwargs or {})
+            return kwargs | {"lr": kwargs["lr"] * lr_factor} if "lr" in kwargs else kwargs
+
+        model = self.student.module
+        parts = section.get("module_wise_kwargs") or section.get("module_wise_configs")
+        trained: Any = nn.ModuleList([model])
+        if parts:
+            trained = []
+            for part in parts:
+                module = get_module(model, part["module"])
+                if module is None:
+                    raise ConfigError(f"train: optimizer names no module of the model: {part}")
+                own = module.parameters() if isinstance(module, nn.Module) else [module]
+                trained.append(scaled(part.get("kwargs")) | {"params": own})
+        optimizer = get_optimizer(
+            trained,
+            section["key"],
+            filters_params=section.get("filters_params", True),
+            **scaled(section.get("kwargs")),
+        )
+        optimizer.zero_grad()
+        return optimizer, section.get("max_grad_norm"), section.get("grad_accum_step") or 1
+
+    def _build_scheduler(
+        self, section: Mapping[str, Any] | None, num_epochs: int, steps_per_epoch: int
+    ) -> tuple[Any, int]:
+        if not section:
+            return None, 0
+        kwargs = dict(section.get("kwargs") or {})
+        scheduling_step = section.get("scheduling_step") or 0
+        # lengths follow from the stage, whatever a file says about another dataset's
+        per_epoch = steps_per_epoch
+        if scheduling_step > 0:
+            every = math.lcm(scheduling_step, self.grad_accum_step)
+            per_epoch = steps_per_epoch if every == 1 else steps_per_epoch / every
+        if section["key"] == "poly_lr_scheduler":
+            for key, value in (("num_iterations", per_epoch), ("num_epochs", num_epochs)):
+                if kwargs.get(key, value) != value:
+                    logger.warning(
+                        "scheduler.kwargs.%s is %s, but the stage has %s: using the stage's",
+                        *(key, kwargs[key], value),
+                    )
+                kwargs[key] = value
+        elif section["key"] == "OneCycleLR" and not {"total_steps", "epochs"} & set(kwargs):
+            # one spare step: the scheduler also steps after the last batch
+            kwargs["total_steps"] = int(per_epoch * num_epochs) + 1
+        return get_scheduler(self.optimizer, section["key"], **kwargs), scheduling_step
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """Learning rate of each parameter group."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether no gradients are waiting to be accumulated further."""
+        return self.grad_count % self.grad_accum_step == 0
+
+    def begin_epoch(self) -> None:
+        """Student in train mode; the teacher in eval mode, always."""
+        self.student.train()
+        if self.teacher is not None:
+            self.teacher.whole.eval()
+            self.teacher.module.eval()
+
+    @torch.no_grad()
+    def teacher_forward(self, images: Any, targets: Any, supp: Any) -> dict[str, Any]:
+        """Returns the teacher's hooked inputs and outputs, and its output under '.'."""
+        return {} if self.teacher is None else self.teacher(images, targets, supp)[1]
+
+    def student_loss(
+        self, images: Any, targets: Any, supp: Any, teacher_io: dict[str, Any]
+    ) -> Tensor:
+        """Returns the loss of a batch, a scalar that gradients flow from."""
+        return self._forward(images, targets, supp, teacher_io)
+
+    def step(self, loss: Tensor) -> None:
+        """Backward, and the optimizer's step where enough gradients have come together.
+
+        The bottleneck's auxiliary loss (its quantiles; no data in it) goes first while the CDF
+        tables are not built yet.
+        """
+        bottleneck = find_bottleneck(self.student.whole)
+        if bottleneck is not None and not bottleneck.updated:
+            quantiles = bottleneck.entropy_bottleneck.quantiles
+            if quantiles.requires_grad:
+                bottleneck.aux_loss().backward()
+        self.grad_count += 1
+        if self.grad_accum_step > 1:
+            loss = loss / self.grad_accum_step
+        loss.backward()
+        if not self.at_boundary:
+            return
+        if self._max_grad_norm is not None:
+            params = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(params, self._max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self._scheduling_step > 0 and self.grad_count % self._scheduling_step == 0:
+            self._schedule(self.grad_count // self._scheduling_step, None)
+
+    def end_epoch(self, metric: float | None) -> None:
+        """Steps a scheduler that counts epochs; ``metric`` is what a plateau is judged by."""
+        if self._scheduling_step <= 0 and self.scheduler is not None:
+            self._schedule(self.scheduler.last_epoch + 1, metric)
+
+    def _schedule(self, count: int, metric: float | None) -> None:
+        if self.scheduler is None:
+            return
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(metric)
+        elif isinstance(self.scheduler, CosineAnnealingWarmRestarts):
+            self.scheduler.step(count)
+        else:
+            self.scheduler.step()
+
+    def skip_epochs(self, epochs: int, steps_per_epoch: int) -> None:
+        """Moves the schedule on as if ``epochs`` of the stage were done (``--start_epoch``)."""
+        per_epoch = steps_per_epoch // self._scheduling_step if self._scheduling_step > 0 else 1
+        for _ in range(epochs * per_epoch if self.scheduler is not None else 0):
+            self.optimizer._opt_called = True  # no gradient step is skipped, torch need not warn
+            self._schedule(self.scheduler.last_epoch + 1, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer, scheduler and count of gradients."""
+        scheduler = None if self.scheduler is None else self.scheduler.state_dict()
+        if scheduler is not None:
+            scheduler = {k: v for k, v in scheduler.items() if not callable(v)}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": scheduler,
+            "grad_count": self.grad_count,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what ``state_dict`` returned."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None and state["scheduler"] is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.grad_count = state["grad_count"]
+
+    def close(self) -> None:
+        """Leaves the models as they were, but for what was learnt."""
+        self.student.close()
+        if self.teacher is not None:
+            self.teacher.close()

@@ -1,0 +1,117 @@
+"""Where a training stands: everything that ``last.pt`` keeps, so that a resumed run goes on
+exactly as if it had not been interrupted, also in the middle of an epoch."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ladon.engine.distributed import World
+from ladon.engine.randomness import global_states, restore_global_states
+from ladon.engine.stage import Stage
+from ladon.errors import CheckpointError
+from ladon.models.bottleneck import is_updated
+from ladon.models.checkpoint import Checkpoint, load_into, load_safely, save_atomically
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        epoch: epoch that is being trained, counted over all stages.
+        step: batches of it that are done.
+        best_value: best validation value so far, None before the first.
+        best_epoch: the epoch that had it.
+        best_dataset: the dataset it was measured on.
+        loss_sum: sum of the losses of this epoch's steps.
+        seconds: training time of this epoch so far.
+        finished: all epochs are done.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_value: float | None = None
+    best_epoch: int | None = None
+    best_dataset: str | None = None
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    finished: bool = False
+
+    def next_epoch(self) -> None:
+        """Moves on to the start of the next epoch."""
+        self.epoch += 1
+        self.step, self.loss_sum, self.seconds = 0, 0.0, 0.0
+
+
+@dataclass
+class Resumed:
+    """What ``last.pt`` held.
+
+    Attributes:
+        progress: how far the training was.
+        stage: optimizer, scheduler and gradient count; None between stages.
+        generators: one entry per process: global generators and the noise generator.
+    """
+
+    progress: Progress
+    stage: dict[str, Any] | None
+    generators: list[dict[str, Any]] = field(default_factory=list)
+
+    def restore_generators(self, world: World, noise: torch.Generator | None) -> None:
+        """Puts this process's generators where they were."""
+        if world.rank >= len(self.generators):
+            logger.warning("resumed with more processes than before: random draws will differ")
+            return
+        states = self.generators[world.rank]
+        restore_global_states(states["global"])
+        if noise is not None and states["noise"] is not None:
+            noise.set_state(states["noise"])
+
+
+def save_last(
+    path: Path,
+    student: nn.Module,
+    stage: Stage | None,
+    progress: Progress,
+    world: World,
+    noise: torch.Generator | None,
+) -> None:
+    """Writes ``last.pt``; every process must call it."""
+    own = {"global": global_states(), "noise": None if noise is None else noise.get_state()}
+    generators = world.gather(own)
+    if not world.is_main:
+        return
+    content = {
+        "format": _FORMAT,
+        "model": student.state_dict(),
+        "updated": is_updated(student),
+        "stage": None if stage is None else stage.state_dict(),
+        "progress": vars(progress).copy(),
+        "generators": generators,
+    }
+    save_atomically(content, path)
+
+
+def load_last(path: Path, student: nn.Module) -> Resumed:
+    """Reads ``last.pt`` and loads the student.
+
+    Raises:
+        CheckpointError: if the file is damaged or belongs to another model.
+    """
+    content = load_safely(path)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise CheckpointError(f"{path}: not a file to resume from; delete it to start anew")
+    load_into(student, Checkpoint(path, content["model"]))
+    progress = Progress(**content["progress"])
+    logger.info("Resuming from %s: epoch %d, step %d", path, progress.epoch, progress.step)
+    return Resumed(progress, content["stage"], content["generators"])

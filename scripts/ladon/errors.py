@@ -1,0 +1,43 @@
+"""Errors that speak to a person: each message names the file, key or line and what to do.
+
+Exit codes of every script: 0 done, 1 failed work, 2 wrong usage or input, 130/143 interrupted.
+"""
+
+from __future__ import annotations
+
+
+class LadonError(Exception):
+    """Work that failed although the input was sound."""
+
+    exit_code = 1
+
+
+class UsageError(LadonError):
+    """Wrong usage or input: the person can mend it."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration file or override that cannot be used."""
+
+
+class DataError(UsageError):
+    """A dataset that is missing, incomplete or holds an unreadable or mislabelled sample."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint that is missing, damaged, unsafe, or made for another model."""
+
+
+class Interrupted(LadonError):
+    """A run stopped by a signal after it saved what it had.
+
+    Args:
+        signum: the signal's number (2 for Ctrl-C, 15 for SIGTERM).
+        message: what was saved and how to go on.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signum

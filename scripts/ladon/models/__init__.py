@@ -1,0 +1,31 @@
+"""Models: building them from config sections, and reading and writing their checkpoints."""
+
+from ladon.models.bottleneck import (
+    entropy_coding,
+    find_bottleneck,
+    is_updated,
+    update_bottleneck,
+    use_own_noise,
+)
+from ladon.models.build import build_model, freeze_batch_norm, has_pretrained_weights
+from ladon.models.checkpoint import (
+    Checkpoint,
+    load_into,
+    read_checkpoint,
+    write_checkpoint,
+)
+
+__all__ = [
+    "Checkpoint",
+    "build_model",
+    "entropy_coding",
+    "find_bottleneck",
+    "freeze_batch_norm",
+    "has_pretrained_weights",
+    "is_updated",
+    "load_into",
+    "read_checkpoint",
+    "update_bottleneck",
+    "use_own_noise",
+    "write_checkpoint",
+]

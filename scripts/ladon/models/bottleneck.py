@@ -1,0 +1,185 @@
+"""The bottleneck of a model: finding it, switching entropy coding on, and measuring payloads.
+
+One adapter for every model: sc2bench's bottleneck keeps its class and its state dict; only its
+``encode`` and ``decode`` are replaced on the instance while an evaluation runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from sc2bench.models.layer import BaseBottleneck
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+CDF_TABLES = ("_quantized_cdf", "_cdf_length", "_offset")
+KIB = 1024
+# Python 3.14 changed pickle's default; the published sizes were taken with protocol 4
+_PROTOCOL = 4
+
+
+def find_bottleneck(model: nn.Module) -> BaseBottleneck | None:
+    """Returns the model's bottleneck (encoder, entropy bottleneck, decoder), or None."""
+    return next((m for m in model.modules() if isinstance(m, BaseBottleneck)), None)
+
+
+def is_updated(model: nn.Module) -> bool:
+    """Whether the model has a bottleneck whose CDF tables are built (entropy coding is on)."""
+    bottleneck = find_bottleneck(model)
+    return bottleneck is not None and bool(bottleneck.updated)
+
+
+def set_updated(model: nn.Module, updated: bool) -> None:
+    """Sets the flags by which sc2bench's modules choose between noise and entropy coding."""
+    for module in model.modules():
+        if isinstance(module, BaseBottleneck):
+            module.updated = updated
+        if hasattr(module, "bottleneck_updated"):
+            module.bottleneck_updated = updated
+
+
+def update_bottleneck(model: nn.Module) -> bool:
+    """Builds the CDF tables where they are missing and switches entropy coding on.
+
+    Returns:
+        Whether the model has a bottleneck.
+    """
+    bottleneck = find_bottleneck(model)
+    if bottleneck is None:
+        return False
+    bottleneck.update()  # leaves tables that are already there as they are
+    set_updated(model, True)
+    return True
+
+
+def use_own_noise(model: nn.Module, seed: int, device: torch.device) -> torch.Generator | None:
+    """Draws the student's quantisation noise from a generator of its own.
+
+    CompressAI adds uniform noise in [-0.5, 0.5) from torch's global generator, so that any other
+    draw would change the training. Returns the generator (to be saved with the run), or None for
+    a model without a bottleneck.
+    """
+    bottleneck = find_bottleneck(model)
+    if bottleneck is None:
+        return None
+    generator = torch.Generator(device=device)
+    generator.manual_seed(seed)
+    inherited = EntropyBottleneck.quantize
+
+    def quantize(
+        self: EntropyBottleneck, inputs: Tensor, mode: str, means: Tensor | None = None
+    ) -> Tensor:
+        if mode != "noise":
+            return inherited(self, inputs, mode, means)
+        noise = torch.empty_like(inputs).uniform_(-0.5, 0.5, generator=generator)
+        return inputs + noise
+
+    entropy_bottleneck = bottleneck.entropy_bottleneck
+    entropy_bottleneck.quantize = types.MethodType(quantize, entropy_bottleneck)
+    return generator
+
+
+def published_size(payload: bytes, shape: torch.Size) -> float:
+    """Data size of one image in KiB as the paper's repository measures it.
+
+    That is the pickled ``{'strings': [[payload]], 'shape': torch.Size([H, W])}`` (sc2bench's
+    FileSizeAnalyzer): 103 to 115 bytes more than the payload.
+    """
+    pickled = pickle.dumps({"strings": [[payload]], "shape": torch.Size(shape)}, _PROTOCOL)
+    return sys.getsizeof(pickled) / KIB
+
+
+@dataclass
+class Payloads:
+    """Sizes of the payloads that one model call encoded, in the batch's order.
+
+    Attributes:
+        nbytes: bytes of each image's payload.
+        published_kib: each image's published data size in KiB.
+    """
+
+    nbytes: list[int] = field(default_factory=list)
+    published_kib: list[float] = field(default_factory=list)
+
+    def pop(self) -> tuple[list[int], list[float]]:
+        """Returns the sizes recorded since the last call, and forgets them."""
+        sizes = self.nbytes, self.published_kib
+        self.nbytes, self.published_kib = [], []
+        return sizes
+
+
+def encode_latent(encoder: nn.Module, images: Tensor) -> Tensor:
+    """Runs the encoder in its one pinned form of execution: float32, channels_last, no TF32.
+
+    Rounding differs between memory formats, and one latent symbol in a million with it; in this
+    form the result was bit-equal for batches of 1 to 32 and for one and two threads.
+
+    Args:
+        encoder: the bottleneck's encoder, weights in channels_last.
+        images: [N, 3, H, W] float.
+
+    Returns:
+        Latent [N, C, h, w], float32.
+    """
+    images = images.float().contiguous(memory_format=torch.channels_last)
+    with (
+        torch.autocast(images.device.type, enabled=False),
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+    ):
+        if images.is_cuda:  # cuDNN picks algorithms by batch size: one image at a time
+            return torch.cat([encoder(image[None]) for image in images])
+        return encoder(images)
+
+
+@contextmanager
+def entropy_coding(model: nn.Module, *, measure: bool = True) -> Iterator[Payloads]:
+    """Evaluation of a model with its bottleneck coded, whatever the batch size.
+
+    While it is open, each image's latent is turned into a payload of its own and the decoder sees
+    what was decoded from it. A model without an updated bottleneck is left as it is.
+
+    Args:
+        model: model in eval mode.
+        measure: with False the latent is only quantised, not coded: the same scores (coding is
+            lossless) without the coder's time and without sizes.
+
+    Yields:
+        Payloads, filled by each forward pass.
+    """
+    payloads = Payloads()
+    bottleneck = find_bottleneck(model)
+    if bottleneck is None or not bottleneck.updated:
+        yield payloads
+        return
+    bottleneck.encoder.to(memory_format=torch.channels_last)
+    coder = bottleneck.entropy_bottleneck
+
+    def encode(images: Tensor, **_: object) -> dict:
+        latent = encode_latent(bottleneck.encoder, images)
+        if not measure:
+            means = bottleneck._get_means(latent)
+            return {"strings": coder.quantize(latent, "dequantize", means), "shape": None}
+        strings, shape = coder.compress(latent), latent.shape[-2:]
+        payloads.nbytes += [len(s) for s in strings]
+        payloads.published_kib += [published_size(s, shape) for s in strings]
+        return {"strings": [strings], "shape": shape}
+
+    def decode(strings: list[list[bytes]] | Tensor, shape: torch.Size | None) -> Tensor:
+        if isinstance(strings, Tensor):
+            return bottleneck.decoder(strings)
+        return bottleneck.decoder(coder.decompress(strings[0], shape))
+
+    bottleneck.encode, bottleneck.decode = encode, decode
+    try:
+        yield payloads
+    finally:
+        del bottleneck.encode, bottleneck.decode

@@ -1,0 +1,206 @@
+"""Builds models from config sections through sc2bench's and torchdistill's registries.
+
+The libraries' loaders only log a missing checkpoint and unpickle it unsafely, so every checkpoint
+path is taken out of what they are given and read by ``ladon.models.checkpoint``.
+"""
+
+from __future__ import annotations
+
+import logging
+import urllib.error
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from sc2bench.models.backbone import FeatureExtractionBackbone
+from sc2bench.models.detection.rcnn import BaseRCNN, create_faster_rcnn_fpn
+from sc2bench.models.detection.registry import load_detection_model
+from sc2bench.models.registry import load_classification_model
+from sc2bench.models.segmentation.deeplabv3 import create_deeplabv3
+from sc2bench.models.segmentation.registry import load_segmentation_model
+from torch import nn
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from ladon.errors import CheckpointError, ConfigError, LadonError
+from ladon.models.checkpoint import load_into, read_checkpoint
+
+logger = logging.getLogger(__name__)
+
+_CPU = torch.device("cpu")
+_WEIGHT_KEYS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
+_ORIGINAL = "org_model_ckpt_file_path_or_url"
+_LIBRARY_LOADERS = {
+    "image_classification": lambda config: load_classification_model(config, _CPU, False),
+    "object_detection": lambda config: load_detection_model(config, _CPU),
+    "semantic_segmentation": lambda config: load_segmentation_model(config, _CPU),
+}
+
+
+def has_pretrained_weights(section: Mapping[str, Any]) -> bool:
+    """Whether a model section asks for weights that come with the library."""
+    kwargs = section.get("kwargs") or {}
+    return any(kwargs.get(key) for key in (*_WEIGHT_KEYS, _ORIGINAL))
+
+
+def build_model(
+    section: Mapping[str, Any], task: str, where: str, *, replaced: bool = False
+) -> nn.Module:
+    """Builds a model of a task on the CPU, with the weights it starts from.
+
+    Args:
+        section: ``key``, ``kwargs`` and so on, built (no lazy nodes).
+        task: name of the task, ``image_classification`` and so on.
+        where: the section's place in the config, for errors.
+        replaced: a checkpoint will replace every weight, so load (and download) none.
+
+    Raises:
+        ConfigError: for a key that no registry knows, or arguments it does not take.
+        CheckpointError: for weights that are missing or do not fit.
+    """
+    if not section.get("key"):
+        raise ConfigError(f"{where}: a model needs a 'key'")
+    builders = {"faster_rcnn_model": _faster_rcnn, "deeplabv3_model": _deeplabv3}
+    builder = builders.get(section["key"])
+    try:
+        if builder is not None:
+            return builder(section, where, replaced)
+        return _from_library(section, task, where, replaced)
+    except LadonError:
+        raise
+    except (urllib.error.URLError, ConnectionError) as error:
+        raise CheckpointError(
+            f"{where}: pretrained weights of {section['key']} are not in "
+            f"{torch.hub.get_dir()}/checkpoints and cannot be downloaded ({error}); "
+            "put the file there or drop the weights from the config"
+        ) from error
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"{where}: cannot build {section['key']}: {error}") from error
+
+
+def _from_library(section: Mapping[str, Any], task: str, where: str, replaced: bool) -> nn.Module:
+    kwargs = dict(section.get("kwargs") or {})
+    original = kwargs.pop(_ORIGINAL, None)
+    strict = kwargs.pop("org_ckpt_strict", True)
+    if replaced or original:
+        kwargs = _without_weights(kwargs)
+    config = {k: v for k, v in section.items() if k not in ("src_ckpt", "dst_ckpt")}
+    model = _LIBRARY_LOADERS[task](config | {"kwargs": kwargs})
+    if model is None:
+        raise ConfigError(f"{where}: no model called {section['key']}")
+    if original and not replaced:
+        checkpoint = read_checkpoint(original, f"{where}.kwargs.{_ORIGINAL}")
+        _load_original(model, checkpoint, strict)
+    return model
+
+
+def _load_original(model: nn.Module, checkpoint: Any, strict: bool) -> None:
+    """Loads a plain ResNet's weights into the layers a splittable model took from it."""
+    own = model.state_dict()
+    taken = {n: t for n, t in checkpoint.model.items() if n in own}
+    missing = [n for n in own if n not in taken and not n.startswith("bottleneck_layer.")]
+    if strict and missing:
+        raise CheckpointError(
+            f"{checkpoint.path}: made for another model: lacks {len(missing)} tensors "
+            f"({', '.join(missing[:3])}, …)"
+        )
+    nn.Module.load_state_dict(model, taken, strict=False)
+
+
+def _without_weights(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that build the same architecture with random weights."""
+    kept = {k: v for k, v in kwargs.items() if k not in _WEIGHT_KEYS}
+    if "weights" in kwargs and not any("pretrained" in k for k in kwargs):
+        kept["weights"] = None
+    if "weights_backbone" in kwargs:
+        kept["weights_backbone"] = None
+    elif "pretrained_backbone" in kwargs:
+        kept["pretrained_backbone"] = False
+    if "pretrained" in kwargs:
+        kept["pretrained"] = False
+    return kept
+
+
+def _backbone(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Module:
+    """A classification model to be used as a backbone, from its own checkpoint if it names one."""
+    where = f"{where}.kwargs.backbone_config"
+    source = section.get("src_ckpt")
+    backbone = build_model(
+        section, "image_classification", where, replaced=replaced or source is not None
+    )
+    if source is not None and not replaced:
+        checkpoint = read_checkpoint(source, f"{where}.src_ckpt")
+        load_into(backbone, checkpoint, absent_modules_ok=True)
+    return backbone
+
+
+def _start_from(model: nn.Module, path: str | None, where: str, replaced: bool) -> nn.Module:
+    if path is not None and not replaced:
+        load_into(model, read_checkpoint(path, f"{where}.kwargs.start_ckpt_file_path"))
+    return model
+
+
+def _faster_rcnn(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Module:
+    """sc2bench's ``faster_rcnn_model`` with its checkpoints and normalisation done right.
+
+    sc2bench passes the class FrozenBatchNorm2d as ``norm_layer``, which ResNet ignores and
+    ResNeSt chokes on (timm >= 1.0). Here the backbone is built with BatchNorm2d and loaded; only
+    ResNeSt's is then converted, because its published tensors lack ``num_batches_tracked``.
+    """
+    kwargs = dict(section.get("kwargs") or {})
+    backbone_section = kwargs.pop("backbone_config")
+    start = kwargs.pop("start_ckpt_file_path", None)
+    fpn_kwargs = kwargs.pop("backbone_fpn_kwargs", None) or {}
+    analysis_config = kwargs.pop("analysis_config", None)
+    for key in ("pretrained", "pretrained_backbone_name", "progress"):
+        if kwargs.pop(key, None) and key != "progress":
+            raise ConfigError(
+                f"{where}.kwargs.{key}: only the backbone's src_ckpt or start_ckpt_file_path "
+                "can give faster_rcnn_model its weights"
+            )
+    backbone = _backbone(backbone_section, where, replaced)
+    if "resnest" in backbone_section["key"]:
+        backbone = freeze_batch_norm(backbone)
+    model = BaseRCNN(create_faster_rcnn_fpn(backbone, **fpn_kwargs, **kwargs), analysis_config)
+    return _start_from(model, start, where, replaced)
+
+
+def _deeplabv3(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Module:
+    """sc2bench's ``deeplabv3_model`` with checkpoints read by our reader."""
+    kwargs = dict(section.get("kwargs") or {})
+    if kwargs.get("pretrained") and kwargs.get("pretrained_backbone_name"):
+        raise ConfigError(
+            f"{where}.kwargs.pretrained: only the backbone's src_ckpt or start_ckpt_file_path "
+            "can give deeplabv3_model its weights"
+        )
+    uses_aux = kwargs.get("uses_aux", False)
+    returned = kwargs.get("return_layer_dict") or (
+        {"layer4": "out", "layer3": "aux"} if uses_aux else {"layer4": "out"}
+    )
+    analysis = kwargs.get("analysis_config") or {}
+    body = FeatureExtractionBackbone(
+        _backbone(kwargs["backbone_config"], where, replaced),
+        returned,
+        analysis.get("analyzer_configs", []),
+        analysis.get("analyzes_after_compress", False),
+        analyzable_layer_key=kwargs.get("analyzable_layer_key"),
+    )
+    model = create_deeplabv3(
+        body,
+        num_input_channels=kwargs.get("num_input_channels", 2048),
+        uses_aux=uses_aux,
+        num_aux_channels=kwargs.get("num_aux_channels", 1024),
+        num_classes=kwargs.get("num_classes", 21),
+    )
+    return _start_from(model, kwargs.get("start_ckpt_file_path"), where, replaced)
+
+
+def freeze_batch_norm(module: nn.Module) -> nn.Module:
+    """Returns the module with every BatchNorm2d replaced by an equal FrozenBatchNorm2d."""
+    if isinstance(module, nn.BatchNorm2d):
+        frozen = FrozenBatchNorm2d(module.num_features, eps=module.eps)
+        own = frozen.state_dict()
+        frozen.load_state_dict({n: t for n, t in module.state_dict().items() if n in own})
+        return frozen
+    for name, child in list(module.named_children()):
+        setattr(module, name, freeze_batch_norm(child))
+    return module

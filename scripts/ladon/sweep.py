@@ -1,0 +1,305 @@
+"""A sweep over β: one run of a task script per β, in order, each in a process of its own.
+
+A failed run does not stop the others; a signal does, after the run under way has saved its state.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+
+from rich.table import Table
+
+from ladon.errors import UsageError
+from ladon.paths import run_folder, run_log_path
+
+logger = logging.getLogger(__name__)
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+TASKS = {
+    "classification": "image_classification",
+    "detection": "object_detection",
+    "segmentation": "semantic_segmentation",
+}
+PLACEHOLDER = "{beta}"
+
+Runner = Callable[[list[str]], int]
+"""Runs one command to its end and returns its exit code (-N: killed by signal N)."""
+
+
+def task_script(task: str) -> Path:
+    """The task's entry script, by the task's short or full name."""
+    return SCRIPTS / f"{TASKS.get(task, task)}.py"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to run.
+
+    Args:
+        script: the task's entry script.
+        config: path of a YAML file, with `{beta}` where β's text goes.
+        betas: β as the user typed them; they name files.
+        run_log: `--run_log` of the task script, with `{beta}`; None for its default.
+        test_only: evaluate only.
+        resume: skip finished runs and let the others go on from their last checkpoint.
+        passed_on: further arguments of the task script, unchanged.
+    """
+
+    script: Path
+    config: str
+    betas: tuple[str, ...]
+    run_log: str | None = None
+    test_only: bool = False
+    resume: bool = False
+    passed_on: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Finds everything that is wrong before anything runs.
+
+        Raises:
+            UsageError: names every bad β, every missing config file and every missing `{beta}`.
+        """
+        problems = [f"β must be a number above 0, not '{b}'" for b in self.betas if not _is_beta(b)]
+        repeated = [b for b in dict.fromkeys(self.betas) if self.betas.count(b) > 1]
+        problems += [f"β {beta} is given more than once" for beta in repeated]
+        if len(self.betas) > 1:
+            for flag, value in (("--config", self.config), ("--run_log", self.run_log)):
+                if value and PLACEHOLDER not in value:
+                    problems.append(f"{flag} '{value}' needs {PLACEHOLDER}: several β are given")
+        # a bad β has been named already; its file would only repeat the message
+        configs = dict.fromkeys(self.config_of(b) for b in self.betas if _is_beta(b))
+        missing = [config for config in configs if not Path(config).is_file()]
+        if missing:
+            problems.append(f"no such config file: {', '.join(missing)}")
+        if not self.script.is_file():
+            problems.append(f"no such task script: {self.script}")
+        if self.passed_on and not self.passed_on[0].startswith("-"):
+            problems.append(f"'{self.passed_on[0]}' belongs to no flag")
+        if problems:
+            raise UsageError("; ".join(problems))
+
+    def config_of(self, beta: str) -> str:
+        """The config path of one β."""
+        return self.config.replace(PLACEHOLDER, beta)
+
+    def run_log_of(self, beta: str) -> str | None:
+        """The `--run_log` of one β, None if the task script is to choose."""
+        return self.run_log.replace(PLACEHOLDER, beta) if self.run_log else None
+
+    def folder_of(self, beta: str) -> Path:
+        """The run folder of one β."""
+        return run_folder(self.config_of(beta), self.run_log_of(beta))
+
+    def log_of(self, beta: str) -> Path:
+        """The log file of one β."""
+        return run_log_path(self.config_of(beta), self.run_log_of(beta))
+
+    def command(self, beta: str) -> list[str]:
+        """The command line of one β, for the interpreter that runs this one."""
+        command = [sys.executable, str(self.script), "--config", self.config_of(beta)]
+        run_log = self.run_log_of(beta)
+        if run_log:
+            command += ["--run_log", run_log]
+        if self.test_only:
+            command.append("-test_only")
+        elif self.resume:
+            command.append("--resume")
+        return [*command, *self.passed_on]
+
+    def is_finished(self, beta: str) -> bool:
+        """True if β's run folder holds the result that this sweep would make.
+
+        A training run ends with the same test, so it also counts for a test-only sweep.
+        """
+        path = self.folder_of(beta) / "metrics.json"
+        if not path.is_file():
+            return False
+        try:
+            mode = json.loads(path.read_text(encoding="utf-8"))["mode"]
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is unreadable (%r): β %s runs again", path, error, beta)
+            return False
+        return mode in ({"test", "train"} if self.test_only else {"train"})
+
+
+def _is_beta(text: str) -> bool:
+    try:
+        value = float(text)
+    except ValueError:
+        return False
+    return math.isfinite(value) and value > 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one β.
+
+    Args:
+        beta: as the user typed it.
+        status: 'done', 'failed', 'skipped' (already finished), 'interrupted' or 'not run'.
+        detail: why, for 'failed' and 'skipped'.
+        seconds: wall time; None if nothing ran.
+        log: the run's log file.
+        folder: the run's folder.
+    """
+
+    beta: str
+    status: str
+    detail: str
+    seconds: float | None
+    log: Path
+    folder: Path
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The outcomes in the order of β, and the signal that stopped the sweep, if one did."""
+
+    outcomes: list[Outcome]
+    signum: int | None = None
+
+    def betas(self, *statuses: str) -> list[str]:
+        """The β with one of these statuses."""
+        return [outcome.beta for outcome in self.outcomes if outcome.status in statuses]
+
+    @property
+    def finished_folders(self) -> list[Path]:
+        """Run folders that hold a result."""
+        return [o.folder for o in self.outcomes if o.status in {"done", "skipped"}]
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 some failed, 128 + N stopped by signal N."""
+        if self.signum is not None:
+            return 128 + self.signum
+        return 1 if self.betas("failed") else 0
+
+
+class ChildProcess:
+    """Runs commands as child processes with this one's terminal, and minds the signals meanwhile.
+
+    Use as a context manager: within it, SIGINT and SIGTERM are kept in `signum` instead of ending
+    this process, so that the child can save its state and be waited for.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> ChildProcess:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._previous[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def __call__(self, command: list[str]) -> int:
+        """Runs a command to its end; its output goes where this process's goes.
+
+        Returns:
+            The exit code, -N if signal N killed it.
+        """
+        self._child = subprocess.Popen(command)
+        if self.signum is not None:  # it came while the child was being started
+            self._forward(self.signum)
+        try:
+            return self._child.wait()
+        finally:
+            self._child = None
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        self._forward(signum)
+
+    def _forward(self, signum: int) -> None:
+        # Ctrl-C reaches the child from the terminal; a second SIGINT would look like impatience.
+        if self._child is None or (signum == signal.SIGINT and _in_foreground()):
+            return
+        self._child.send_signal(signum)
+
+
+def _in_foreground() -> bool:
+    """True if a terminal's Ctrl-C goes to this process group."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+def run_sweep(
+    sweep: Sweep, announce: Callable[[str], None], run: Runner | None = None
+) -> SweepResult:
+    """Runs every β in order.
+
+    Args:
+        sweep: what to run.
+        announce: is given one line before each β.
+        run: runs one command; None for child processes.
+
+    Raises:
+        UsageError: the sweep cannot start (`Sweep.check`).
+    """
+    sweep.check()
+    outcomes: list[Outcome] = []
+    with ChildProcess() as child:
+        for number, beta in enumerate(sweep.betas, start=1):
+            position = f"[{number}/{len(sweep.betas)}] β {beta}"
+            status, detail, seconds = "not run", "", None
+            if child.signum is None and sweep.resume and sweep.is_finished(beta):
+                announce(f"{position}: already finished, skipped")
+                status, detail = "skipped", "already finished"
+            elif child.signum is None:
+                announce(f"{position}: {sweep.config_of(beta)}")
+                start = time.monotonic()
+                code = (run or child)(sweep.command(beta))
+                seconds = time.monotonic() - start
+                status, detail = _judge(code, interrupted=child.signum is not None)
+            outcome = Outcome(
+                beta, status, detail, seconds, sweep.log_of(beta), sweep.folder_of(beta)
+            )
+            outcomes.append(outcome)
+        return SweepResult(outcomes, child.signum)
+
+
+def _judge(code: int, interrupted: bool) -> tuple[str, str]:
+    """Status and detail of a run by its exit code."""
+    if code == 0:
+        return "done", ""
+    if interrupted:
+        return "interrupted", ""
+    return "failed", f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def summary_table(result: SweepResult) -> Table:
+    """One row per β: status, wall time, log file."""
+    table = Table(title="Sweep", title_justify="left")
+    table.add_column("β", justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("run log", overflow="fold")
+    for outcome in result.outcomes:
+        status = f"{outcome.status} ({outcome.detail})" if outcome.detail else outcome.status
+        spent = "–" if outcome.seconds is None else str(timedelta(seconds=round(outcome.seconds)))
+        table.add_row(outcome.beta, status, spent, str(outcome.log))
+    return table

@@ -1,0 +1,80 @@
+"""What a task must say: how its batches move, what its model takes, and how it is scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class Metric(ABC):
+    """Scores of one evaluation, mergeable across processes.
+
+    ``state`` returns a picklable summary of what ``update`` saw; ``compute`` turns the summaries
+    of all processes into numbers, so that each image counts once wherever it was evaluated.
+    """
+
+    @abstractmethod
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Takes a batch of model outputs and its targets."""
+
+    @abstractmethod
+    def state(self) -> Any:
+        """Returns the picklable summary of this process."""
+
+    @abstractmethod
+    def compute(self, states: Sequence[Any]) -> dict[str, Any]:
+        """Returns metric values by name from all processes' summaries."""
+
+    @abstractmethod
+    def lines(self, values: Mapping[str, Any]) -> list[str]:
+        """Returns the published result lines for these values."""
+
+
+class Task(ABC):
+    """A task's adapter; everything else is the engine's.
+
+    Attributes:
+        name: name of its script and of its registry of models.
+        key_metric: the metric that chooses the best checkpoint; greater is better.
+        student_sections: config sections that may hold the model to be trained or tested.
+    """
+
+    name: ClassVar[str]
+    key_metric: ClassVar[str]
+    student_sections: ClassVar[tuple[str, ...]] = ("student_model", "model")
+
+    def move(self, images: Any, targets: Any, device: torch.device) -> tuple[Any, Any]:
+        """Moves a collated batch to the device."""
+        return to_device(images, device), to_device(targets, device)
+
+    def predict(self, model: nn.Module, images: Any) -> Any:
+        """Runs the model in evaluation."""
+        return model(images)
+
+    def input_size(self, sample: Any, model: nn.Module) -> tuple[int, ...]:
+        """Size at which the encoder sees a sample; an evaluation batch holds one size only."""
+        return tuple(sample.shape) if isinstance(sample, Tensor) else tuple(sample.size)
+
+    @abstractmethod
+    def metric(self, dataset: Any, options: Mapping[str, Any]) -> Metric:
+        """Returns a fresh metric for a dataset.
+
+        Args:
+            dataset: the dataset that is evaluated.
+            options: ``num_classes`` and ``iou_types`` as far as known.
+        """
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Moves the tensors in nested lists, tuples and dicts; other values stay."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {k: to_device(v, device) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_device(v, device) for v in value)
+    return value

@@ -1,0 +1,52 @@
+"""Image classification: top-1 and top-5 accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ladon.tasks.base import Metric, Task
+
+
+class Accuracy(Metric):
+    """Share of images whose label is among the k highest logits, in percent."""
+
+    def __init__(self, top: Sequence[int] = (1, 5)) -> None:
+        self._top = tuple(top)
+        self._correct = torch.zeros(len(self._top), dtype=torch.int64)
+        self._count = 0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Takes logits [N, K] and labels [N]."""
+        k = min(max(self._top), outputs.shape[1])
+        ranked = outputs.float().topk(k, dim=1).indices == targets[:, None]
+        self._correct += torch.stack([ranked[:, :t].any(dim=1).sum().cpu() for t in self._top])
+        self._count += len(targets)
+
+    def state(self) -> tuple[list[int], int]:
+        """Returns the number of correct images for each k, and of images."""
+        return self._correct.tolist(), self._count
+
+    def compute(self, states: Sequence[tuple[list[int], int]]) -> dict[str, Any]:
+        """Returns ``acc1`` and ``acc5`` in percent."""
+        count = max(1, sum(n for _, n in states))
+        correct = [sum(c[i] for c, _ in states) for i in range(len(self._top))]
+        return {f"acc{t}": 100.0 * c / count for t, c in zip(self._top, correct, strict=True)}
+
+    def lines(self, values: Mapping[str, Any]) -> list[str]:
+        """Returns the published ``* Acc@1 …`` line."""
+        return [" * " + "\t".join(f"Acc@{t} {values[f'acc{t}']:.4f}" for t in self._top)]
+
+
+class ImageClassification(Task):
+    """ImageFolder-like data, logits out."""
+
+    name = "image_classification"
+    key_metric = "acc1"
+
+    def metric(self, dataset: Any, options: Mapping[str, Any]) -> Accuracy:
+        """Returns top-1 and top-5 accuracy."""
+        return Accuracy()

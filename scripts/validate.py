@@ -1,0 +1,71 @@
+"""Checks configuration files without building or running anything, and reports every problem.
+
+    python scripts/validate.py                      # all of configs/
+    python scripts/validate.py my/config.yaml --set train.num_epochs=2
+
+Exit code: 0 all fine, 2 if any file has a problem.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from ladon.config import find_config_files, load_config, validate_config
+from ladon.errors import ConfigError, LadonError, UsageError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="*", default=["configs"], help="files or folders")
+    parser.add_argument("--json", help="JSON object merged into every config")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override")
+    parser.add_argument("--data_root", help="folder that holds the datasets")
+    return parser.parse_args(argv)
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Checks all files, prints all problems; returns the exit code."""
+    try:
+        overrides = json.loads(args.json) if args.json else None
+    except ValueError as error:
+        raise UsageError(f"--json is not valid JSON: {error}") from error
+    if overrides is not None and not isinstance(overrides, dict):
+        raise UsageError("--json must be a JSON object, such as '{\"a\": 1}'")
+    files = find_config_files(args.paths)
+    if not files:
+        raise UsageError(f"no config file in {', '.join(args.paths)}")
+    problems: list[str] = []
+    for file in files:
+        try:
+            config = load_config(
+                file, overrides=overrides, assignments=args.set, data_root=args.data_root
+            )
+            problems += [str(problem) for problem in validate_config(config)]
+        except ConfigError as error:
+            problems.append(str(error))
+    for problem in problems:
+        print(problem)
+    checked = f"{len(files)} file{'s' if len(files) > 1 else ''}"
+    if problems:
+        print(f"{checked} checked, {len(problems)} problem{'s' if len(problems) > 1 else ''}")
+        return UsageError.exit_code
+    print(f"{checked} {'are' if len(files) > 1 else 'is'} fine")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the check; returns the exit code."""
+    try:
+        return validate(parse_args(argv))
+    except LadonError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

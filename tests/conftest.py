@@ -1,0 +1,48 @@
+"""What all tests share: one thread per process (tests run in parallel), tiny data, quiet logging."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("LADON_DATA_ROOT", None)
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was():
+    """Runs in the same process set up logging; take their handlers off again."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in list(root.handlers):
+        if handler not in handlers:
+            root.removeHandler(handler)
+            handler.close()
+    root.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """Root of a tiny set of digit scenes: 40 to train on, 12 to validate on."""
+    from ladon.data.digits import make_digit_scenes
+
+    root = tmp_path_factory.mktemp("data")
+    make_digit_scenes(root, num_train=40, num_val=12)
+    return root
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory, scenes):
+    """A lab with a teacher and a classifier trained for an epoch or two."""
+    from tiny import Lab
+
+    made = Lab(tmp_path_factory.mktemp("lab"), scenes)
+    assert made.run("teacher") == 0
+    assert made.run("classification") == 0
+    return made

@@ -1,0 +1,81 @@
+"""Every path once, in small: train and test all tasks with the shipped families."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from ladon.models.checkpoint import read_checkpoint
+
+
+def test_classification_trains_in_two_stages_and_is_tested(lab):
+    log = lab.log("classification")
+    assert "Started stage1" in log
+    assert "Started stage2" in log
+    assert log.index("Started stage1") < log.index("Updating entropy bottleneck")
+    assert re.search(r" \* Acc@1 \d+\.\d{4}\tAcc@5 \d+\.\d{4}\n", log)
+    assert re.search(r"Bottleneck size \[KB\]: mean [\d.]+ std [\d.e-]+ for 12 samples\n", log)
+    found = lab.metrics("classification")
+    assert found["mode"] == "train"
+    assert found["beta"] == 0.32
+    assert found["backbone"] == "resnet18"
+    assert set(found["models"]) == {"teacher", "student"}
+    student = found["models"]["student"]
+    assert student["payload_bytes"]["n"] == 12
+    overhead = student["data_size_kb"]["mean"] * 1024 - student["payload_bytes"]["mean"]
+    assert 103 <= overhead <= 115
+    assert "data_size_kb" not in found["models"]["teacher"]
+
+
+def test_run_folder_holds_what_reproduces_the_run(lab):
+    folder = lab.folder / "logs" / "classification"
+    names = {p.name for p in folder.iterdir()}
+    assert {"config.yaml", "run.json", "metrics.jsonl", "metrics.json", "last.pt"} <= names
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_resolved_config_gives_the_same_run(lab):
+    folder = lab.folder / "logs" / "classification"
+    assert lab.run("classification", "-test_only", config=folder / "config.yaml", log="again") == 0
+    again, first = lab.metrics("again"), lab.metrics("classification")
+    assert again["models"]["student"]["metrics"] == first["models"]["student"]["metrics"]
+    assert (
+        again["models"]["student"]["payload_bytes"] == first["models"]["student"]["payload_bytes"]
+    )
+
+
+@pytest.mark.parametrize("family", ["detection", "segmentation"])
+def test_heads_train_on_the_frozen_body(lab, family):
+    assert lab.run(family) == 0
+    found = lab.metrics(family)
+    student = found["models"]["student"]
+    assert set(found["models"]) == {"student"}
+    assert student["payload_bytes"]["n"] == 12
+    assert 0 <= student["metrics"][found["key_metric"]] <= 100
+    log = lab.log(family)
+    expected = "IoU metric: bbox" if family == "detection" else "mean IoU: "
+    assert expected in log
+    body = read_checkpoint(lab.checkpoint("classification"), "test").model
+    heads = read_checkpoint(lab.checkpoint(family), "test").model
+    prefix = "backbone.body." if family == "detection" else "backbone."
+    shared = [n for n in body if prefix + n in heads]
+    assert any("running_mean" in n for n in shared)
+    for name in shared:
+        assert torch.equal(body[name], heads[prefix + name]), f"{name} of the frozen body moved"
+
+
+@pytest.mark.parametrize("family", ["classification", "detection", "segmentation"])
+def test_scores_and_sizes_do_not_depend_on_the_batch_size(lab, family):
+    if not lab.checkpoint(family).exists():
+        assert lab.run(family) == 0
+    found = []
+    for batch in (1, 5):
+        name = f"{family}_batch{batch}"
+        config = lab.config(family, name, test__test_data_loader__kwargs={"batch_size": batch})
+        assert lab.run(family, "-test_only", "-student_only", config=config) == 0
+        found.append(lab.metrics(name)["models"]["student"])
+    assert found[0]["metrics"] == found[1]["metrics"]
+    assert found[0]["payload_bytes"] == found[1]["payload_bytes"]
+    assert found[0]["data_size_kb"] == found[1]["data_size_kb"]

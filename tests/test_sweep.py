@@ -1,0 +1,265 @@
+"""Sweeps over β, run folders, and the validation script (with stand-ins for what they start)."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+import sweep as sweep_script
+from ladon.errors import ConfigError, UsageError
+from ladon.paths import run_folder, run_log_path
+from ladon.sweep import Sweep, run_sweep, task_script
+
+SCRIPTS = Path(sweep_script.__file__).parent
+
+# stands in for a task script: notes its arguments, fails for the β named in FAIL
+STUB = """\
+import os, sys
+with open("calls.txt", "a") as file:
+    file.write(" ".join(sys.argv[1:]) + "\\n")
+print("working", flush=True)
+sys.exit(3 if f"beta{os.environ.get('FAIL')}." in sys.argv[2] else 0)
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("configs/x").mkdir(parents=True)
+    for beta in ("0.32", "1.28", "5.12"):
+        Path(f"configs/x/m-beta{beta}.yaml").write_text("{}")
+    Path("stub.py").write_text(STUB)
+    return tmp_path
+
+
+def make(**changes) -> Sweep:
+    values = {
+        "script": Path("stub.py"),
+        "config": "configs/x/m-beta{beta}.yaml",
+        "betas": ("0.32", "1.28", "5.12"),
+        **changes,
+    }
+    return Sweep(**values)
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def finish(folder: str, mode: str) -> None:
+    Path(folder).mkdir(parents=True)
+    Path(folder, "metrics.json").write_text(json.dumps({"mode": mode}))
+
+
+@pytest.mark.parametrize(
+    ("config", "run_log", "folder", "log"),
+    [
+        ("configs/a/x-beta0.32.yaml", None, "logs/a/x-beta0.32", "logs/a/x-beta0.32.txt"),
+        ("legacy/configs/a/x.yaml", None, "logs/a/x", "logs/a/x.txt"),
+        ("/home/me/configs/w/configs/a/x.yml", None, "logs/a/x", "logs/a/x.txt"),
+        ("mine/x-beta0.32.yaml", None, "logs/x-beta0.32", "logs/x-beta0.32.txt"),
+        ("configs/x.yaml", "out/y-beta0.32.txt", "out/y-beta0.32", "out/y-beta0.32.txt"),
+        ("configs/x.yaml", "out/y-beta0.32", "out/y-beta0.32", "out/y-beta0.32/log.txt"),
+        (
+            "configs/x.yaml",
+            "out/y-beta0.32_r50",
+            "out/y-beta0.32_r50",
+            "out/y-beta0.32_r50/log.txt",
+        ),
+        ("configs/x.yaml", "out/y.d/", "out/y.d", "out/y.d/log.txt"),
+    ],
+)
+def test_paths_of_a_run(config, run_log, folder, log):
+    assert run_folder(config, run_log) == Path(folder)
+    assert run_log_path(config, run_log) == Path(log)
+
+
+def test_runs_every_beta_in_order_and_goes_on_past_a_failure(workplace, monkeypatch):
+    monkeypatch.setenv("FAIL", "0.32")
+    result = run_sweep(make(passed_on=("--device", "cpu")), quiet)
+    assert Path("calls.txt").read_text().splitlines() == [
+        f"--config configs/x/m-beta{beta}.yaml --device cpu" for beta in ("0.32", "1.28", "5.12")
+    ]
+    assert [o.status for o in result.outcomes] == ["failed", "done", "done"]
+    assert result.outcomes[0].detail == "exit code 3"
+    assert result.finished_folders == [Path("logs/x/m-beta1.28"), Path("logs/x/m-beta5.12")]
+    assert result.exit_code == 1
+
+
+def test_command_substitutes_beta_as_typed(workplace):
+    sweep = make(betas=("10.240",), run_log="out/{beta}/log.txt", test_only=True, resume=True)
+    assert sweep.command("10.240")[1:] == [
+        *("stub.py", "--config", "configs/x/m-beta10.240.yaml"),
+        *("--run_log", "out/10.240/log.txt", "-test_only"),
+    ]
+    assert make(resume=True).command("0.32")[-1] == "--resume"
+
+
+@pytest.mark.parametrize(
+    ("test_only", "ran"), [(False, ["1.28", "5.12"]), (True, ["5.12"])], ids=["train", "test"]
+)
+def test_resume_skips_what_is_finished_in_the_same_mode(workplace, test_only, ran):
+    finish("logs/x/m-beta0.32", "train")
+    finish("logs/x/m-beta1.28", "test")
+    Path("logs/x/m-beta5.12").mkdir()
+    Path("logs/x/m-beta5.12/metrics.json").write_text("{")  # broken: runs again
+    result = run_sweep(make(resume=True, test_only=test_only), quiet, run=lambda command: 0)
+    assert result.betas("done") == ran
+    assert len(result.finished_folders) == 3
+
+
+def test_without_resume_nothing_is_skipped(workplace):
+    finish("logs/x/m-beta0.32", "train")
+    assert len(run_sweep(make(), quiet, run=lambda command: 0).betas("done")) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        ({"betas": ("0.32", "big", "-1", "nan")}, ["'big'", "'-1'", "'nan'"]),
+        ({"betas": ("0.32", "9", "7")}, ["configs/x/m-beta9.yaml, configs/x/m-beta7.yaml"]),
+        ({"betas": ("0.32", "0.32")}, ["β 0.32 is given more than once"]),
+        ({"config": "configs/x/m-beta0.32.yaml"}, ["--config", "needs {beta}"]),
+        ({"run_log": "out/log.txt"}, ["--run_log 'out/log.txt' needs {beta}"]),
+        ({"passed_on": ("stray",)}, ["'stray' belongs to no flag"]),
+        ({"script": Path("none.py")}, ["no such task script"]),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(workplace, changes, messages):
+    def never(command):
+        raise AssertionError(command)
+
+    with pytest.raises(UsageError) as caught:
+        run_sweep(make(**changes), quiet, run=never)
+    assert all(message in str(caught.value) for message in messages)
+
+
+def test_one_beta_needs_no_placeholder(workplace):
+    sweep = make(config="configs/x/m-beta0.32.yaml", betas=("0.32",))
+    assert run_sweep(sweep, quiet, run=lambda command: 0).exit_code == 0
+
+
+def test_arguments_are_split():
+    arguments = (
+        "--task detection --config c-{beta}.yaml --betas 0.32 1.28 -test_only -student_only "
+        "--device cpu --set a.b=c --iou_types bbox segm -log_config"
+    )
+    sweep = sweep_script.parse_args(arguments.split())
+    assert sweep.script == SCRIPTS / "object_detection.py" == task_script("object_detection")
+    assert sweep.betas == ("0.32", "1.28")
+    assert (sweep.test_only, sweep.resume) == (True, False)
+    assert " ".join(sweep.passed_on) == (
+        "-student_only --device cpu --set a.b=c --iou_types bbox segm -log_config"
+    )
+
+
+def test_script_prints_the_table_and_the_next_command(workplace, monkeypatch, capfd):
+    monkeypatch.setattr(sweep_script, "task_script", lambda task: Path("stub.py"))
+    monkeypatch.setenv("FAIL", "1.28")
+    arguments = ["--task", "classification", "--config", "configs/x/m-beta{beta}.yaml"]
+    assert sweep_script.main([*arguments, "--betas", "0.32", "1.28"]) == 1
+    out, err = capfd.readouterr()
+    assert out.index("β 0.32: configs/x/m-beta0.32.yaml") < out.index("working")
+    assert "│ 1.28 │ failed (exit code 3) │ 0:00:0" in out
+    assert "results: python scripts/report.py logs/x/m-beta0.32\n" in out
+    assert err == "error: failed: β 1.28\n"
+    assert sweep_script.main([*arguments, "--betas", "0.32", "x"]) == 2
+    assert capfd.readouterr().err == "error: β must be a number above 0, not 'x'\n"
+
+
+# saves its state when told to stop, like a task script, and notes how often it was told
+PATIENT_STUB = """\
+import pathlib, signal, sys, time
+told = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda signum, frame: told.append(signum))
+pathlib.Path("ready").touch()
+while not told:
+    time.sleep(0.02)
+time.sleep(0.2)
+pathlib.Path("saved").write_text(" ".join(str(int(signum)) for signum in told))
+sys.exit(128 + told[0])
+"""
+
+SWEEP_MAIN = """\
+import sys
+from pathlib import Path
+import sweep
+sweep.task_script = lambda task: Path("stub.py")
+sys.exit(sweep.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_child_and_stops_the_sweep(workplace, signum):
+    Path("stub.py").write_text(PATIENT_STUB)
+    arguments = ["--task", "classification", "--config", "configs/x/m-beta{beta}.yaml"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWEEP_MAIN, *arguments, "--betas", "0.32", "1.28"],
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS), "PYTHONIOENCODING": "utf-8"},
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,  # no terminal: the signal reaches the sweep alone
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not Path("ready").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signum)
+        out, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signum
+    assert Path("saved").read_text() == str(int(signum))  # told once
+    assert "interrupted" in out
+    assert "not run" in out
+
+
+@pytest.fixture
+def validate_script(monkeypatch):
+    """scripts/validate.py on a stand-in for `ladon.config`."""
+
+    def load_config(path, overrides=None, assignments=(), data_root=None):
+        if "unreadable" in str(path):
+            raise ConfigError(f"{path}:1: not YAML")
+        return path
+
+    config = types.ModuleType("ladon.config")
+    config.find_config_files = lambda paths: [Path(path) for path in paths if path != "empty"]
+    config.load_config = load_config
+    config.validate_config = lambda path: (
+        [f"{path}:3: a: 1", f"{path}:4: b: 2"] * ("bad" in str(path))
+    )
+    monkeypatch.setitem(sys.modules, "ladon.config", config)
+    monkeypatch.delitem(sys.modules, "validate", raising=False)
+    yield importlib.import_module("validate")
+    sys.modules.pop("validate", None)
+
+
+def test_validate_reports_every_problem_of_every_file(validate_script, capsys):
+    assert validate_script.main(["unreadable.yaml", "bad.yaml", "good.yaml"]) == 2
+    assert capsys.readouterr().out.splitlines() == [
+        "unreadable.yaml:1: not YAML",
+        "bad.yaml:3: a: 1",
+        "bad.yaml:4: b: 2",
+        "3 files checked, 3 problems",
+    ]
+
+
+def test_validate_fine_and_wrong_usage(validate_script, capsys):
+    assert validate_script.main(["good.yaml", "fine.yaml"]) == 0
+    assert capsys.readouterr().out == "2 files are fine\n"
+    assert validate_script.main(["empty"]) == 2
+    assert validate_script.main(["good.yaml", "--json", "{"]) == 2
+    assert validate_script.main(["good.yaml", "--json", "[1]"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in errors] == ["error"] * 3
