@@ -1,4 +1,4 @@
-"""What all tests share: one thread per process (tests run in parallel), tiny data, quiet logging."""
+"""What all tests share: one thread a process (tests run in parallel), tiny data, quiet logs."""
 
 from __future__ import annotations
 

@@ -187,6 +187,10 @@ def test_missing_files_are_named(tmp_path):
         ('{"images": [], "annotations": [], "categories": []}', "lists no images"),
         ('{"images": [{"id": 1}], "annotations": [], "categories": []}', r"images\[0\] lacks"),
         (
+            '{"images": [{"id": "a", "file_name": "a"}], "annotations": [], "categories": []}',
+            r"images\[0\] lacks an integer",
+        ),
+        (
             '{"images": [], "annotations": [{"id": 1, "image_id": 1, "category_id": 1, '
             '"bbox": [1, 2]}], "categories": []}',
             r"annotations\[0\] lacks",

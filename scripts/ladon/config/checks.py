@@ -9,7 +9,7 @@ from typing import Any
 from ladon.config import schema
 from ladon.config.build import lazy_target
 from ladon.config.nodes import Lazy, LocatedError, kind_of, suggest
-from ladon.config.registries import entries
+from ladon.config.registries import entries, model_kinds
 from ladon.config.schema import Section
 from ladon.config.signatures import builder_problem
 from ladon.config.stages import STAGE
@@ -101,13 +101,13 @@ def _model_entry(
     else:
         kinds = [part for part in schema.THREE_HEADED_PARTS if task is not None and part in task]
         registry = f"{kinds[0]} model" if kinds else "model"
-    if isinstance(key.value, str) and key.value not in entries(registry):
-        if place in ("teacher_model", "student_model", "model") and key.value in entries("model"):
-            walker.add(key, f'"{key.value}" is not a {registry}')
-            return None
-        if key.value == "ladon":
-            walker.add(key, 'key "ladon" is the three-headed model: it cannot be a part of another')
-            return None
+    if key.value == "ladon":
+        walker.add(key, 'key "ladon" is the three-headed model: it cannot be a part of another')
+        return None
+    kinds = model_kinds(key.value)
+    if registry != "model" and kinds and registry not in kinds:
+        walker.add(key, f'"{key.value}" is a {kinds[0]}, not a {registry}')
+        return None
     return walker.entry(key, registry)
 
 
@@ -153,7 +153,7 @@ def check_optimizer(walker: Walker, view: View) -> None:
             own = walker.child(group, "kwargs")
             _check_numbers(walker, own)
             if target is not None and own is not None and isinstance(own.value, dict):
-                walker.bind_kwargs(own, group, target, 1)
+                walker.bind_kwargs(own, group, target, 1, is_partial=True)
 
 
 def check_scheduler(walker: Walker, view: View) -> None:

@@ -167,7 +167,11 @@ def suggest(word: Any, choices: Iterable[Any]) -> str:
     """Return '; did you mean "X"?' for the choice nearest to a misspelt word, or nothing."""
     names = [str(choice) for choice in choices]
     near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
-    if not near:
-        lower = {name.lower(): name for name in names}
-        near = [lower[str(word).lower()]] if str(word).lower() in lower else []
+    if not near:  # "lr_rate" for "lr", "SGD" for "sgd"
+        text = str(word).lower()
+        near = [
+            name
+            for name in names
+            if name.lower() == text or f"{text}_".startswith(f"{name.lower()}_")
+        ]
     return f'; did you mean "{near[0]}"?' if near else ""

@@ -74,13 +74,8 @@ _TABLES: dict[str, tuple[str, ...]] = {
     ),
     "quantized model": ("torchvision.models.quantization",),
 }
-_TABLES["model"] = tuple(
-    dict.fromkeys(
-        table
-        for kind in ("classification model", "detection model", "segmentation model")
-        for table in _TABLES[kind]
-    )
-)
+_MODEL_KINDS = ("classification model", "detection model", "segmentation model")
+_TABLES["model"] = tuple(dict.fromkeys(table for kind in _MODEL_KINDS for table in _TABLES[kind]))
 
 
 @functools.cache
@@ -92,9 +87,22 @@ def load_libraries() -> None:
 
 def entries(registry: str) -> dict[str, Callable[..., Any]]:
     """Return name -> class or function of a registry, as it is now: users' modules add to it."""
+    return _read(_TABLES[registry])
+
+
+def model_kinds(key: str) -> list[str]:
+    """Return what kinds of model a key is known as; none for a user's own, which may be any."""
+    return [
+        kind
+        for kind in _MODEL_KINDS
+        if key in _read(tuple(table for table in _TABLES[kind] if table != _MODELS))
+    ]
+
+
+def _read(tables: tuple[str, ...]) -> dict[str, Callable[..., Any]]:
     load_libraries()
     found: dict[str, Callable[..., Any]] = {}
-    for table in reversed(_TABLES[registry]):
+    for table in reversed(tables):
         module_name, _, attribute = table.partition(":")
         module = import_module(module_name)
         found.update(getattr(module, attribute) if attribute else _callables(module))

@@ -73,14 +73,15 @@ class Walker:
 
     def __init__(self, config: Config, hooks: Mapping[str, Hook]) -> None:
         self.config = config
-        self.problems: dict[tuple[str, int | None, str], Problem] = {}
+        self.problems: dict[tuple[str, int | None, str, str], Problem] = {}
         self._hooks = hooks
 
     def add(self, view: View, message: str) -> None:
         """List a problem; an anchored section that stands in several places is listed once."""
         mark = view.mark or Mark(str(self.config.path))
         problem = Problem(mark.file, mark.line, view.path, message)
-        self.problems.setdefault((mark.file, mark.line, message), problem)
+        name = view.path.rpartition(".")[2]
+        self.problems.setdefault((mark.file, mark.line, name, message), problem)
 
     def view(self, path: str, raw: Any, mark: Mark | None) -> View:
         """Return the view of a raw value, with references followed."""
@@ -166,7 +167,8 @@ class Walker:
         if view.is_open:
             return None
         if not isinstance(view.value, str):
-            self.add(view, f"must be the name of a {registry}, not {kind_of(view.value)}")
+            article = "an" if registry[0] in "aeiou" else "a"
+            self.add(view, f"must be the name of {article} {registry}, not {kind_of(view.value)}")
             return None
         known = entries(registry)
         if view.value not in known:
@@ -202,15 +204,27 @@ class Walker:
         target: Callable[..., Any],
         count: int,
         derived: Collection[str] = (),
+        *,
+        is_partial: bool = False,
     ) -> None:
-        """Check a mapping of keyword arguments beside `count` positional ones."""
+        """Check a mapping of keyword arguments beside `count` positional ones.
+
+        Args:
+            kwargs: the mapping, None if there is none.
+            owner: where to list what is missing.
+            target: what would be called.
+            count: how many positional arguments there would be.
+            derived: arguments that the program fills in.
+            is_partial: whether further arguments come from elsewhere, so that none is missing.
+        """
         if kwargs is not None and not isinstance(kwargs.value, dict):
             self.add(kwargs, f"must be a mapping, not {kind_of(kwargs.value)}")
             return
         views = {} if kwargs is None else {str(key): v for key, v in self.children(kwargs)}
         values = {key: child.value for key, child in views.items()}
         for keyword, message in call_problems(target, count, values, derived=derived):
-            self.add(views.get(keyword or "", kwargs or owner), message)
+            if keyword is not None or not is_partial:
+                self.add(views.get(keyword or "", kwargs or owner), message)
 
     def _scalar(self, view: View, rule: str) -> None:
         value = view.value

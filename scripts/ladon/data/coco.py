@@ -297,20 +297,26 @@ def _check_content(content: Any, path: Path) -> None:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DataError(f"{path} has no list '{key}'; use a COCO instances file")
     for position, image in enumerate(content["images"]):
-        if not isinstance(image, dict) or not {"id", "file_name"} <= image.keys():
-            raise DataError(f"{path}: images[{position}] lacks 'id' or 'file_name'; add them")
+        if not _has_ints(image, "id") or not isinstance(image.get("file_name"), str):
+            raise DataError(
+                f"{path}: images[{position}] lacks an integer 'id' or a 'file_name'; add them"
+            )
     for position, annotation in enumerate(content["annotations"]):
         if not _is_annotation(annotation):
             raise DataError(
-                f"{path}: annotations[{position}] lacks 'id', 'image_id', 'category_id' or a "
-                "'bbox' of four numbers; correct or remove it"
+                f"{path}: annotations[{position}] lacks an integer 'id', 'image_id' or "
+                "'category_id', or a 'bbox' of four numbers; correct or remove it"
             )
         annotation.setdefault("iscrowd", 0)
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
 
 
+def _has_ints(entry: Any, *keys: str) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), int) for key in keys)
+
+
 def _is_annotation(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not {"id", "image_id", "category_id"} <= entry.keys():
+    if not _has_ints(entry, "id", "image_id", "category_id"):
         return False
     box = entry.get("bbox")
     return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)

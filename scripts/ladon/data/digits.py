@@ -55,7 +55,7 @@ def make_digit_scenes(
         num_train: scenes for training.
         num_val: scenes for validation.
         size: side of a scene in pixels, at least 32.
-        seed: of all choices.
+        seed: of all choices, 0 or more.
         progress: called with (scenes done, scenes in all) after each scene.
 
     Returns:
@@ -65,10 +65,10 @@ def make_digit_scenes(
         DataError: an argument is out of range, the folder cannot be written, or holds other files.
     """
     counts = {"train": num_train, "val": num_val}
-    if min(counts.values()) < 1 or size < _SMALLEST:
+    if min(counts.values()) < 1 or size < _SMALLEST or seed < 0:
         raise DataError(
-            f"digit scenes need at least 1 scene per split and a size of {_SMALLEST} pixels; "
-            f"got {num_train} and {num_val} scenes of {size} pixels"
+            f"digit scenes need at least 1 scene per split, a size of {_SMALLEST} pixels and a "
+            f"seed of 0; got {num_train} and {num_val} scenes of {size} pixels, seed {seed}"
         )
     final = Path(root).expanduser() / FOLDER
     wanted = {"version": _VERSION, "counts": counts, "size": size, "seed": seed}

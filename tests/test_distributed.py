@@ -1,0 +1,118 @@
+"""Two gloo processes: one evaluation's numbers, and gradients that are really averaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_engine_stage import CPU, batches, make_models, train_config
+from tiny import ROOT, SCRIPTS
+
+from ladon.data.digits import make_digit_scenes
+from ladon.engine.stage import Stage
+from ladon.models import use_own_noise
+
+
+def two_processes(command):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = [
+        subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            env=os.environ
+            | {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": "1",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(outputs)
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def seven_scenes(tmp_path_factory):
+    """Seven validation scenes: one process has more to do than the other."""
+    root = tmp_path_factory.mktemp("seven")
+    make_digit_scenes(root, num_train=10, num_val=7)
+    return root
+
+
+@pytest.mark.parametrize("family", ["classification", "detection", "segmentation"])
+def test_evaluation_in_two_processes_equals_one(lab, seven_scenes, family):
+    if not lab.checkpoint(family).exists():
+        assert lab.run(family) == 0
+    config = lab.config(family)
+    flags = ["-test_only", "-student_only", "--data_root", str(seven_scenes)]
+    flags += ["--set", "test.test_data_loader.kwargs.batch_size=2"]
+    assert lab.run(family, *flags, log=f"{family}_one") == 0
+    script = ROOT / "scripts" / f"{SCRIPTS[family]}.py"
+    log = lab.folder / "logs" / f"{family}_two.txt"
+    command = [script, "--config", config, "--run_log", log, "--device", "cpu", *flags]
+    outputs = two_processes(command)
+    one, two = (lab.metrics(f"{family}_{n}")["models"]["student"] for n in ("one", "two"))
+    for key in ("metrics", "data_size_kb", "payload_bytes", "num_images"):
+        assert one[key] == two[key], key
+    assert two["num_images"] == 7, "each image counts once"
+    assert "Results:" in outputs[0]
+    assert "Results:" not in outputs[1], "only the main process speaks"
+
+
+def test_training_step_averages_gradients_and_keeps_quantiles_equal(tmp_path):
+    """Trap 18: DDP on gloo, with the auxiliary loss beside it."""
+    two_processes([ROOT / "tests" / "distributed_worker.py", tmp_path / "out"])
+    first, second = (torch.load(tmp_path / f"out.{rank}") for rank in range(2))
+    for name in first:
+        assert torch.equal(first[name], second[name]), f"{name} differs between the processes"
+
+    before, gradients = None, []
+    for rank in range(2):
+        teacher, student = make_models()
+        use_own_noise(student, 7, CPU.device)
+        before = {n: p.detach().clone() for n, p in student.named_parameters()}
+        stage = Stage(train_config()["stage1"], student, teacher, 3, CPU)
+        stage.begin_epoch()
+        images, targets, supp = batches()[rank]
+        io = stage.teacher_forward(images, targets, supp)
+        stage.student_loss(images, targets, supp, io).backward()
+        gradients.append({n: p.grad for n, p in student.named_parameters() if p.grad is not None})
+    assert any("decoder" in n for n in gradients[0])
+    for name in gradients[0]:
+        if name.endswith("quantiles"):
+            continue
+        mean = (gradients[0][name] + gradients[1][name]) / 2
+        assert not torch.equal(gradients[0][name], gradients[1][name])
+        torch.testing.assert_close(
+            first[name], before[name] - 1e-4 * mean, rtol=1e-4, atol=1e-6, msg=name
+        )
+    quantiles = "bottleneck_layer.entropy_bottleneck.quantiles"
+    assert not torch.equal(first[quantiles], before[quantiles]), "the auxiliary loss did not learn"
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_classifier(lab, tmp_path):
+    config = lab.config(
+        "classification", "trained_two", models__student_model__dst_ckpt=str(tmp_path / "two.pt")
+    )
+    log = lab.folder / "logs" / "trained_two.txt"
+    script = ROOT / "scripts" / "image_classification.py"
+    flags = ["--run_log", log, "--device", "cpu", "-student_only", "-adjust_lr"]
+    two_processes([script, "--config", config, *flags])
+    epochs = (log.with_suffix("") / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["steps"] for line in epochs] == [1, 1]
+    assert lab.metrics("trained_two")["models"]["student"]["payload_bytes"]["n"] == 12

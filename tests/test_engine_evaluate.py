@@ -1,0 +1,157 @@
+"""Evaluation of images of many sizes: neither scores nor sizes depend on the batch (trap 19)."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ladon.data.coco import coco_dataset
+from ladon.engine.distributed import World, choose_device, join_world
+from ladon.engine.evaluate import evaluate
+from ladon.engine.interrupt import StopRequest
+from ladon.errors import UsageError
+from ladon.models import build_model, update_bottleneck
+from ladon.tasks import TASKS
+
+CPU = World(torch.device("cpu"))
+
+
+def detector(backbone="splittable_resnet", name="resnet18", channels=(64, 64, 128, 256, 512)):
+    names = {"splittable_resnet": "resnet_name", "splittable_resnest": "resnest_name"}
+    torch.manual_seed(0)
+    return build_model(
+        {
+            "key": "faster_rcnn_model",
+            "kwargs": {
+                "pretrained": False,
+                "num_classes": 4,
+                "min_size": 96,
+                "max_size": 96,
+                "box_score_thresh": 0.0,
+                "backbone_fpn_kwargs": {
+                    "return_layer_dict": {
+                        "bottleneck_layer": "1",
+                        "layer2": "2",
+                        "layer3": "3",
+                        "layer4": "4",
+                    },
+                    "in_channels_list": list(channels[1:]),
+                    "out_channels": 32,
+                    "analyzable_layer_key": "bottleneck_layer",
+                },
+                "backbone_config": {
+                    "key": backbone,
+                    "kwargs": {
+                        names[backbone]: name,
+                        "inplanes": channels[-1],
+                        "num_classes": 10,
+                        "bottleneck_config": {
+                            "key": "FPBasedResNetBottleneck",
+                            "kwargs": {
+                                "num_bottleneck_channels": 6,
+                                "num_target_channels": channels[0],
+                            },
+                        },
+                    },
+                },
+            },
+        },
+        "object_detection",
+        "models.model",
+    )
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Nine photographs-like pictures of five sizes, each with two boxes."""
+    rng = np.random.default_rng(0)
+    sizes = [(64, 96), (96, 64), (64, 96), (80, 80), (50, 120), (96, 64), (64, 96), (33, 99)]
+    sizes.append((64, 96))
+    images, annotations = [], []
+    for number, (height, width) in enumerate(sizes, 1):
+        pixels = rng.integers(0, 255, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((width, height)).save(tmp_path / f"{number}.png")
+        images.append(
+            {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
+        )
+        for category in (1, 2):
+            box = [4.0 * category, 4.0, 20.0, 20.0]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": category,
+                    "bbox": box,
+                    "area": 400.0,
+                    "iscrowd": 0,
+                }
+            )
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": c, "name": str(c)} for c in (1, 2, 3)],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    return coco_dataset(str(tmp_path), str(tmp_path / "boxes.json"), annotated_only=False)
+
+
+def test_detection_of_mixed_sizes_does_not_depend_on_the_batch(pictures):
+    model = detector().to(memory_format=torch.channels_last)
+    update_bottleneck(model)
+    found = [
+        evaluate(
+            model,
+            pictures,
+            {"collate_fn": "coco_collate_fn", "kwargs": {"batch_size": batch}},
+            TASKS["object_detection"](),
+            CPU,
+            StopRequest(),
+        )
+        for batch in (1, 2, 4, 9)
+    ]
+    assert [f.num_images for f in found] == [9] * 4
+    assert [index for index, _, _ in found[0].sizes] == list(range(9))
+    for other in found[1:]:
+        assert other.sizes == found[0].sizes, "a padded neighbour changed a payload"
+        assert other.metrics == found[0].metrics
+    assert len({nbytes for _, nbytes, _ in found[0].sizes}) > 1
+
+
+def test_resnest_detector_builds_with_frozen_batch_norm():
+    """Trap 7: the class FrozenBatchNorm2d as norm_layer breaks timm's ResNeSt."""
+    model = detector("splittable_resnest", "resnest14d", (256, 256, 512, 1024, 2048))
+    names = model.state_dict()
+    assert not any("num_batches_tracked" in n for n in names)
+    assert any(n.startswith("backbone.body.layer4") and "running_mean" in n for n in names)
+    plain = detector()
+    assert any("num_batches_tracked" in n for n in plain.state_dict()), "ResNet keeps BatchNorm2d"
+
+
+def test_heads_read_the_published_levels():
+    """Trap 13: RoI heads see levels '1'..'3' only: torchvision's default names are '0'..'3'."""
+    model = detector()
+    features = model.backbone(torch.zeros(1, 3, 96, 96))
+    assert list(features) == ["1", "2", "3", "4", "pool"]
+    pool = model.roi_heads.box_roi_pool
+    assert [n for n in pool.featmap_names if n in features] == ["1", "2", "3"]
+
+
+def test_device_is_taken_from_what_is_there():
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert choose_device("auto").type == expected
+    assert choose_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="0 CUDA devices"):
+            choose_device("cuda")
+    with pytest.raises(UsageError, match="not a device"):
+        choose_device("tpus")
+
+
+def test_more_processes_need_a_launcher(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UsageError, match="torchrun"):
+        join_world("cpu", 2, "env://")
