@@ -2,6 +2,7 @@
 
     python scripts/validate.py                      # all of configs/
     python scripts/validate.py my/config.yaml --set train.num_epochs=2
+    python scripts/validate.py --build              # also builds each distinct model, weightless
 
 Exit code: 0 all fine, 2 if any file has a problem.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 
 from ladon.config import find_config_files, load_config, validate_config
 from ladon.errors import ConfigError, LadonError, UsageError
@@ -25,6 +27,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", help="JSON object merged into every config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override")
     parser.add_argument("--data_root", help="folder that holds the datasets")
+    parser.add_argument(
+        "--build",
+        action="store_true",
+        help="build each distinct model without weights; compare with the published tensors",
+    )
     return parser.parse_args(argv)
 
 
@@ -40,16 +47,27 @@ def validate(args: argparse.Namespace) -> int:
     if not files:
         raise UsageError(f"no config file in {', '.join(args.paths)}")
     problems: list[str] = []
+    architectures = None
+    if args.build:
+        from ladon.models.architecture import ArchitectureCheck
+
+        architectures = ArchitectureCheck()
     for file in files:
         try:
             config = load_config(
                 file, overrides=overrides, assignments=args.set, data_root=args.data_root
             )
-            problems += [str(problem) for problem in validate_config(config)]
+            found = [str(problem) for problem in validate_config(config)]
+            if architectures is not None and not found:
+                found = architectures.check(config)
+            problems += found
         except ConfigError as error:
             problems.append(str(error))
-    for problem in problems:
+    for problem in dict.fromkeys(problems):
         print(problem)
+    if architectures is not None:
+        compared = f"{architectures.compared} of them compared with the published tensors"
+        print(f"{architectures.built} distinct models built, {compared}")
     checked = f"{len(files)} file{'s' if len(files) > 1 else ''}"
     if problems:
         print(f"{checked} checked, {len(problems)} problem{'s' if len(problems) > 1 else ''}")
@@ -60,6 +78,7 @@ def validate(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the check; returns the exit code."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         return validate(parse_args(argv))
     except LadonError as error:

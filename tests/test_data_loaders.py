@@ -156,7 +156,7 @@ def test_skip_yields_the_tail_and_keeps_the_length():
 
 
 def test_a_set_smaller_than_a_batch_is_an_error():
-    with pytest.raises(DataError, match="training set of 3 samples fills no batch"):
+    with pytest.raises(DataError, match="training set: 3 samples fill no batch"):
         len(EpochBatches(Noise(3), None, None, {"batch_size": 4, "drop_last": True}, 0))
 
 

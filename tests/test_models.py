@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
-import lzma
 from pathlib import Path
 
 import pytest
@@ -26,11 +26,12 @@ from ladon.models import (
     update_bottleneck,
     write_checkpoint,
 )
-from ladon.models.bottleneck import CDF_TABLES, encode_latent, published_size
+from ladon.models.architecture import differences, published_tensors
+from ladon.models.bottleneck import encode_latent, published_size
+from ladon.models.build import on_meta_device
 from ladon.models.checkpoint import Checkpoint, current_names
 
 ROOT = Path(__file__).resolve().parents[1]
-FACTS = ROOT / "tests" / "state_dicts"  # from the paper's repository under today's libraries
 FAMILIES = {
     "ilsvrc2012": (
         "image_classification",
@@ -72,29 +73,27 @@ def splittable(channels=4, name="resnet18", classes=3, **kwargs):
     return build_model(section, "image_classification", "models.student_model")
 
 
-def described(model):
-    shapes = {}
-    for name, tensor in model.state_dict().items():
-        shape = "x".join(map(str, tensor.shape)) or "scalar"
-        table = name.rsplit(".", 1)[-1] in CDF_TABLES
-        shapes[name] = ("table" if table else shape, str(tensor.dtype).removeprefix("torch."))
-    return shapes
-
-
+@pytest.mark.parametrize("backbone", ["resnet50", "resnest269e"])
 @pytest.mark.parametrize("dataset", FAMILIES)
-def test_tensors_are_the_published_ones(dataset):
-    facts = {}
-    text = lzma.decompress((FACTS / f"{dataset}_resnet50.txt.xz").read_bytes()).decode()
-    for line in text.splitlines():
-        name, shape, dtype = line.split()
-        facts[name] = ("table" if name.rsplit(".", 1)[-1] in CDF_TABLES else shape, dtype)
+def test_tensors_are_the_published_ones(dataset, backbone):
     task, section, path = FAMILIES[dataset]
-    config = load_config(ROOT / path)
+    config = load_config(ROOT / path.replace("resnet50", backbone))
     built = config.build(config.section(f"models.{section}"))
-    before = copy.deepcopy({k: v for k, v in built["kwargs"].items() if k != "weights"})
-    model = build_model(built, task, f"models.{section}", replaced=True)
-    assert described(model) == facts
-    assert {k: v for k, v in built["kwargs"].items() if k != "weights"} == before
+    before = repr(built)
+    # weightless where it is large: names and shapes are the same
+    with on_meta_device() if backbone == "resnest269e" else contextlib.nullcontext():
+        model = build_model(built, task, f"models.{section}", replaced=True)
+    published = published_tensors(dataset, backbone)
+    assert len(published) > 300
+    assert differences(model, published) == []
+    assert repr(built) == before, "building must not change the config"
+
+
+def test_differences_are_named():
+    published = published_tensors("ilsvrc2012", "resnet50")
+    lines = differences(splittable(), published)
+    assert "layer2.0.conv3.weight: missing" in lines
+    assert any(line.startswith("fc.weight: ('3x512', 'float32') instead of") for line in lines)
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.", "backbone.body."])

@@ -13,16 +13,20 @@ import torch
 from torch import nn
 
 from ladon.config import check_config, load_config
-from ladon.engine.distributed import join_world, leave_world
+from ladon.data.transforms import without_normalization
+from ladon.engine.distributed import World, join_world, leave_world
 from ladon.engine.evaluate import Evaluation, evaluate
 from ladon.engine.interrupt import catch_signals
+from ladon.engine.plan import build_stage_section, read_plan
 from ladon.engine.randomness import seed_everything
 from ladon.engine.run import Run, write_json
+from ladon.engine.stage import Stage
 from ladon.engine.train import train
 from ladon.errors import CheckpointError, ConfigError, Interrupted
 from ladon.logs import set_up_logging
 from ladon.models import (
     build_model,
+    check_writable,
     has_pretrained_weights,
     is_updated,
     load_into,
@@ -30,6 +34,8 @@ from ladon.models import (
     update_bottleneck,
     write_checkpoint,
 )
+from ladon.models.build import on_meta_device
+from ladon.models.ladon import ThreeHeadedLadon
 from ladon.paths import run_folder, run_log_path
 from ladon.tasks import TASKS
 
@@ -56,15 +62,18 @@ def run_task(task_name: str, args: argparse.Namespace) -> None:
     check_config(config, task_name)
     world = join_world(args.device, args.world_size, args.dist_url)
     try:
-        set_up_logging(run_log_path(args.config, args.run_log), is_main=world.is_main)
+        log_file = None if args.dry_run else run_log_path(args.config, args.run_log)
+        set_up_logging(log_file, is_main=world.is_main)
         with catch_signals() as stop:
             folder = run_folder(args.config, args.run_log)
             run = Run(TASKS[task_name](), config, world, stop, folder, args, args.seed)
-            run.open_folder()
+            if not args.dry_run:
+                run.open_folder()
             logger.info("Config %s, device %s, seed %d", config.path, world.device, args.seed)
             if args.log_config:
                 logger.info("Resolved config:\n%s", config.dump())
-            _Session(run).run()
+            session = _Session(run)
+            session.dry_run() if args.dry_run else session.run()
     finally:
         leave_world()
 
@@ -98,6 +107,21 @@ class _Session:
         results["student"] = self._test(student)
         self._write(results)
 
+    def dry_run(self) -> None:
+        """Builds everything but data and weights: models, losses, optimizers, schedules."""
+        run, key = self._run, "models.teacher_model"
+        with on_meta_device():
+            student = self._build(self._student_section, self._student_key, replaced=True)
+            teacher = None
+            if key in run.config and not (run.args.test_only and run.args.student_only):
+                section = run.config.build(run.config.section(key))
+                teacher = self._build(section, key, replaced=True)
+        if not run.args.test_only:
+            for plan in read_plan(run.config).stages:
+                section = build_stage_section(run.config, plan, without_data=True)
+                Stage(section, student, teacher, 1, World(torch.device("meta"))).close()
+        logger.info("Dry run: nothing wrong with %s", run.config.path)
+
     def _build(self, section: Mapping[str, Any], key: str, *, replaced: bool) -> nn.Module:
         seed_everything(self._run.seed)  # each model's first weights depend on the seed alone
         return build_model(section, self._run.task.name, key, replaced=replaced)
@@ -129,7 +153,8 @@ class _Session:
         """The student with the weights that are to be tested; never random ones."""
         section, key = self._student_section, self._student_key
         name = next((n for n in ("dst_ckpt", "src_ckpt") if section.get(n)), None)
-        if name is None and not has_pretrained_weights(section):
+        brings_its_own = section["key"] == "ladon" or has_pretrained_weights(section)
+        if name is None and not brings_its_own:
             raise CheckpointError(
                 f"{self._run.config.where(key)}: names neither dst_ckpt nor src_ckpt nor "
                 "pretrained weights: there is nothing to test"
@@ -151,6 +176,8 @@ class _Session:
             raise ConfigError(
                 f"{run.config.where(key)}: training needs {key}.dst_ckpt to write the best model to"
             )
+        check_writable(best, self._where(f"{key}.dst_ckpt"))
+        self._test_set()  # built now, so that what it lacks is known before the training
         source = section.get("src_ckpt")
         student = self._build(section, key, replaced=source is not None)
         if source is not None:
@@ -182,10 +209,16 @@ class _Session:
         self._run.world.barrier()
         return student
 
+    def _test_set(self) -> tuple[dict[str, Any], Any]:
+        config = self._run.config
+        loader = config.build(config.section("test.test_data_loader"))
+        return loader, config.build(config.get("datasets")[loader["dataset_id"]])
+
     def _test(self, model: nn.Module) -> Evaluation:
         run = self._run
-        loader = run.config.build(run.config.section("test.test_data_loader"))
-        dataset = run.config.build(run.config.get("datasets")[loader["dataset_id"]])
+        loader, dataset = self._test_set()
+        if isinstance(model, ThreeHeadedLadon):
+            without_normalization(dataset)
         found = evaluate(model, dataset, loader, run.task, run.world, run.stop, options=run.options)
         if found is None:
             signum = run.world.maximum(run.stop.signum)

@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ladon.errors import LadonError
@@ -38,21 +38,26 @@ def build_parser(task: str) -> argparse.ArgumentParser:
     )
     add("--data_root", help="where the datasets are (default: LADON_DATA_ROOT or the config's)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--seed", type=int, default=0, help="all randomness follows from it (default: 0)")
+    add("--seed", type=_seed, default=0, help="all randomness follows from it (default: 0)")
     add("--start_epoch", type=_count, default=0, help="first epoch to train (default: 0)")
     add("-test_only", "--test_only", action="store_true", help="only test the checkpoint")
     add("-student_only", "--student_only", action="store_true", help="do not test the teacher")
     add("-no_dp_eval", "--no_dp_eval", action="store_true", help="accepted; no DataParallel here")
     add("-log_config", "--log_config", action="store_true", help="print the resolved config")
+    add("--dry_run", action="store_true", help="build all but data and weights, check, stop")
     add("--world_size", type=int, default=1, help="processes (torchrun sets it by itself)")
     add("--dist_url", default="env://", help="how processes find each other")
     add("-adjust_lr", "--adjust_lr", action="store_true", help="multiply lr by the processes")
     add("--resume", action="store_true", help="go on from the run folder's last.pt, if it is there")
     add("--tensorboard", action="store_true", help="write TensorBoard events to the run folder")
     if task == "object_detection":
-        add("--iou_types", nargs="+", default=["bbox"], help="bbox")
+        add("--iou_types", nargs="+", choices=["bbox"], default=["bbox"], help="bbox")
     if task == "semantic_segmentation":
-        add("--num_classes", type=int, help="classes with background (default: the model's, or 21)")
+        add(
+            "--num_classes",
+            type=_positive,
+            help="classes with background (default: the model's, or 21)",
+        )
     return parser
 
 
@@ -66,11 +71,23 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must be 0 or more")
-    return value
+def _bounded(name: str, low: int, high: int | None = None) -> Callable[[str], int]:
+    """Returns a converter for integers from ``low`` to ``high``."""
+
+    def convert(text: str) -> int:
+        value = int(text)
+        if value < low or (high is not None and value > high):
+            bounds = f"{low} or more" if high is None else f"between {low} and {high}"
+            raise argparse.ArgumentTypeError(f"must be {bounds}, not {value}")
+        return value
+
+    convert.__name__ = name  # argparse says "invalid int value"
+    return convert
+
+
+_count = _bounded("int", 0)
+_positive = _bounded("int", 1)
+_seed = _bounded("int", 0, 2**32 - 1)
 
 
 def main(task: str, argv: Sequence[str] | None = None) -> int:
@@ -96,13 +113,16 @@ def main(task: str, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        if logs := sys.modules.get("ladon.logs"):
+            logs.shut_down_logging()
     return 0
 
 
 def report_error(error: LadonError) -> int:
-    """Says in one line what was wrong; returns the exit code."""
-    root = logging.getLogger()
-    if root.handlers:
+    """Says what was wrong, in the log if it is set up; returns the exit code."""
+    logs = sys.modules.get("ladon.logs")
+    if logs is not None and logs.is_set_up():
         logger.error("%s", error)
     else:
         print(f"error: {error}", file=sys.stderr)

@@ -26,6 +26,7 @@ DATE_FORMAT = "%Y/%m/%d %H:%M:%S"
 # libraries that log every import and call they make; their warnings are enough
 _CHATTY = ("torchdistill", "sc2bench", "timm", "matplotlib", "PIL", "filelock")
 _console = Console(stderr=True)
+_handlers: list[logging.Handler] = []
 
 
 def set_up_logging(log_file: Path | None, *, is_main: bool = True) -> None:
@@ -38,6 +39,7 @@ def set_up_logging(log_file: Path | None, *, is_main: bool = True) -> None:
     Raises:
         UsageError: if the file cannot be written.
     """
+    shut_down_logging()
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
@@ -53,7 +55,7 @@ def set_up_logging(log_file: Path | None, *, is_main: bool = True) -> None:
     else:
         shown = logging.StreamHandler(sys.stderr)
         shown.setFormatter(plain)
-    root.addHandler(shown)
+    _add(shown)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
@@ -66,7 +68,25 @@ def set_up_logging(log_file: Path | None, *, is_main: bool = True) -> None:
                 f"--run_log {log_file}: cannot be written: {error.strerror or error}"
             ) from error
         written.setFormatter(plain)
-        root.addHandler(written)
+        _add(written)
+
+
+def _add(handler: logging.Handler) -> None:
+    logging.getLogger().addHandler(handler)
+    _handlers.append(handler)
+
+
+def is_set_up() -> bool:
+    """Whether log lines go anywhere yet (foreign handlers don't count)."""
+    return bool(_handlers)
+
+
+def shut_down_logging() -> None:
+    """Closes what ``set_up_logging`` opened: a later run in this process has its own log."""
+    while _handlers:
+        handler = _handlers.pop()
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 @contextmanager

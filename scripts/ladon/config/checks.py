@@ -65,8 +65,11 @@ def check_model(walker: Walker, view: View, task: str | None = None) -> None:
     target = _model_entry(walker, view, key, task)
     if target is None:
         return
-    walker.bind(view, target)
     kwargs = walker.child(view, "kwargs")
+    # the heads of the three-headed model stand on the classifier: they name no backbone
+    is_head = view.path.rpartition(".")[2] in schema.THREE_HEADED_PARTS[1:]
+    has_own = kwargs is not None and walker.child(kwargs, "backbone_config") is not None
+    walker.bind(view, target, given=int(is_head and not has_own))
     if kwargs is None or not isinstance(kwargs.value, dict):
         return
     children = {str(name): child for name, child in walker.children(kwargs)}
@@ -104,7 +107,7 @@ def _model_entry(
     if key.value == "ladon":
         walker.add(key, 'key "ladon" is the three-headed model: it cannot be a part of another')
         return None
-    kinds = model_kinds(key.value)
+    kinds = model_kinds(key.value) if isinstance(key.value, str) else []
     if registry != "model" and kinds and registry not in kinds:
         walker.add(key, f'"{key.value}" is a {kinds[0]}, not a {registry}')
         return None
@@ -115,12 +118,17 @@ def check_loader(walker: Walker, view: View) -> None:
     """Check a data loader's own arguments."""
     from torch.utils.data import DataLoader
 
-    kwargs = walker.child(view, "kwargs")
+    kwargs, batches = walker.child(view, "kwargs"), walker.child(view, "batch_sampler")
+    for owner in (kwargs, batches and walker.child(batches, "kwargs")):
+        for name, rule in (("batch_size", schema.COUNT), ("num_workers", schema.WHOLE)):
+            child = owner and walker.child(owner, name)
+            if child is not None:
+                walker.rule(child, rule)
     if kwargs is None or kwargs.is_open:
         return
     walker.bind_kwargs(kwargs, view, DataLoader, 1)
     size = walker.child(kwargs, "batch_size")
-    if size is not None and walker.child(view, "batch_sampler") is not None:
+    if size is not None and batches is not None:
         walker.add(size, "belongs into batch_sampler.kwargs: the batch sampler makes the batches")
 
 

@@ -196,7 +196,8 @@ MODEL_KWARGS: dict[str, Section] = {
 }
 THREE_HEADED_PARTS = ("classification", "detection", "segmentation")
 THREE_HEADED_MODEL = Section(
-    {**_MODEL_KEYS, **dict.fromkeys(THREE_HEADED_PARTS, MODEL)},
+    # body: the part whose checkpoint gives encoder and body (default: classification)
+    {**_MODEL_KEYS, **dict.fromkeys(THREE_HEADED_PARTS, MODEL), "body": TEXT},
     required=("key", *THREE_HEADED_PARTS),
 )
 

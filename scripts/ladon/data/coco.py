@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 from torchvision.transforms import functional as F
 
-from ladon.data.images import open_image
+from ladon.data.images import MOVE_ROOT, open_image
 from ladon.data.transforms import IGNORED_LABEL, recompress_jpeg
 from ladon.errors import DataError
 
@@ -130,6 +130,11 @@ class CocoDataset(Dataset):
                 )
         return [(entry["height"], entry["width"]) for entry in entries]
 
+    @property
+    def images(self) -> list[str]:
+        """Image file of each sample."""
+        return [str(self.image_dir / self.coco.imgs[i]["file_name"]) for i in self.ids]
+
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """Read one image with its target.
 
@@ -205,7 +210,7 @@ class CocoDataset(Dataset):
         if not self.image_dir.is_dir():
             raise DataError(
                 f"image folder {self.image_dir} does not exist; "
-                f"put the images of {self.annotation_file} there or set img_dir_path"
+                f"put the images of {self.annotation_file} there, set img_dir_path, {MOVE_ROOT}"
             )
         names_in: dict[str, set[str]] = defaultdict(set)
         for image_id in self.ids:
@@ -276,7 +281,9 @@ def load_coco(path: Path) -> COCO:
         DataError: the file is missing, no JSON, or not COCO's.
     """
     if not path.is_file():
-        raise DataError(f"annotation file {path} does not exist; put it there or set ann_file_path")
+        raise DataError(
+            f"annotation file {path} does not exist; put it there, set ann_file_path, {MOVE_ROOT}"
+        )
     try:
         with path.open(encoding="utf-8") as file:
             content = json.load(file)

@@ -27,6 +27,8 @@ _MAIN_SHARE = (0.5, 0.67)
 _EXTRA_SHARE = (0.18, 0.27)
 _MAX_ROTATION = 10.0  # degrees
 _MIN_LUMINANCE_GAP = 70.0
+# Share of the free room, around the centre, in which a digit may lie.
+_MAIN_SPREAD, _EXTRA_SPREAD = 0.5, 1.0
 _PLACEMENTS_TRIED = 20
 _MOST_OVERLAP = 0.2
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
@@ -123,18 +125,20 @@ def draw_scene(main: int, material: Material, size: int, rng: np.random.Generato
     Returns:
         The scene.
     """
-    canvas = _background(material.photographs, size, rng)
+    background = _background(material.photographs, size, rng)
+    canvas = background.copy()
     instances = np.full((size, size), -1)
     labels: list[int] = []
     extras = rng.integers(NUM_DIGITS, size=rng.integers(1, 3))
     for digit in (main, *(int(extra) for extra in extras)):
         share = _EXTRA_SHARE if labels else _MAIN_SHARE
         glyph = _glyph(material.digits[digit], round(size * rng.uniform(*share)), rng)
-        top, left, overlap = _place(glyph > 0.5, instances, rng)
+        spread = _EXTRA_SPREAD if labels else _MAIN_SPREAD
+        top, left, overlap = _place(glyph > 0.5, instances, spread, rng)
         if overlap > _MOST_OVERLAP:
             continue
         window = np.s_[top : top + glyph.shape[0], left : left + glyph.shape[1]]
-        colour = _contrasting_colour(canvas[window].mean(axis=(0, 1)), rng)
+        colour = _contrasting_colour(background[window].mean(axis=(0, 1)), rng)
         canvas[window] += glyph[..., None] * (colour - canvas[window])
         instances[window][glyph > 0.5] = len(labels)
         labels.append(digit)
@@ -170,18 +174,19 @@ def _glyph(digits: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _place(
-    strokes: np.ndarray, instances: np.ndarray, rng: np.random.Generator
+    strokes: np.ndarray, instances: np.ndarray, spread: float, rng: np.random.Generator
 ) -> tuple[int, int, float]:
     """Find a place, free of other digits if there is one: (top, left, share overlapped)."""
-    size = len(instances)
     height, width = strokes.shape
+    room = np.array([len(instances) - height, len(instances) - width])
     best = (0, 0, np.inf)
     for _ in range(_PLACEMENTS_TRIED):
-        top, left = rng.integers(size - height + 1), rng.integers(size - width + 1)
+        offset = 0.5 + spread * rng.uniform(-0.5, 0.5, size=2)
+        top, left = (int(position) for position in np.rint(room * offset))
         below = instances[top : top + height, left : left + width] >= 0
         overlap = float((below & strokes).sum() / strokes.sum())
         if overlap < best[2]:
-            best = (int(top), int(left), overlap)
+            best = (top, left, overlap)
         if overlap == 0:
             break
     return best
@@ -189,6 +194,7 @@ def _place(
 
 def _contrasting_colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw an RGB colour clearly lighter than the background: float64 [3]."""
+    # At most 0.6 * 255 + 70: always within reach.
     least = background @ _LUMINANCE + _MIN_LUMINANCE_GAP
     while True:
         colour = rng.uniform(0, 255, size=3)

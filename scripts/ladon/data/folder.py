@@ -10,7 +10,7 @@ from typing import Any
 from torchvision import datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
-from ladon.data.images import open_image
+from ladon.data.images import MOVE_ROOT, open_image
 from ladon.errors import DataError
 
 
@@ -56,7 +56,7 @@ class ImageFolder(datasets.ImageFolder):
         if not root.is_dir():
             raise DataError(
                 f"image folder {root} does not exist; "
-                "put one folder per class there or set its root"
+                f"put one folder per class there, set its root, {MOVE_ROOT}"
             )
         if not any(entry.is_dir() for entry in root.iterdir()):
             raise DataError(

@@ -12,6 +12,9 @@ from PIL import Image, UnidentifiedImageError
 
 from ladon.errors import DataError
 
+MOVE_ROOT = "or say where your datasets are with --data_root or LADON_DATA_ROOT"
+"""What a person can do about a folder that is not where the config says."""
+
 # Everything Pillow's decoders are known to raise on damaged input.
 _UNREADABLE = (
     OSError,

@@ -27,6 +27,7 @@ from torch.utils.data import (
     Dataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     default_collate,
 )
 from torchdistill.datasets.registry import get_batch_sampler, get_collate_func, get_dataset_wrapper
@@ -77,7 +78,7 @@ class SeededDataset(Dataset):
         """Load the sample of (epoch, index)."""
         epoch, index = epoch_and_index
         with seeded_rng(self.seed, epoch, index):
-            sample = self.dataset[index]
+            sample = _load(self.dataset, index)
         return (*sample, {}) if self.requires_supp else sample
 
 
@@ -97,8 +98,66 @@ class IndexedDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[int, Any, Any]:
         """Load the sample at an index."""
         with seeded_rng(0, EVALUATION, index):
-            sample, target, *_ = self.dataset[index]
+            sample, target, *_ = _load(self.dataset, index)
         return index, sample, target
+
+
+def _load(dataset: Dataset, index: int) -> Any:
+    """Load a sample; whatever its dataset or a transform raises, say for which file."""
+    try:
+        return dataset[index]
+    except DataError:
+        raise
+    except Exception as error:
+        name = _sample_name(dataset, index)
+        raise DataError(f"cannot load {name}: {_reason(error)}") from error
+
+
+def _sample_name(dataset: Any, index: int) -> str:
+    """Name a sample by its file, if the dataset can tell: as ImageFolder and VOCSegmentation do."""
+    while True:
+        if isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, dataset.indices[index]
+        elif hasattr(dataset, "org_dataset"):  # torchdistill's dataset wrappers
+            dataset = dataset.org_dataset
+        else:
+            break
+    for name in ("samples", "images"):
+        entries = getattr(dataset, name, None)
+        if isinstance(entries, Sequence) and index < len(entries):
+            entry = entries[index]
+            path = entry[0] if isinstance(entry, tuple | list) and entry else entry
+            if isinstance(path, str | os.PathLike):
+                return os.fspath(path)
+    return f"sample {index} of {type(dataset).__name__}"
+
+
+def _reason(error: Exception) -> str:
+    """Put an error of any library into one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+
+
+class _Collate:
+    """A collate function that says of which samples it could not make a batch.
+
+    Args:
+        collate_fn: the function; None stacks tensors.
+    """
+
+    def __init__(self, collate_fn: Callable | None) -> None:
+        self.collate_fn = collate_fn or default_collate
+
+    def __call__(self, samples: Sequence[tuple]) -> Any:
+        """Make a batch of samples."""
+        try:
+            return self.collate_fn(samples)
+        except Exception as error:
+            shapes = {str(list(getattr(sample[0], "shape", ()))) for sample in samples}
+            raise DataError(
+                f"cannot make a batch of samples of shape {' and '.join(sorted(shapes)[:3])}: "
+                f"{_reason(error)}; give them one size by a transform, or choose a collate_fn "
+                "that pads"
+            ) from error
 
 
 class EpochBatches:
@@ -116,6 +175,7 @@ class EpochBatches:
         seed: of the run.
         rank: of this process.
         world_size: number of processes.
+        name: of the dataset, for errors.
     """
 
     def __init__(
@@ -127,8 +187,10 @@ class EpochBatches:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        name: str = "training set",
     ) -> None:
         self.dataset = dataset
+        self.name = name
         self.sampler_config = sampler_config or {}
         self.batch_sampler_config = batch_sampler_config or {}
         self.loader_kwargs = loader_kwargs or {}
@@ -170,7 +232,7 @@ class EpochBatches:
                 batches = [list(batch) for batch in self._build_batch_sampler()]
             if not batches:
                 raise DataError(
-                    f"a training set of {len(self.dataset)} samples fills no batch; "
+                    f"{self.name}: {len(self.dataset)} samples fill no batch; "
                     "lower batch_size or add samples"
                 )
             rounds = math.ceil(len(batches) / self.world_size)
@@ -186,7 +248,7 @@ class EpochBatches:
             return _registered(get_batch_sampler, key)(sampler, **kwargs)
         return BatchSampler(
             sampler,
-            self.loader_kwargs.get("batch_size", 1),
+            self.loader_kwargs.get("batch_size") or 1,
             self.loader_kwargs.get("drop_last", False),
         )
 
@@ -213,6 +275,7 @@ def build_train_loader(
         Loader whose `batch_sampler` is an `EpochBatches`; call its `set_epoch` before each epoch
         and go through it with `iterate`.
     """
+    _check_not_empty(dataset, loader_config)
     wrapped, is_wrapped = _wrap(dataset, loader_config)
     requires_supp = loader_config.get("requires_supp", True) and not is_wrapped
     kwargs = loader_config.get("kwargs") or {}
@@ -224,11 +287,12 @@ def build_train_loader(
         seed,
         rank,
         world_size,
+        _name(loader_config),
     )
     return DataLoader(
         SeededDataset(wrapped, seed, requires_supp),
         batch_sampler=batches,
-        collate_fn=_registered(get_collate_func, loader_config.get("collate_fn")),
+        collate_fn=_Collate(_registered(get_collate_func, loader_config.get("collate_fn"))),
         **_worker_kwargs(kwargs, pin_memory, persistent=True),
     )
 
@@ -248,6 +312,7 @@ def build_eval_loader(
     Returns:
         Loader of lists of (index, sample, target); pass it to `bucketed`.
     """
+    _check_not_empty(dataset, loader_config)
     wrapped, _ = _wrap(dataset, loader_config)
     kwargs = loader_config.get("kwargs") or {}
     if loader_config.get("batch_sampler"):
@@ -256,7 +321,7 @@ def build_eval_loader(
         order = list(_build_sampler(wrapped, loader_config.get("sampler"), SequentialSampler))
     return DataLoader(
         IndexedDataset(wrapped),
-        batch_size=kwargs.get("batch_size", 1),
+        batch_size=kwargs.get("batch_size") or 1,
         sampler=order[rank::world_size],
         collate_fn=_as_list,
         **_worker_kwargs(kwargs, pin_memory=False, persistent=False),
@@ -278,7 +343,10 @@ def iterate(loader: Iterable) -> Iterator[Any]:
     try:
         yield from loader
     except DataError as error:
-        raise unwrap_worker_error(error) from None
+        own = unwrap_worker_error(error)
+        if own is error:
+            raise
+        raise own from None
 
 
 def bucketed(
@@ -322,7 +390,7 @@ def collate(
     if isinstance(collate_fn, str):
         collate_fn = _registered(get_collate_func, collate_fn)
     pairs = [(sample, target) for _, sample, target in samples]
-    batch, targets, *_ = (collate_fn or default_collate)(pairs)
+    batch, targets, *_ = _Collate(collate_fn)(pairs)
     return [index for index, _, _ in samples], batch, targets
 
 
@@ -346,6 +414,17 @@ def _registered(get: Callable[[str], Any], key: str | None) -> Any:
         raise ConfigError(
             f"{error}: check its spelling, or name the module that registers it in `dependencies`"
         ) from None
+
+
+def _name(loader_config: dict) -> str:
+    return str(loader_config.get("dataset_id") or "the data set")
+
+
+def _check_not_empty(dataset: Dataset, loader_config: dict) -> None:
+    if len(dataset) == 0:
+        raise DataError(
+            f"{_name(loader_config)}: the dataset holds no samples; add some or use another"
+        )
 
 
 def _build_sampler(dataset: Dataset, config: dict | None, default: type) -> Iterable[int]:

@@ -7,6 +7,7 @@ returns both. Random draws come from torch's global generator, which the loaders
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from torchvision.transforms import functional as F
 
 IGNORED_LABEL = 255
 """Class id of pixels that take no part in the loss or the measure."""
+
+logger = logging.getLogger(__name__)
 
 
 def recompress_jpeg(image: Image.Image, quality: int) -> Image.Image:
@@ -198,6 +201,24 @@ class CustomNormalize:
     def __call__(self, image: torch.Tensor, target: Any) -> tuple[torch.Tensor, Any]:
         """Transform a pair whose image is a float tensor [3, H, W]."""
         return F.normalize(image, self.mean, self.std), target
+
+
+def without_normalization(dataset: Any) -> None:
+    """Take normalisation out of a dataset's transforms, for a model that normalises by itself.
+
+    The published three-headed VOC files normalised twice; said in the log where it is found.
+
+    Args:
+        dataset: changed in place: its `transform` or `transforms`, where that is a composition.
+    """
+    for name in ("transform", "transforms"):
+        steps = getattr(getattr(dataset, name, None), "transforms", None)
+        if not isinstance(steps, list):
+            continue
+        kept = [step for step in steps if not isinstance(step, CustomNormalize | tv.Normalize)]
+        if len(kept) < len(steps):
+            logger.warning("The model normalises images itself: the dataset's own is left out")
+            steps[:] = kept
 
 
 def _interpolation(name: str | InterpolationMode | None) -> InterpolationMode:

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from ladon.data.images import open_image, open_mask
+from ladon.data.images import MOVE_ROOT, open_image, open_mask
 from ladon.data.transforms import IGNORED_LABEL
 from ladon.errors import DataError
 
@@ -95,7 +95,7 @@ def _check_layout(voc_root: Path, image_set: str) -> None:
     if not voc_root.is_dir():
         raise DataError(
             f"PASCAL VOC folder {voc_root} does not exist; "
-            "put the dataset there, set its root, or set download: True"
+            f"put the dataset there, set download: true, {MOVE_ROOT}"
         )
     list_file = voc_root / "ImageSets" / "Segmentation" / f"{image_set}.txt"
     if not list_file.is_file():

@@ -77,10 +77,13 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    wrong = UsageError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N") from error
+        raise wrong from error
+    if device.type not in ("cpu", "cuda"):
+        raise wrong
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count <= (device.index or 0):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ladon.config import Config
 from ladon.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_LOG_FREQ = 1000
+LOADERS = ("train_data_loader", "val_data_loader")
 
 
 @dataclass(frozen=True)
@@ -76,3 +81,42 @@ def read_plan(config: Config) -> Plan:
     update = train.get("epoch_to_update")
     log_freq = train.get("log_freq") or DEFAULT_LOG_FREQ
     return Plan(tuple(stages), None if update is None else int(update), int(log_freq))
+
+
+def build_stage_section(
+    config: Config, plan: StagePlan, *, without_data: bool = False
+) -> dict[str, Any]:
+    """Returns a stage's config, built, less what is derived from the stage itself.
+
+    Args:
+        config: the whole config.
+        plan: the stage.
+        without_data: leave the loaders out: their arguments may build datasets.
+    """
+    section = config.section(plan.key)
+    scheduler = dict(section.get("scheduler") or {})
+    if scheduler.get("key") == "poly_lr_scheduler":
+        kwargs = dict(scheduler.get("kwargs") or {})
+        _drop_computed_length(config, plan, section, kwargs)
+        section = section | {"scheduler": scheduler | {"kwargs": kwargs}}
+    dropped = ("log_freq", *(LOADERS if without_data else ()))
+    kept = {k: v for k, v in section.items() if k not in dropped and not str(k).startswith("_")}
+    return config.build(kept)
+
+
+def _drop_computed_length(
+    config: Config, plan: StagePlan, section: Mapping[str, Any], kwargs: dict[str, Any]
+) -> None:
+    """Removes a computed ``num_iterations``: it would build a dataset only to be replaced."""
+    length = kwargs.get("num_iterations")
+    if isinstance(length, (int, float)):
+        return  # the stage compares it with its own
+    kwargs.pop("num_iterations", None)
+    value = getattr(length, "value", None) or {}
+    counted = ((value.get("init") or {}).get("kwargs") or {}).get("dataset")
+    dataset_id = section["train_data_loader"]["dataset_id"]
+    if counted is not None and counted is not config.get("datasets")[dataset_id]:
+        logger.warning(
+            "%s: num_iterations is counted on another dataset than %s: using the stage's own",
+            *(config.where(f"{plan.key}.scheduler"), dataset_id),
+        )

@@ -98,10 +98,19 @@ class Run:
         }
 
     def log_epoch(self, record: Mapping[str, Any]) -> None:
-        """Adds a line to ``metrics.jsonl``."""
-        if self.world.is_main:
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        """Adds a line to ``metrics.jsonl``.
+
+        Raises:
+            LadonError: if it cannot be written.
+        """
+        if not self.world.is_main:
+            return
+        path = self.folder / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise LadonError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _version(package: str) -> str | None:

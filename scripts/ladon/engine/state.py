@@ -109,9 +109,15 @@ def load_last(path: Path, student: nn.Module) -> Resumed:
         CheckpointError: if the file is damaged or belongs to another model.
     """
     content = load_safely(path)
+    wrong = CheckpointError(f"{path}: not a file to resume from; delete it to start anew")
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: not a file to resume from; delete it to start anew")
-    load_into(student, Checkpoint(path, content["model"]))
-    progress = Progress(**content["progress"])
+        raise wrong
+    try:
+        checkpoint = Checkpoint(path, dict(content["model"]))
+        progress = Progress(**content["progress"])
+        stage, generators = content["stage"], content["generators"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise wrong from error
+    load_into(student, checkpoint)
     logger.info("Resuming from %s: epoch %d, step %d", path, progress.epoch, progress.step)
-    return Resumed(progress, content["stage"], content["generators"])
+    return Resumed(progress, stage, generators)

@@ -14,7 +14,7 @@ from torch import nn
 
 from ladon.data.loaders import build_train_loader, iterate
 from ladon.engine.evaluate import Evaluation, evaluate
-from ladon.engine.plan import Plan, StagePlan, read_plan
+from ladon.engine.plan import Plan, StagePlan, build_stage_section, read_plan
 from ladon.engine.run import Run
 from ladon.engine.stage import Stage
 from ladon.engine.state import Progress, Resumed, load_last, save_last
@@ -64,9 +64,11 @@ class Training:
         """Runs every stage that is not done yet."""
         run, start = self._run, time.perf_counter()
         self._resume()
-        for plan in self._plan.stages:
-            if self._progress.epoch < plan.end_epoch and not self._progress.finished:
-                self._run_stage(plan)
+        done = self._progress.finished
+        stages = [p for p in self._plan.stages if self._progress.epoch < p.end_epoch and not done]
+        self._open_datasets(stages)
+        for plan in stages:
+            self._run_stage(plan)
         self._progress.finished = True
         self._save_last(None)
         if self._writer is not None:
@@ -87,9 +89,18 @@ class Training:
         if self._resumed is None and run.world.is_main:
             (run.folder / "metrics.jsonl").unlink(missing_ok=True)
 
+    def _open_datasets(self, stages: list[StagePlan]) -> None:
+        """Builds all data that is still needed: what is missing must not show after hours."""
+        config = self._run.config
+        for plan in stages:
+            for name in ("train_data_loader", "val_data_loader"):
+                dataset_id = config.get(f"{plan.key}.{name}.dataset_id")
+                if dataset_id is not None:
+                    config.build(config.get("datasets")[dataset_id])
+
     def _run_stage(self, plan: StagePlan) -> None:
         run, progress = self._run, self._progress
-        section = _built_section(run, plan)
+        section = build_stage_section(run.config, plan)
         dataset_id = section["train_data_loader"]["dataset_id"]
         logger.info("Started %s: epochs %d-%d", plan.name, plan.first_epoch, plan.end_epoch - 1)
         loader = build_train_loader(
@@ -284,38 +295,6 @@ class Training:
             signum,
             f"interrupted in epoch {self._progress.epoch} after step {self._progress.step}; "
             f"{self._run.last_path} is saved: add --resume to the same command to go on",
-        )
-
-
-def _built_section(run: Run, plan: StagePlan) -> dict[str, Any]:
-    """The stage's config, built, less what is derived from the stage itself."""
-    section = run.config.section(plan.key)
-    scheduler = dict(section.get("scheduler") or {})
-    kwargs = dict(scheduler.get("kwargs") or {})
-    if scheduler.get("key") == "poly_lr_scheduler":
-        _drop_lazy_length(run, plan, section, kwargs)
-        section = section | {"scheduler": scheduler | {"kwargs": kwargs}}
-    wanted = {k: v for k, v in section.items() if not str(k).startswith("_")}
-    if plan.key == "train":
-        wanted.pop("log_freq", None)
-    return run.config.build(wanted)
-
-
-def _drop_lazy_length(run: Run, plan: StagePlan, section: Mapping, kwargs: dict) -> None:
-    """Removes a computed ``num_iterations``: it would build a dataset only to be replaced."""
-    length = kwargs.get("num_iterations")
-    if length is None or isinstance(length, (int, float)):
-        if length is None:
-            kwargs.pop("num_iterations", None)
-        return
-    del kwargs["num_iterations"]
-    value = getattr(length, "value", None) or {}
-    counted = ((value.get("init") or {}).get("kwargs") or {}).get("dataset")
-    dataset_id = section["train_data_loader"]["dataset_id"]
-    if counted is not None and counted is not run.config.get("datasets")[dataset_id]:
-        logger.warning(
-            "%s: num_iterations is counted on another dataset than %s: using the stage's own",
-            *(run.config.where(f"{plan.key}.scheduler"), dataset_id),
         )
 
 

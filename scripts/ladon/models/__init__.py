@@ -10,6 +10,7 @@ from ladon.models.bottleneck import (
 from ladon.models.build import build_model, freeze_batch_norm, has_pretrained_weights
 from ladon.models.checkpoint import (
     Checkpoint,
+    check_writable,
     load_into,
     read_checkpoint,
     write_checkpoint,
@@ -18,6 +19,7 @@ from ladon.models.checkpoint import (
 __all__ = [
     "Checkpoint",
     "build_model",
+    "check_writable",
     "entropy_coding",
     "find_bottleneck",
     "freeze_batch_norm",

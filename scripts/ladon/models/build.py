@@ -6,12 +6,15 @@ path is taken out of what they are given and read by ``ladon.models.checkpoint``
 
 from __future__ import annotations
 
+import inspect
 import logging
 import urllib.error
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from sc2bench.models import backbone as backbone_module
 from sc2bench.models.backbone import FeatureExtractionBackbone
 from sc2bench.models.detection.rcnn import BaseRCNN, create_faster_rcnn_fpn
 from sc2bench.models.detection.registry import load_detection_model
@@ -19,21 +22,48 @@ from sc2bench.models.registry import load_classification_model
 from sc2bench.models.segmentation.deeplabv3 import create_deeplabv3
 from sc2bench.models.segmentation.registry import load_segmentation_model
 from torch import nn
+from torchvision import models
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.errors import CheckpointError, ConfigError, LadonError
 from ladon.models.checkpoint import load_into, read_checkpoint
+from ladon.models.ladon import HEADS, ThreeHeadedLadon, assemble, segmentation_checkpoint
 
 logger = logging.getLogger(__name__)
 
-_CPU = torch.device("cpu")
 _WEIGHT_KEYS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 _ORIGINAL = "org_model_ckpt_file_path_or_url"
-_LIBRARY_LOADERS = {
-    "image_classification": lambda config: load_classification_model(config, _CPU, False),
-    "object_detection": lambda config: load_detection_model(config, _CPU),
-    "semantic_segmentation": lambda config: load_segmentation_model(config, _CPU),
+TASK_OF = {
+    "classification": "image_classification",
+    "detection": "object_detection",
+    "segmentation": "semantic_segmentation",
 }
+_LIBRARY_LOADERS = {
+    "image_classification": lambda config, device: load_classification_model(config, device, False),
+    "object_detection": load_detection_model,
+    "semantic_segmentation": load_segmentation_model,
+}
+
+
+@contextmanager
+def on_meta_device() -> Iterator[None]:
+    """Lets ``build_model`` build architectures without memory or initialisation, in no time.
+
+    The bottleneck is built on the CPU and moved: CompressAI mixes devices in its constructors.
+    """
+    original = backbone_module.get_layer
+
+    def get_layer(*args: Any, **kwargs: Any) -> nn.Module:
+        with torch.device("cpu"):
+            layer = original(*args, **kwargs)
+        return layer.to("meta")
+
+    backbone_module.get_layer = get_layer
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        backbone_module.get_layer = original
 
 
 def has_pretrained_weights(section: Mapping[str, Any]) -> bool:
@@ -59,7 +89,11 @@ def build_model(
     """
     if not section.get("key"):
         raise ConfigError(f"{where}: a model needs a 'key'")
-    builders = {"faster_rcnn_model": _faster_rcnn, "deeplabv3_model": _deeplabv3}
+    builders = {
+        "faster_rcnn_model": _faster_rcnn,
+        "deeplabv3_model": _deeplabv3,
+        "ladon": _three_headed,
+    }
     builder = builders.get(section["key"])
     try:
         if builder is not None:
@@ -84,13 +118,21 @@ def _from_library(section: Mapping[str, Any], task: str, where: str, replaced: b
     if replaced or original:
         kwargs = _without_weights(kwargs)
     config = {k: v for k, v in section.items() if k not in ("src_ckpt", "dst_ckpt")}
-    model = _LIBRARY_LOADERS[task](config | {"kwargs": kwargs})
+    if replaced and _has_backbone_weights(config["key"]) and "pretrained_backbone" not in kwargs:
+        kwargs["weights_backbone"] = None  # torchvision's default would fetch ImageNet's
+    model = _LIBRARY_LOADERS[task](config | {"kwargs": kwargs}, torch.get_default_device())
     if model is None:
         raise ConfigError(f"{where}: no model called {section['key']}")
     if original and not replaced:
         checkpoint = read_checkpoint(original, f"{where}.kwargs.{_ORIGINAL}")
         _load_original(model, checkpoint, strict)
     return model
+
+
+def _has_backbone_weights(key: str) -> bool:
+    modules = (models.detection, models.segmentation)
+    builders = [vars(m)[key] for m in modules if callable(vars(m).get(key))]
+    return bool(builders) and "weights_backbone" in inspect.signature(builders[0]).parameters
 
 
 def _load_original(model: nn.Module, checkpoint: Any, strict: bool) -> None:
@@ -111,12 +153,9 @@ def _without_weights(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     kept = {k: v for k, v in kwargs.items() if k not in _WEIGHT_KEYS}
     if "weights" in kwargs and not any("pretrained" in k for k in kwargs):
         kept["weights"] = None
-    if "weights_backbone" in kwargs:
-        kept["weights_backbone"] = None
-    elif "pretrained_backbone" in kwargs:
-        kept["pretrained_backbone"] = False
     if "pretrained" in kwargs:
         kept["pretrained"] = False
+        kept |= {"pretrained_backbone": False} if "pretrained_backbone" in kwargs else {}
     return kept
 
 
@@ -192,6 +231,35 @@ def _deeplabv3(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Mod
         num_classes=kwargs.get("num_classes", 21),
     )
     return _start_from(model, kwargs.get("start_ckpt_file_path"), where, replaced)
+
+
+def _three_headed(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Module:
+    """The three-headed model from its three checkpoints (``replaced``: without them)."""
+    classifier = dict(section["classification"])
+    sources = {
+        "classification": classifier.pop("src_ckpt", None),
+        "detection": (section["detection"].get("kwargs") or {}).get("start_ckpt_file_path"),
+        "segmentation": segmentation_checkpoint(
+            (section["segmentation"].get("kwargs") or {}).get("start_ckpt_file_path")
+        ),
+    }
+    built = {"classification": _from_library(classifier, TASK_OF["classification"], where, True)}
+    for head, build in (("detection", _faster_rcnn), ("segmentation", _deeplabv3)):
+        part = dict(section[head])
+        # both heads stand on the classifier's own architecture
+        kwargs = dict(part.get("kwargs") or {}) | {"backbone_config": classifier}
+        kwargs.pop("start_ckpt_file_path", None)
+        part["kwargs"] = kwargs
+        built[head] = build(part, f"{where}.{head}", True)
+    if replaced:
+        return ThreeHeadedLadon(*(built[head] for head in HEADS))
+    checkpoints = {}
+    for head, source in sources.items():
+        name = "src_ckpt" if head == "classification" else "kwargs.start_ckpt_file_path"
+        if source is None:
+            raise CheckpointError(f"{where}.{head}.{name}: names no checkpoint")
+        checkpoints[head] = read_checkpoint(source, f"{where}.{head}.{name}")
+    return assemble(built, checkpoints, section.get("body") or "classification")
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:

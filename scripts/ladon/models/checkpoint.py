@@ -9,10 +9,13 @@ must be in the file and the other way round.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import logging
 import os
 import pickle
 import re
+import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +28,7 @@ from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from ladon.errors import CheckpointError, LadonError
+from ladon.errors import CheckpointError, LadonError, UsageError
 from ladon.models.bottleneck import CDF_TABLES, set_updated
 
 logger = logging.getLogger(__name__)
@@ -48,6 +51,8 @@ SAFE_GLOBALS: list[Any] = [
 _OLD_NAME = re.compile(r"(^|\.)entropy_bottleneck\._(matrix|bias|factor)(\d+)$")
 _NEW_NAME = {"matrix": "matrices", "bias": "biases", "factor": "factors"}
 _LISTED = 5
+# how torch's restricted unpickler names what is outside the allow-list
+_REFUSED = re.compile(r"GLOBAL (\S+)")
 
 
 @dataclass
@@ -86,6 +91,8 @@ def require(path: str | os.PathLike, where: str) -> Path:
     if text.startswith(("http://", "https://")):
         return _fetch(text, where)
     file = Path(text).expanduser()
+    if file.is_dir():
+        raise CheckpointError(f"{file} is a folder, not a checkpoint (named by {where})")
     if not file.is_file():
         raise CheckpointError(
             f"checkpoint not found: {file} (named by {where}); "
@@ -118,13 +125,14 @@ def load_safely(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
-        refused = re.search(r"(?:GLOBAL|global|class|type)\s+`?([\w.]+\.[\w.]+)", text)
-        if "Unsupported" in text or "not an allowed" in text or "not allowed" in text:
-            what = f" ({refused.group(1)})" if refused else ""
+        refused = _REFUSED.search(text)
+        if refused:
             raise CheckpointError(
-                f"{path}: refused: it holds objects that would run code when loaded{what}"
+                f"{path}: refused: it holds objects that would run code when loaded "
+                f"({refused.group(1)})"
             ) from error
-        raise CheckpointError(f"{path}: not a checkpoint, or damaged: {_line(text)}") from error
+        reason = _line(text.rpartition("WeightsUnpickler error:")[2])
+        raise CheckpointError(f"{path}: not a checkpoint, or damaged: {reason}") from error
     except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
         raise CheckpointError(
             f"{path}: truncated or damaged: {_line(str(error)) or type(error).__name__}"
@@ -154,21 +162,27 @@ def read_checkpoint(path: str | os.PathLike, where: str) -> Checkpoint:
         raise CheckpointError(f"{file}: holds a {type(content).__name__}, not a checkpoint")
     full = isinstance(content.get("model"), Mapping)
     state = content["model"] if full else content
-    if not state or not all(isinstance(v, Tensor) for v in state.values()):
+    if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{file}: holds no model: expected tensors by name")
     if not full:
         return Checkpoint(file, current_names(state))
     known = {"model", "best_value", "optimizer", "lr_scheduler", "args"}
-    best = content.get("best_value")
     return Checkpoint(
         file,
         current_names(state),
-        best_value=None if best is None else float(best),
+        best_value=_number(content.get("best_value"), file),
         optimizer=content.get("optimizer"),
         lr_scheduler=content.get("lr_scheduler"),
         args=content.get("args"),
         extra={k: v for k, v in content.items() if k not in known},
     )
+
+
+def _number(best_value: Any, file: Path) -> float | None:
+    try:
+        return None if best_value is None else float(best_value)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: best_value is no number: {best_value!r:.80}") from error
 
 
 def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -295,4 +309,28 @@ def save_atomically(content: Any, path: str | os.PathLike) -> None:
     except (OSError, RuntimeError) as error:
         raise LadonError(f"cannot write checkpoint {file}: {_line(str(error))}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be what cannot be written
+            temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike, where: str) -> None:
+    """Sees before a training that its checkpoint can be written; makes the folder.
+
+    Args:
+        path: the file.
+        where: config key that names it, for the error.
+
+    Raises:
+        UsageError: if it cannot be written.
+    """
+    file = Path(path).expanduser()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"checkpoint {file} cannot be written: {error.strerror} (named by {where})"
+        ) from error

@@ -1,5 +1,6 @@
-"""Finished runs made readable: `runs` reads, `tables` and `plots` show, `files` writes them.
+"""Finished runs made readable.
 
-Everything shown is a list of `runs.RunResult`; a new source of results (published logs, another
-method) is one more function that returns such a list.
+`runs` (metrics.json), `logs` (log files) and `published` (the paper's repository) read results;
+everything that is shown is a list of `results.RunResult`. `compare` and `bd` set results side by
+side, `tables` and `plots` show them, `files` and `readme` write them.
 """

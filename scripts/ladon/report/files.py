@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from ladon.errors import UsageError
 from ladon.report.plots import rate_accuracy_figure, save_figure
-from ladon.report.runs import RunCollection
-from ladon.report.tables import csv_text, latex, markdown
+from ladon.report.render import Sheet, csv_text, latex_document, markdown_document
+from ladon.report.results import RunCollection
+from ladon.report.tables import RESULT_COLUMNS, result_sheets
 
 PLOT_NAME = "rate_accuracy"
 
@@ -29,22 +33,55 @@ def write_report(
     Raises:
         UsageError: a file cannot be written.
     """
-    texts = {
-        out / f"{name}.md": markdown(runs, plot=f"{PLOT_NAME}.png"),
-        out / f"{name}.csv": csv_text(runs),
-        out / f"{name}.tex": latex(runs),
+    ordered = [result for results in runs.by_task().values() for result in results]
+    unfinished = ", ".join(f"`{path}`" for path in runs.unfinished)
+    return write_files(
+        {out / f"{name}.csv": csv_text(RESULT_COLUMNS, ordered)},
+        result_sheets(runs),
+        out / name,
+        rate_accuracy_figure(runs),
+        [out / f"{PLOT_NAME}.png", out / f"{PLOT_NAME}.svg", *([extra_plot] if extra_plot else [])],
+        footer=f"Unfinished: {unfinished}" if unfinished else "",
+    )
+
+
+def write_files(
+    texts: dict[Path, str],
+    sheets: Sequence[Sheet],
+    stem: Path,
+    figure: Figure,
+    plots: Sequence[Path],
+    footer: str = "",
+) -> list[Path]:
+    """Writes tables as STEM.md and STEM.tex, a figure, and other texts.
+
+    Args:
+        texts: further files, by their paths.
+        sheets: the tables.
+        stem: of the two documents' paths.
+        figure: the plot.
+        plots: where to, the first one shown in the Markdown document.
+        footer: a paragraph of the Markdown document.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UsageError: a file cannot be written.
+    """
+    documents = {
+        stem.with_name(f"{stem.name}.md"): markdown_document(sheets, plots[0].name, footer),
+        **texts,
+        stem.with_name(f"{stem.name}.tex"): latex_document(sheets),
     }
-    plots = [out / f"{PLOT_NAME}.png", out / f"{PLOT_NAME}.svg"]
-    if extra_plot:
-        plots.append(extra_plot)
-    figure = rate_accuracy_figure(runs)
     try:
-        for path in (*texts, *plots):
+        for path in (*documents, *plots):
             path.parent.mkdir(parents=True, exist_ok=True)
-        for path, text in texts.items():
+        for path, text in documents.items():
             path.write_text(text, encoding="utf-8")
         for path in plots:
             save_figure(figure, path)
     except OSError as error:
-        raise UsageError(f"cannot write {error.filename or out}: {error.strerror}") from error
-    return [*texts, *plots]
+        where = error.filename or stem.parent
+        raise UsageError(f"cannot write {where}: {error.strerror}") from error
+    return [*documents, *plots]

@@ -1,11 +1,9 @@
-"""Accuracy against payload size: one plot per task, a line per experiment, a point per β."""
+"""Accuracy against size: one plot per task or dataset, a line per experiment, a point per β."""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +14,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ladon.errors import UsageError
 from ladon.report.labels import Box, keep_apart, place_labels, text_size
-from ladon.report.runs import RunCollection, RunResult
+from ladon.report.results import RunCollection, RunResult, TaskView
+from ladon.report.series import DATA_SIZE, PAYLOAD, Measure, Series, score, split_series
 
 FORMATS = (".png", ".svg", ".pdf")
 # Okabe & Ito's palette, in an order that also differs in lightness
@@ -29,77 +28,101 @@ STYLES = (
     ("#56B4E9", "P", (0, (8, 2))),
     ("#E69F00", "X", (0, (1, 3))),
 )
+OWN_MARKERS = ("*", "P", "X", "D", "^", "v")  # hollow and large, around the published points
 LABEL_SIZE = 7.5  # points
 LEVEL_GAP = 0.045  # of the axes' height: one line of text of that size
 
 
 @dataclass(frozen=True)
-class Series:
-    """Results of one experiment, in the order of β, each with a payload."""
+class Panel:
+    """What one plot shows.
 
-    label: str
-    results: list[RunResult]
+    Args:
+        title: above the plot.
+        view: of the task.
+        measure: of the size.
+        lines: sweeps drawn as lines, β at each point.
+        levels: results without a size, drawn as horizontal lines.
+        own: sweeps drawn as markers only, beside published lines.
+        own_levels: results without a size beside published ones.
+    """
+
+    title: str
+    view: TaskView
+    measure: Measure
+    lines: list[Series]
+    levels: list[RunResult]
+    own: list[Series] = field(default_factory=list)
+    own_levels: list[RunResult] = field(default_factory=list)
 
     @property
-    def points(self) -> list[tuple[float, float]]:
-        """Payload in bytes and score of each result."""
-        return [(r.payload_bytes.mean, _score(r)) for r in self.results]
-
-
-def _score(result: RunResult) -> float:
-    """The first metric, nan if it was not measured."""
-    score = result.score(result.view.first)
-    return math.nan if score is None else score
-
-
-def split_series(results: Sequence[RunResult]) -> tuple[list[Series], list[RunResult]]:
-    """Sorts the results of one task into lines and levels.
-
-    Returns:
-        Lines, of the results with a payload: one per experiment and dataset; an experiment that ran
-        twice has two. Levels, of the other results (teachers and baselines): they have an accuracy
-        and no rate.
-    """
-    scored = [r for r in results if math.isfinite(_score(r))]
-    points = [r for r in scored if r.payload_bytes is not None and r.payload_bytes.mean > 0]
-    levels = [r for r in scored if r.payload_bytes is None]
-    groups: dict[tuple[str, str, str, int], list[RunResult]] = defaultdict(list)
-    for result in points:
-        experiment = (result.backbone or "", result.family, result.dataset)
-        # the n-th run of the same β belongs to the n-th line
-        repeat = 0
-        while any(r.beta == result.beta for r in groups.get((*experiment, repeat), [])):
-            repeat += 1
-        groups[(*experiment, repeat)].append(result)
-    several_datasets = len({result.dataset for result in points}) > 1
-    families = {(backbone, family) for backbone, family, _, _ in groups}
-    series = []
-    for (backbone, family, dataset, repeat), members in groups.items():
-        shared = sum(backbone == other for other, _ in families) > 1
-        label = family if shared or not backbone else backbone
-        label += f", {dataset}" if several_datasets else ""
-        label += f" (run {repeat + 1})" if repeat else ""
-        series.append(Series(label, sorted(members, key=lambda r: r.beta or 0.0)))
-    return series, levels
+    def sizes(self) -> list[float]:
+        """All sizes in the plot."""
+        return [size for line in (*self.lines, *self.own) for size, _ in line.points]
 
 
 def rate_accuracy_figure(runs: RunCollection) -> Figure:
-    """Draws all results: x = payload in bytes per image (log), y = the task's first metric."""
-    tasks = runs.by_task()
-    figure = Figure(figsize=(5 * len(tasks), 4.6), layout="constrained")
+    """Draws results task by task: x = payload in bytes (log), y = the task's first metric.
+
+    Where no payload is known (logs in the published wording), x is the published data size.
+    """
+    rated = [r for r in runs.results if r.data_size_kb is not None or r.payload_bytes is not None]
+    known = any(r.payload_bytes is not None for r in rated) or not rated
+    measure = PAYLOAD if known else DATA_SIZE
+    return draw(
+        [
+            Panel(r[0].view.title, r[0].view, measure, *split_series(r, measure))
+            for r in runs.by_task().values()
+        ]
+    )
+
+
+def published_figure(
+    published: RunCollection, runs: RunCollection | None = None, dataset: str | None = None
+) -> Figure:
+    """Draws published results dataset by dataset: x = the published data size in KB (log).
+
+    Args:
+        published: lines, and levels of teachers and baselines.
+        runs: drawn as markers on top; only their datasets are shown then.
+        dataset: show this one only.
+    """
+    own = runs.by_dataset() if runs else {}
+    known = published.by_dataset()
+    panels = []
+    for key in own or known:
+        results = known.get(key, [])
+        if dataset is not None and key[1] != dataset:
+            continue
+        view = (results or own[key])[0].view
+        panels.append(
+            Panel(
+                f"{view.title}: {key[1]}",
+                view,
+                DATA_SIZE,
+                *split_series(results, DATA_SIZE),
+                *split_series(own.get(key, []), DATA_SIZE),
+            )
+        )
+    return draw(panels)
+
+
+def draw(panels: Sequence[Panel]) -> Figure:
+    """Draws panels side by side."""
+    width = 5 * len(panels) if len(panels) > 1 else 6.4
+    figure = Figure(figsize=(width, 4.6), layout="constrained")
     drawn = []
-    for column, results in enumerate(tasks.values(), start=1):
-        axes = figure.add_subplot(1, len(tasks), column)
-        series, levels = split_series(results)
-        _draw_series(axes, series)
-        axes.set_title(results[0].view.title)
-        axes.set_ylabel(results[0].view.first.label)
-        drawn.append((axes, series, _draw_levels(axes, levels)))
+    for column, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), column)
+        _draw_series(axes, panel)
+        axes.set_title(panel.title)
+        axes.set_ylabel(panel.view.first.label)
+        drawn.append((axes, panel, _draw_levels(axes, panel)))
     # labels are placed by what the layout made of the axes, which then must not move any more
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    for axes, series, level_texts in drawn:
-        _annotate_betas(axes, series, level_texts)
+    for axes, panel, level_texts in drawn:
+        _annotate_betas(axes, panel, level_texts)
     return figure
 
 
@@ -116,25 +139,43 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(path, dpi=150, metadata=dateless.get(path.suffix))
 
 
-def _draw_series(axes: Axes, series: Sequence[Series]) -> None:
+def _draw_series(axes: Axes, panel: Panel) -> None:
     axes.grid(alpha=0.3)
     axes.margins(y=0.1)
-    if not series:
+    if not panel.sizes:
         axes.set_xticks([])
-        axes.set_xlabel("no payload measured")
+        axes.set_xlabel("no size measured")
         return
-    for number, line in enumerate(series):
+    for number, line in enumerate(panel.lines):
         color, marker, style = STYLES[number % len(STYLES)]
         sizes, scores = zip(*line.points, strict=True)
         axes.plot(sizes, scores, color=color, marker=marker, linestyle=style, label=line.label)
-    sizes = [size for line in series for size, _ in line.points]
+    for number, line in enumerate(panel.own):
+        sizes, scores = zip(*line.points, strict=True)
+        axes.plot(
+            *(sizes, scores),
+            color="black",
+            marker=OWN_MARKERS[number % len(OWN_MARKERS)],
+            markersize=13,
+            markerfacecolor="none",
+            linestyle="none",
+            label=f"this run: {line.label}",
+        )
     axes.set_xscale("log")
-    axes.set_xlim(min(sizes) / 1.8, max(sizes) * 1.8)
+    axes.set_xlim(min(panel.sizes) / 1.8, max(panel.sizes) * 1.8)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
-    axes.set_xlabel("payload per image [bytes], β at each point")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False, fontsize=9)
+    axes.set_xlabel(f"{panel.measure.label}, β at each point")
+    handles = len(panel.lines) + len(panel.own)
+    columns = 2 if handles > 1 and panel.own else 1
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.15),
+        frameon=False,
+        fontsize=9,
+        ncols=len(panel.lines) if not panel.own and panel.measure is DATA_SIZE else columns,
+    )
 
 
 def _short_number(value: float, position: int | None = None) -> str:
@@ -144,22 +185,29 @@ def _short_number(value: float, position: int | None = None) -> str:
     return f"{value:g}"
 
 
-def _draw_levels(axes: Axes, levels: Sequence[RunResult]) -> list[Text]:
+def _draw_levels(axes: Axes, panel: Panel) -> list[Text]:
     """Draws teachers and baselines as dashed lines, each named above its left end.
 
     Returns:
         The names.
     """
-    heights = sorted({(_score(r), r.label, r.view.first.digits) for r in levels})
-    for height, _, _ in heights:
-        axes.axhline(height, color="0.45", linestyle="--", linewidth=1, zorder=1)
+    heights = {(score(r), r.label, r.digits(r.view.first), "--") for r in panel.levels}
+    heights |= {
+        (score(r), f"this run: {r.label}", r.digits(r.view.first), ":") for r in panel.own_levels
+    }
+    levels = sorted(heights)
+    for height, _, _, style in levels:
+        color = "0.45" if style == "--" else "black"
+        axes.axhline(height, color=color, linestyle=style, linewidth=1, zorder=1)
     low, high = axes.get_ylim()
     # room for the names; places follow from the limits, which must not move any more
-    high += (high - low) * LEVEL_GAP * len(heights)
+    high += (high - low) * LEVEL_GAP * len(levels)
     axes.set_ylim(low, high)
-    wanted = [(height - low) / (high - low) + LEVEL_GAP / 2 for height, _, _ in heights]
+    wanted = [(height - low) / (high - low) + LEVEL_GAP / 2 for height, *_ in levels]
     texts = []
-    for (height, label, digits), place in zip(heights, keep_apart(wanted, LEVEL_GAP), strict=True):
+    for (height, label, digits, _), place in zip(
+        levels, keep_apart(wanted, LEVEL_GAP), strict=True
+    ):
         name = f"{label} {height:.{digits}f}"
         texts.append(
             axes.text(
@@ -169,22 +217,28 @@ def _draw_levels(axes: Axes, levels: Sequence[RunResult]) -> list[Text]:
     return texts
 
 
-def _annotate_betas(axes: Axes, series: Sequence[Series], level_texts: Sequence[Text]) -> None:
-    """Writes β beside each point, clear of the lines, the markers and the names of the levels."""
+def _annotate_betas(axes: Axes, panel: Panel, level_texts: Sequence[Text]) -> None:
+    """Writes β beside each point, clear of the lines, the markers and the names of the levels.
+
+    A run's own markers go without where published lines name the βs.
+    """
+    named = panel.lines or panel.own
+    if not named:
+        return
     to_points = 72 / axes.figure.dpi
-    lines = [axes.transData.transform(line.points) * to_points for line in series]
+    lines = [axes.transData.transform(line.points) * to_points for line in named]
     left, right = axes.bbox.x0 * to_points, axes.bbox.x1 * to_points
     frame = Box(left, axes.bbox.y0 * to_points, right, axes.bbox.y1 * to_points)
     taken, ink = [], list(lines)
     for text in level_texts:
         extent = text.get_window_extent()
         taken.append(Box(*(edge * to_points for edge in extent.extents)))
-    for level in axes.lines[len(series) :]:
+    for level in axes.lines[len(panel.lines) + len(panel.own) :]:
         _, y = axes.transData.transform((1, level.get_ydata()[0])) * to_points
         ink.append([(left, y), (right, y)])
-    betas = [f"{r.beta:g}" if r.beta is not None else "" for line in series for r in line.results]
-    colors = [axes.lines[i].get_color() for i, line in enumerate(series) for _ in line.results]
-    data = [point for line in series for point in line.points]
+    betas = [f"{r.beta:g}" if r.beta is not None else "" for line in named for r in line.results]
+    colors = [axes.lines[i].get_color() for i, line in enumerate(named) for _ in line.results]
+    data = [point for line in named for point in line.points]
     points = [tuple(point) for line in lines for point in line]
     sizes = [text_size(beta, LABEL_SIZE) for beta in betas]
     centers = place_labels(points, sizes, ink, frame, taken)

@@ -1,16 +1,16 @@
-"""Reads the results of finished runs: one `RunResult` per scored model of a run's metrics.json."""
+"""Finds and reads finished runs: metrics.json of a run folder, or a log file alone."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ladon.errors import UsageError
+from ladon.report.logs import LOG_SUFFIXES, is_log, read_log
+from ladon.report.results import TASKS, RunCollection, RunResult, Spread, backbone_in
 
 FORMAT = 1
 METRICS_FILE = "metrics.json"
@@ -18,126 +18,11 @@ RUN_MARKERS = ("run.json", "metrics.jsonl")
 """Files that a run writes from its start on."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is shown: its key in metrics.json, its label, and its decimals."""
-
-    key: str
-    label: str
-    digits: int
-
-
-@dataclass(frozen=True)
-class TaskView:
-    """What a report shows of a task: its title and its two metrics, the first one decisive."""
-
-    title: str
-    first: Metric
-    second: Metric
-
-
-TASKS = {
-    "image_classification": TaskView(
-        "Image classification", Metric("acc1", "Acc@1 [%]", 3), Metric("acc5", "Acc@5 [%]", 3)
-    ),
-    "object_detection": TaskView(
-        "Object detection", Metric("AP", "AP@[.50:.95]", 3), Metric("AP50", "AP@.50", 3)
-    ),
-    "semantic_segmentation": TaskView(
-        "Semantic segmentation",
-        Metric("mean_iou", "mean IoU [%]", 2),
-        Metric("pixel_accuracy", "pixel acc. [%]", 2),
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over n images."""
-
-    mean: float
-    std: float
-    n: int
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """One model's score in one run.
-
-    Args:
-        run: the run folder.
-        role: 'student' or 'teacher'.
-        task: a key of `TASKS`.
-        mode: 'train' (scored after training) or 'test'.
-        name: the experiment's name, β included.
-        config: the config file the run was started with.
-        dataset: what it was scored on, such as 'ilsvrc2012/val'.
-        backbone: such as 'resnet50'; None if the run names none.
-        beta: weight of the rate term; None for a model without one.
-        metrics: all metrics of metrics.json by their keys.
-        data_size_kb: the published data size in KiB per image; None if nothing is sent.
-        payload_bytes: the entropy coder's own bytes per image; None if nothing is sent.
-        num_images: how many images were scored.
-        images_per_s: throughput of the evaluation.
-    """
-
-    run: Path
-    role: str
-    task: str
-    mode: str
-    name: str
-    config: str | None
-    dataset: str
-    backbone: str | None
-    beta: float | None
-    metrics: dict[str, Any]
-    data_size_kb: Spread | None
-    payload_bytes: Spread | None
-    num_images: int | None
-    images_per_s: float | None
-
-    @property
-    def view(self) -> TaskView:
-        """How the run's task is shown."""
-        return TASKS[self.task]
-
-    @property
-    def family(self) -> str:
-        """The experiment's name without β: runs that differ in β only share it."""
-        return re.sub(r"[-_.]?beta[-_=]?\d+(\.\d+)?", "", self.name) or self.name
-
-    @property
-    def label(self) -> str:
-        """The model in a word or two."""
-        if self.role == "teacher":
-            return f"{self.backbone or self.family} (teacher)"
-        if self.beta is None or self.backbone is None:
-            return self.family
-        return self.backbone
-
-    def score(self, metric: Metric) -> float | None:
-        """A metric's value, None if the run did not measure it."""
-        value = self.metrics.get(metric.key)
-        return None if value is None else float(value)
-
-
-@dataclass(frozen=True)
-class RunCollection:
-    """Results in the order of report (`sort_key`), and the run folders that have none yet."""
-
-    results: list[RunResult]
-    unfinished: list[Path]
-
-    def by_task(self) -> dict[str, list[RunResult]]:
-        """Results per task, tasks in the order of `TASKS`, tasks without results left out."""
-        groups = {task: [r for r in self.results if r.task == task] for task in TASKS}
-        return {task: results for task, results in groups.items() if results}
-
-
 def collect_runs(paths: Sequence[str | Path]) -> RunCollection:
-    """Reads run folders, metrics.json files, and all runs below parent folders.
+    """Reads run folders, metrics.json files, logs, and all runs below parent folders.
 
-    A teacher that several runs scored alike is kept once; a student's runs are all kept.
+    A teacher that several runs scored alike is kept once; a student's runs are all kept. Of a run
+    that left both a folder and a log, the folder counts.
 
     Raises:
         UsageError: a path does not exist, a file is broken, or no run is finished.
@@ -150,10 +35,12 @@ def collect_runs(paths: Sequence[str | Path]) -> RunCollection:
         unfinished.update((folder.resolve(), folder) for folder in open_runs)
     results: list[RunResult] = []
     for file in files.values():
-        results += read_metrics(file)
-    if not results:
+        results += read_log(file) if file.suffix in LOG_SUFFIXES else read_metrics(file)
+    if all(result.missing and result.note for result in results):
+        stopped = [f"{result.run}: {result.note}" for result in results]
         where = ", ".join(str(folder) for folder in unfinished.values())
-        raise UsageError(f"no finished run (no {METRICS_FILE}) in {where}")
+        none = [f"no finished run (no {METRICS_FILE}) in {where}"] if where else []
+        raise UsageError("; ".join(stopped + none))
     results.sort(key=sort_key)
     return RunCollection(_without_repeated_teachers(results), sorted(unfinished.values()))
 
@@ -202,15 +89,17 @@ def _result(path: Path, data: dict[str, Any], role: str, model: dict[str, Any]) 
     for metric in (view.first, view.second):
         if metrics.get(metric.key) is not None:
             metrics[metric.key] = float(metrics[metric.key])
+    name = str(data.get("name") or path.parent.resolve().name)
     return RunResult(
         run=path.parent,
         role=role,
         task=data["task"],
         mode=data["mode"],
-        name=str(data.get("name") or path.parent.resolve().name),
+        name=name,
         config=data.get("config"),
         dataset=str(data["dataset"]),
-        backbone=data.get("backbone"),
+        # of the three-headed model, 'backbone' is the model's key
+        backbone=backbone_in(name) or data.get("backbone"),
         beta=None if beta is None else float(beta),
         metrics=metrics,
         data_size_kb=_spread(model.get("data_size_kb")),
@@ -227,7 +116,7 @@ def _spread(data: dict[str, Any] | None) -> Spread | None:
 
 
 def _find(path: Path) -> tuple[list[Path], list[Path]]:
-    """The metrics files at or below a path, and the run folders without one."""
+    """The files with results at or below a path, and the run folders without one."""
     if path.is_file():
         return [path], []
     if not path.is_dir():
@@ -240,6 +129,10 @@ def _find(path: Path) -> tuple[list[Path], list[Path]]:
             found.append(Path(folder, METRICS_FILE))
         elif any(marker in names for marker in RUN_MARKERS):
             unfinished.append(Path(folder))
+        else:
+            logs = [Path(folder, name) for name in sorted(names)]
+            # the log of a run folder stands beside it, under the same name
+            found += [log for log in logs if log.stem not in subfolders and is_log(log)]
     # a folder given by name that holds no run at all has at best just been started
     return found, unfinished if found or unfinished else [path]
 

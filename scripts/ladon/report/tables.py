@@ -1,60 +1,41 @@
-"""Results as tables for the terminal, Markdown, CSV and LaTeX, all from the one list `COLUMNS`."""
+"""The tables of a report: results, results beside the published ones, and Bjøntegaard's deltas."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from ladon.report.runs import Metric, RunCollection, RunResult, TaskView
+from ladon.report.bd import BdResult
+from ladon.report.compare import (
+    Comparison,
+    Tolerance,
+    difference,
+    relative_difference,
+)
+from ladon.report.render import MISSING, Column, Sheet, make_console, number, print_sheet
+from ladon.report.results import TASKS, Metric, RunCollection, RunResult, TaskView, datasets
 
-MISSING = "–"
-WIDTH_WITHOUT_TERMINAL = 240
+__all__ = ["make_console", "print_table"]  # also for scripts that only print results
 
-
-@dataclass(frozen=True)
-class Column:
-    """One column, in whichever format.
-
-    Args:
-        name: header of the CSV file.
-        value: what the CSV file holds, unrounded; None becomes an empty cell.
-        header: header of the other tables, by task; None for a column of the CSV file only.
-        text: the cell of the other tables.
-        in_latex: False for what a paper does not print.
-        left: aligned to the left.
-    """
-
-    name: str
-    value: Callable[[RunResult], object]
-    header: Callable[[TaskView], str] | None = None
-    text: Callable[[RunResult], str] = lambda result: MISSING
-    in_latex: bool = True
-    left: bool = False
+KB_DIGITS = 3  # a byte, just about
 
 
-def _number(value: float | None, digits: int) -> str:
-    return MISSING if value is None else f"{value:.{digits}f}"
-
-
-def _beta(result: RunResult) -> float | None:
-    return None if result.role == "teacher" else result.beta
+def _beta_text(result: RunResult) -> str:
+    return MISSING if result.shown_beta is None else f"{result.shown_beta:g}"
 
 
 def _score_text(result: RunResult, metric: Metric) -> str:
-    return _number(result.score(metric), metric.digits)
+    if result.missing and result.note and metric is result.view.first:
+        return "missing"
+    return number(result.score(metric), result.digits(metric))
 
 
 def _size_text(result: RunResult) -> str:
     size = result.data_size_kb
-    return MISSING if size is None else f"{size.mean:.2f} ± {size.std:.2f}"
+    return MISSING if size is None else f"{size.mean:.{KB_DIGITS}f} ± {size.std:.{KB_DIGITS}f}"
 
 
 def _payload_text(result: RunResult) -> str:
@@ -68,7 +49,7 @@ def _run_path(result: RunResult) -> str:
     return absolute if relative.startswith(os.pardir) else Path(relative).as_posix()
 
 
-COLUMNS = (
+RESULT_COLUMNS = (
     Column("task", lambda r: r.task),
     Column("dataset", lambda r: r.dataset, lambda v: "dataset", lambda r: r.dataset, left=True),
     Column("name", lambda r: r.name),
@@ -76,9 +57,7 @@ COLUMNS = (
     Column("mode", lambda r: r.mode),
     Column("backbone", lambda r: r.backbone),
     Column("model", lambda r: r.label, lambda v: "model", lambda r: r.label, left=True),
-    Column(
-        "beta", _beta, lambda v: "β", lambda r: MISSING if _beta(r) is None else f"{_beta(r):g}"
-    ),
+    Column("beta", lambda r: r.shown_beta, lambda v: "β", _beta_text),
     Column("metric_name", lambda r: r.view.first.key),
     Column(
         "metric_value",
@@ -96,7 +75,7 @@ COLUMNS = (
     Column(
         "data_size_kb_mean",
         lambda r: r.data_size_kb and r.data_size_kb.mean,
-        lambda v: "data size [KiB]",
+        lambda v: "data size [KB]",
         _size_text,
     ),
     Column("data_size_kb_std", lambda r: r.data_size_kb and r.data_size_kb.std),
@@ -117,142 +96,188 @@ COLUMNS = (
         "images_per_s",
         lambda r: r.images_per_s,
         lambda v: "images/s",
-        lambda r: _number(r.images_per_s, 1),
+        lambda r: number(r.images_per_s, 1),
     ),
-    Column("run", _run_path, lambda v: "run", _run_path, in_latex=False, left=True),
+    Column("run", _run_path, lambda v: "run", _run_path, aside=True, left=True),
 )
-
-
-def make_console() -> Console:
-    """A console as wide as the terminal, or wide enough for a table where there is none."""
-    console = Console(highlight=False)
-    return (
-        console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL, highlight=False)
-    )
-
-
-def _datasets(results: Sequence[RunResult]) -> list[str]:
-    return list(dict.fromkeys(result.dataset for result in results))
-
-
-def _shown_columns(results: Sequence[RunResult]) -> list[Column]:
-    """The columns of a table for people; the dataset's only where there are several."""
-    several = len(_datasets(results)) > 1
-    return [c for c in COLUMNS if c.header and (several or c.name != "dataset")]
+PUBLISHED_COLUMNS = ("model", "beta", "metric_value", "second_metric_value", "data_size_kb_mean")
 
 
 def title(results: Sequence[RunResult]) -> str:
     """Headline of the results of one task."""
-    return f"{results[0].view.title}: {', '.join(_datasets(results))}"
+    return f"{results[0].view.title}: {', '.join(datasets(results))}"
 
 
-def rich_table(results: Sequence[RunResult], with_runs: bool = True) -> Table:
-    """The table of one task for the terminal.
+def result_sheet(results: Sequence[RunResult], names: Sequence[str] = ()) -> Sheet:
+    """The table of one task.
 
     Args:
         results: of one task.
-        with_runs: False to leave out the paths of the run folders.
+        names: the columns to show; all, if none are named, the dataset's where there are several.
     """
-    table = Table(title=title(results), title_justify="left")
-    columns = [c for c in _shown_columns(results) if with_runs or c.name != "run"]
-    for column in columns:
-        cells = [column.text(result) for result in results]
-        # cells stay whole, headers may break between words
-        table.add_column(
-            Text(column.header(results[0].view)),  # not markup: headers hold brackets
-            justify="left" if column.left else "right",
-            min_width=max(map(len, cells)),
-        )
-    for result in results:
-        table.add_row(*(Text(column.text(result)) for column in columns))
-    return table
+    several = len(datasets(results)) > 1
+    columns = [
+        column
+        for column in RESULT_COLUMNS
+        if column.header
+        and (column.name in names if names else several or column.name != "dataset")
+    ]
+    absent = [f"{r.label}, β {_beta_text(r)}: {r.note}" for r in results if r.missing and r.note]
+    caption = f"missing: {'; '.join(absent)}" if absent else ""
+    return Sheet(title(results), results[0].view, columns, list(results), caption)
+
+
+def result_sheets(runs: RunCollection, names: Sequence[str] = ()) -> list[Sheet]:
+    """The tables of all tasks."""
+    return [result_sheet(results, names) for results in runs.by_task().values()]
 
 
 def print_table(console: Console, results: Sequence[RunResult]) -> None:
     """Prints one task's table; where it is too wide, the run folders follow below it."""
-    table = rich_table(results)
-    # measured without the console's own limit, which would cut the answer
-    needed = console.measure(table, options=console.options.update(max_width=10_000)).minimum
-    if needed <= console.width:
-        console.print(table)
-        return
-    console.print(rich_table(results, with_runs=False))
-    for run in dict.fromkeys(map(_run_path, results)):
-        console.print(f"  {run}", markup=False, soft_wrap=True)
+    print_sheet(console, result_sheet(results))
 
 
-def markdown(runs: RunCollection, plot: str | None = None) -> str:
-    """A Markdown document with a table per task.
-
-    Args:
-        runs: what to show.
-        plot: file name of a picture to show at the end.
-    """
-    parts = ["# Results"]
-    for results in runs.by_task().values():
-        columns = _shown_columns(results)
-        rows = [
-            [column.header(results[0].view) for column in columns],
-            [":---" if column.left else "---:" for column in columns],
-            *([column.text(result) for column in columns] for result in results),
-        ]
-        lines = ["| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in rows]
-        parts += [f"## {title(results)}", "\n".join(lines)]
-    if runs.unfinished:
-        parts.append(f"Unfinished: {', '.join(f'`{path}`' for path in runs.unfinished)}")
-    if plot:
-        parts.append(f"![Accuracy against payload size]({plot})")
-    return "\n\n".join(parts) + "\n"
+def _short(view: TaskView) -> str:
+    return view.first.label.partition(" [")[0]
 
 
-def csv_text(runs: RunCollection) -> str:
-    """All results, unrounded, one line each, with a header."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(column.name for column in COLUMNS)
-    for results in runs.by_task().values():
-        writer.writerows([column.value(result) for column in COLUMNS] for result in results)
-    return buffer.getvalue()
+def _of_published(text: Callable[[RunResult], str]) -> Callable[[Comparison], str]:
+    return lambda c: MISSING if c.published is None else text(c.published)
 
 
-def latex(runs: RunCollection) -> str:
-    r"""One `tabular` per task, to be `\input` into a document; needs no package."""
-    parts = []
-    for results in runs.by_task().values():
-        columns = [column for column in _shown_columns(results) if column.in_latex]
-        alignment = "".join("l" if column.left else "r" for column in columns)
-        lines = [
-            f"% {title(results)}",
-            f"\\begin{{tabular}}{{{alignment}}}",
-            "\\hline",
-            _latex_row(column.header(results[0].view) for column in columns),
-            "\\hline",
-            *(_latex_row(column.text(result) for column in columns) for result in results),
-            "\\hline",
-            "\\end{tabular}",
-        ]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+def _difference_text(c: Comparison) -> str:
+    if c.scores is None or c.published is None:
+        return MISSING
+    metric = c.ours.view.first
+    return number(difference(c.scores), max(c.ours.digits(metric), c.published.digits(metric)), "+")
 
 
-def _latex_row(cells: Iterable[str]) -> str:
-    row = " & ".join(map(latex_escape, cells))
-    # the \\ of the row above would read a bracket or a star as its own argument
-    return f"{'{}' if row[:1] in ('[', '*') else ''}{row} \\\\"
+def _percent(pair: tuple[float, float] | None) -> float | None:
+    return None if pair is None or pair[1] == 0 else relative_difference(pair)
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{c: f"${c}$" for c in "<>|"},
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "β": r"$\beta$",
-    "±": r"$\pm$",
-    MISSING: "--",
-}
+def _percent_text(pair: tuple[float, float] | None) -> str:
+    return MISSING if _percent(pair) is None else f"{_percent(pair):+.2f} %"
 
 
-def latex_escape(text: str) -> str:
-    """The text with every character that LaTeX would take for something else written out."""
-    return "".join(_LATEX.get(character, character) for character in text)
+COMPARISON_COLUMNS = (
+    Column("task", lambda c: c.ours.task),
+    Column("dataset", lambda c: c.ours.dataset),
+    Column("backbone", lambda c: c.ours.backbone),
+    Column("role", lambda c: c.ours.role),
+    Column("model", lambda c: c.ours.label, lambda v: "model", lambda c: c.ours.label, left=True),
+    Column("beta", lambda c: c.ours.shown_beta, lambda v: "β", lambda c: _beta_text(c.ours)),
+    Column("metric_name", lambda c: c.ours.view.first.key),
+    Column(
+        "metric_published",
+        lambda c: c.published and c.published.score(c.published.view.first),
+        lambda v: f"published {v.first.label}",
+        _of_published(lambda r: _score_text(r, r.view.first)),
+    ),
+    Column(
+        "metric_value",
+        lambda c: c.ours.score(c.ours.view.first),
+        lambda v: v.first.label,
+        lambda c: _score_text(c.ours, c.ours.view.first),
+    ),
+    Column(
+        "metric_difference",
+        lambda c: c.scores and difference(c.scores),
+        lambda v: f"Δ {_short(v)}",
+        _difference_text,
+    ),
+    Column(
+        "metric_difference_percent",
+        lambda c: _percent(c.scores),
+        lambda v: f"Δ {_short(v)}, relative",
+        lambda c: _percent_text(c.scores),
+    ),
+    Column(
+        "data_size_kb_published",
+        lambda c: c.published and c.published.data_size_kb and c.published.data_size_kb.mean,
+        lambda v: "published size [KB]",
+        _of_published(lambda r: number(r.data_size_kb and r.data_size_kb.mean, KB_DIGITS)),
+    ),
+    Column(
+        "data_size_kb_mean",
+        lambda c: c.ours.data_size_kb and c.ours.data_size_kb.mean,
+        lambda v: "size [KB]",
+        lambda c: number(c.ours.data_size_kb and c.ours.data_size_kb.mean, KB_DIGITS),
+    ),
+    Column(
+        "data_size_kb_difference",
+        lambda c: c.sizes and difference(c.sizes),
+        lambda v: "Δ size [KB]",
+        lambda c: number(c.sizes and difference(c.sizes), KB_DIGITS, "+"),
+    ),
+    Column(
+        "data_size_difference_percent",
+        lambda c: _percent(c.sizes),
+        lambda v: "Δ size, relative",
+        lambda c: _percent_text(c.sizes),
+    ),
+    Column("verdict", lambda c: c.verdict, lambda v: "verdict", lambda c: c.verdict, left=True),
+    Column(
+        "run",
+        lambda c: _run_path(c.ours),
+        lambda v: "run",
+        lambda c: _run_path(c.ours),
+        aside=True,
+        left=True,
+    ),
+)
+
+
+def comparison_sheets(comparisons: Sequence[Comparison], tolerance: Tolerance) -> list[Sheet]:
+    """Runs beside the published results, a table per task."""
+    columns = [column for column in COMPARISON_COLUMNS if column.header]
+    sheets = []
+    for task, view in TASKS.items():
+        rows = [c for c in comparisons if c.ours.task == task]
+        if rows:
+            headline = f"{title([c.ours for c in rows])}, against the published results"
+            caption = f"Tolerance: {tolerance}. Δ: the run's minus the published."
+            sheets.append(Sheet(headline, view, columns, rows, caption))
+    return sheets
+
+
+BD_COLUMNS = (
+    Column("task", lambda b: b.test.subject[0]),
+    Column("dataset", lambda b: b.test.subject[1]),
+    Column("sweep", lambda b: b.test.label, lambda v: "sweep", lambda b: b.test.label, left=True),
+    Column("than", lambda b: b.anchor.label, lambda v: "than", lambda b: b.anchor.label, left=True),
+    Column(
+        "bd_rate_percent",
+        lambda b: b.rate,
+        lambda v: "BD-rate [%]",
+        lambda b: number(b.rate, 2, "+"),
+    ),
+    Column(
+        "bd_accuracy",
+        lambda b: b.accuracy,
+        lambda v: f"BD-accuracy in {v.first.label}",
+        lambda b: number(b.accuracy, b.test.results[0].view.first.digits, "+"),
+    ),
+    Column(
+        "note",
+        lambda b: "; ".join(b.notes),
+        lambda v: "note",
+        lambda b: "; ".join(b.notes),
+        aside=True,
+        left=True,
+    ),
+)
+
+
+def bd_sheets(results: Sequence[BdResult]) -> list[Sheet]:
+    """Bjøntegaard's deltas, a table per task."""
+    columns = [column for column in BD_COLUMNS if column.header]
+    caption = "BD-rate: more bytes for the same accuracy; BD-accuracy: gain at the same bytes."
+    sheets = []
+    for task, view in TASKS.items():
+        rows = [result for result in results if result.test.subject[0] == task]
+        if rows:
+            data = dict.fromkeys(result.test.subject[1] for result in rows)
+            headline = f"{view.title}: {', '.join(data)}, Bjøntegaard's deltas"
+            sheets.append(Sheet(headline, view, columns, rows, caption))
+    return sheets

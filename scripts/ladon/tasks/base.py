@@ -8,6 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from ladon.models.ladon import ThreeHeadedLadon
 
 
 class Metric(ABC):
@@ -39,25 +42,44 @@ class Task(ABC):
 
     Attributes:
         name: name of its script and of its registry of models.
+        head: the three-headed model's head that answers it.
         key_metric: the metric that chooses the best checkpoint; greater is better.
         student_sections: config sections that may hold the model to be trained or tested.
     """
 
     name: ClassVar[str]
+    head: ClassVar[str]
     key_metric: ClassVar[str]
     student_sections: ClassVar[tuple[str, ...]] = ("student_model", "model")
+
+    def __init__(self) -> None:
+        self._padded_sizes: dict[tuple, tuple[int, ...]] = {}
 
     def move(self, images: Any, targets: Any, device: torch.device) -> tuple[Any, Any]:
         """Moves a collated batch to the device."""
         return to_device(images, device), to_device(targets, device)
 
     def predict(self, model: nn.Module, images: Any) -> Any:
-        """Runs the model in evaluation."""
+        """Runs the model in evaluation; of a three-headed one, the task's own head."""
+        if isinstance(model, ThreeHeadedLadon):
+            return model(images, heads=(self.head,))[self.head]
         return model(images)
 
     def input_size(self, sample: Any, model: nn.Module) -> tuple[int, ...]:
-        """Size at which the encoder sees a sample; an evaluation batch holds one size only."""
-        return tuple(sample.shape) if isinstance(sample, Tensor) else tuple(sample.size)
+        """Size at which the encoder sees a sample; an evaluation batch holds one size only.
+
+        That is the sample's own size, or what the model's own transform resizes and pads it to.
+        """
+        size = tuple(sample.shape[-2:]) if isinstance(sample, Tensor) else tuple(sample.size)
+        transform = getattr(model, "transform", None)
+        if not isinstance(transform, GeneralizedRCNNTransform):
+            return size
+        key = (*size, transform.min_size, transform.max_size, transform.size_divisible)
+        if key not in self._padded_sizes:
+            resized, _ = transform.resize(torch.zeros(3, *size), None)
+            step = transform.size_divisible
+            self._padded_sizes[key] = tuple(-(-side // step) * step for side in resized.shape[-2:])
+        return self._padded_sizes[key]
 
     @abstractmethod
     def metric(self, dataset: Any, options: Mapping[str, Any]) -> Metric:

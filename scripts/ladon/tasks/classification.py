@@ -45,6 +45,7 @@ class ImageClassification(Task):
     """ImageFolder-like data, logits out."""
 
     name = "image_classification"
+    head = "classification"
     key_metric = "acc1"
 
     def metric(self, dataset: Any, options: Mapping[str, Any]) -> Accuracy:

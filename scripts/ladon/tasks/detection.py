@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from pycocotools.cocoeval import COCOeval
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Subset
 
 from ladon.errors import DataError, UsageError
@@ -93,26 +93,12 @@ class ObjectDetection(Task):
     """Lists of images of any size with COCO targets; the model resizes and pads them itself."""
 
     name = "object_detection"
+    head = "detection"
     key_metric = "AP"
-
-    def __init__(self) -> None:
-        self._sizes: dict[tuple, tuple[int, ...]] = {}
 
     def move(self, images: Any, targets: Any, device: torch.device) -> tuple[list, list]:
         """Moves a list of images [3, H, W] and of targets."""
         return super().move(list(images), [dict(t) for t in targets], device)
-
-    def input_size(self, sample: Tensor, model: nn.Module) -> tuple[int, ...]:
-        """Size of the sample after the model's own resizing and padding."""
-        transform = getattr(model, "transform", None)
-        if transform is None:
-            return super().input_size(sample, model)
-        key = (*sample.shape[-2:], transform.min_size, transform.max_size)
-        if key not in self._sizes:
-            resized, _ = transform.resize(torch.zeros(3, *sample.shape[-2:]), None)
-            step = transform.size_divisible
-            self._sizes[key] = tuple(-(-side // step) * step for side in resized.shape[-2:])
-        return self._sizes[key]
 
     def metric(self, dataset: Any, options: Mapping[str, Any]) -> CocoMetric:
         """Returns COCO's bounding-box metric.

@@ -90,6 +90,7 @@ class SemanticSegmentation(Task):
     """Images and label maps of one size; the model returns logits under 'out'."""
 
     name = "semantic_segmentation"
+    head = "segmentation"
     key_metric = "mean_iou"
 
     def metric(self, dataset: Any, options: Mapping[str, Any]) -> ConfusionMatrix:

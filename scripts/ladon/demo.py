@@ -1,0 +1,274 @@
+"""Runs that stand on one another, as child processes side by side, each only if it is needed.
+
+A finished run is skipped, an interrupted one goes on with `--resume`, and one whose config, seed or
+foundation has changed starts anew. Imports nothing heavy: each run loads its libraries itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ladon.config import load_config
+from ladon.paths import run_folder, run_log_path
+from ladon.sweep import task_script
+
+SEED = 0
+MOST_SIDE_BY_SIDE = 3
+_LINES_KEPT = 15
+
+Say = Callable[[str], None]
+"""Shows one line to the person who waits."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run of a task script.
+
+    Args:
+        title: what people call it.
+        task: the task's short name, as in `ladon.sweep.TASKS`.
+        config: its YAML file.
+        needs: parts whose checkpoints it starts from.
+    """
+
+    title: str
+    task: str
+    config: Path
+    needs: tuple[Part, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return run_folder(self.config)
+
+    def checkpoint(self, data_root: str) -> Path:
+        """Where its config puts the best model."""
+        config = load_config(self.config, data_root=data_root)
+        keys = ("models.student_model.dst_ckpt", "models.model.dst_ckpt")
+        return Path(next(path for key in keys if (path := config.get(key)))).expanduser()
+
+    def state(self, data_root: str) -> str:
+        """'finished', 'begun' (can be resumed) or 'new', by what its folder holds.
+
+        Only what was made with the same config and seed, and after the checkpoints of the parts
+        it needs, counts.
+        """
+        last = self.folder / "last.pt"
+        try:
+            config = (self.folder / "config.yaml").read_text(encoding="utf-8")
+            seed = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))["seed"]
+            since = last.stat().st_mtime
+            needed = [need.checkpoint(data_root).stat().st_mtime for need in self.needs]
+        except (OSError, ValueError, KeyError, TypeError):
+            return "new"
+        fresh = load_config(self.config, data_root=data_root).dump()
+        if config != fresh or seed != SEED or max(needed, default=0.0) > since:
+            return "new"
+        has_checkpoint = self.checkpoint(data_root).is_file()
+        if has_checkpoint and _mode(self.folder / "metrics.json") == "train":
+            return "finished"
+        # every epoch that is done has had its checkpoint written; without it nothing is left
+        lost = (self.folder / "metrics.jsonl").exists() and not has_checkpoint
+        return "new" if lost else "begun"
+
+    def command(self, data_root: str, *, resume: bool) -> list[str]:
+        """Its command line."""
+        return [
+            *(sys.executable, str(task_script(self.task)), "--config", str(self.config)),
+            *("--data_root", data_root, "--seed", str(SEED)),
+            *(["--resume"] if resume else []),
+        ]
+
+
+def _mode(metrics: Path) -> str | None:
+    try:
+        return json.loads(metrics.read_text(encoding="utf-8"))["mode"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class Children:
+    """Child processes that stop when this one is told to, after they have saved their state.
+
+    Within this context SIGINT and SIGTERM are passed on to the children instead of ending this
+    process.
+
+    Attributes:
+        received: the signal that this process was sent.
+        stopping: the signal that the children were sent; no more should be started.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.stopping: int | None = None
+        self._running: set[subprocess.Popen[str]] = set()
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Children:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._previous[signum] = signal.signal(signum, self._receive)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def __call__(self, command: list[str], env: Mapping[str, str], say: Say) -> int:
+        """Runs a command to its end; several threads may call it.
+
+        Args:
+            command: program and arguments.
+            env: variables that differ from this process's.
+            say: is given each line of output.
+
+        Returns:
+            The exit code, -N if signal N killed it.
+        """
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **env},
+            encoding="utf-8",
+            errors="replace",
+        )
+        self._running.add(process)
+        try:
+            if self.stopping is not None:  # it came while the child was being started
+                process.send_signal(self.stopping)
+            for line in process.stdout:
+                say(line.rstrip())
+            return process.wait()
+        finally:
+            self._running.discard(process)
+
+    def stop(self) -> None:
+        """Asks all children to stop; not a second time, which would mean 'at once'."""
+        if self.stopping is None:
+            self._send(signal.SIGTERM)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        # a terminal's Ctrl-C reaches the children as well; they take the two for one
+        self.received = self.received or signum
+        self._send(signum)
+
+    def _send(self, signum: int) -> None:
+        self.stopping = signum
+        for process in list(self._running):
+            process.send_signal(signum)
+
+
+class Crew:
+    """Brings parts to their end, several at a time, in their order as far as their needs allow.
+
+    Args:
+        parts: what to run; a part stands behind those it needs.
+        data_root: the datasets' folder.
+        children: runs the commands.
+        say: is given lines for the person who waits.
+        cores: of this machine.
+        first: number of the first part, in what is said.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        data_root: str,
+        children: Children,
+        say: Say,
+        *,
+        cores: int,
+        first: int = 1,
+    ) -> None:
+        self._parts, self._data_root, self._children = parts, data_root, children
+        self._cores, self._say, self._lock = cores, say, threading.Lock()
+        total = first + len(parts) - 1
+        self._labels = {p: f"[{n}/{total}] {p.title}" for n, p in enumerate(parts, start=first)}
+        # two runs of one thread each do twice as much as one run of one thread, and one run of two
+        # threads on these small batches does not
+        self._side_by_side = max(1, min(cores, MOST_SIDE_BY_SIDE))
+
+    def work(self) -> int:
+        """Runs all parts; if one fails, the others save their state and stop.
+
+        Returns:
+            0, or the exit code of the first part that failed or was interrupted.
+        """
+        waiting, done = list(self._parts), set()
+        running: dict[Future[int], Part] = {}
+        code = 0
+        with ThreadPoolExecutor(self._side_by_side) as pool:
+            while True:
+                free = self._side_by_side - len(running) if self._children.stopping is None else 0
+                for part in [p for p in waiting if done.issuperset(p.needs)][:free]:
+                    waiting.remove(part)
+                    running[pool.submit(self._run_part, part)] = part
+                if not running:
+                    return code
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    part = running.pop(future)
+                    try:
+                        own = future.result()
+                    except BaseException:
+                        self._children.stop()
+                        raise
+                    if own == 0:
+                        done.add(part)
+                    else:
+                        code = code or own
+                        self._children.stop()
+
+    def _run_part(self, part: Part) -> int:
+        label, log = self._labels[part], run_log_path(part.config)
+        state = part.state(self._data_root)
+        if state == "finished":
+            self._tell(f"{label}: already done ({part.folder})")
+            return 0
+        self._tell(f"{label}: {'going on' if state == 'begun' else 'started'} (log: {log})")
+        threads = self._cores // self._side_by_side if part.needs else self._cores
+        start, lines = time.monotonic(), []
+
+        def show(line: str) -> None:
+            lines[: max(0, len(lines) + 1 - _LINES_KEPT)] = []
+            lines.append(line)
+            if (shown := _progress(line)) is not None:
+                self._tell(f"      {part.title} | {shown}")
+
+        command = part.command(self._data_root, resume=state == "begun")
+        code = self._children(command, {"OMP_NUM_THREADS": str(max(1, threads))}, show)
+        seconds = time.monotonic() - start
+        if code == 0:
+            self._tell(f"{label}: done in {seconds:.0f} s")
+        elif code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+            self._tell(f"{label}: stopped after {seconds:.0f} s; run the demo again to go on")
+        else:
+            said = "\n".join(f"  {line}" for line in lines)
+            self._tell(f"{said}\n{label}: failed with exit code {code} (log: {log})")
+        return code if code >= 0 else 128 - code
+
+    def _tell(self, line: str) -> None:
+        with self._lock:
+            self._say(line)
+
+
+def _progress(line: str) -> str | None:
+    """The message of a log line of the engine's own, less its tabs; None for other lines."""
+    fields = line.split("\t", 3)
+    if len(fields) < 4 or fields[1] not in ("INFO", "WARNING", "ERROR"):
+        return None
+    if fields[1] == "INFO" and not fields[3].startswith(("Epoch:", " * Acc", "mean IoU")):
+        return None
+    return fields[3].strip().expandtabs(2)

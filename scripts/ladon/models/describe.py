@@ -1,0 +1,164 @@
+"""What a checkpoint holds, told from its tensors' names and shapes alone."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ladon.models.checkpoint import Checkpoint, load_safely, read_checkpoint
+
+# blocks in layers 2 to 4; layer 1 is what the bottleneck replaces
+_RESNETS = {
+    (False, (2, 2, 2)): "resnet18",
+    (False, (4, 6, 3)): "resnet34",
+    (True, (4, 6, 3)): "resnet50",
+    (True, (4, 23, 3)): "resnet101",
+    (True, (8, 36, 3)): "resnet152",
+}
+_RESNESTS = {
+    (1, 1, 1): "resnest14d",
+    (2, 2, 2): "resnest26d",
+    (4, 6, 3): "resnest50d",
+    (4, 23, 3): "resnest101e",
+    (24, 36, 3): "resnest200e",
+    (30, 48, 8): "resnest269e",
+}
+_BETA = re.compile(r"beta(\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What ``describe`` found; None where the file does not tell.
+
+    Attributes:
+        kind: what sort of file it is.
+        task: classification, detection or segmentation.
+        backbone: name of the network behind the bottleneck.
+        channels: C, channels of the latent.
+        beta: weight of the rate, from the file's name or its arguments.
+        updated: whether CDF tables are in it; None without a bottleneck.
+        names: the library whose tensor names the file uses.
+        best_value: best validation value.
+        num_tensors: number of tensors of the model.
+        num_parameters: their elements, buffers included.
+        num_bytes: size of the file.
+    """
+
+    kind: str
+    task: str | None
+    backbone: str | None
+    channels: int | None
+    beta: float | None
+    updated: bool | None
+    names: str
+    best_value: float | None
+    num_tensors: int
+    num_parameters: int
+    num_bytes: int
+
+    def lines(self) -> list[str]:
+        """Returns one line per fact, for people."""
+
+        def known(value: Any) -> str:
+            return "not told by the file" if value is None else str(value)
+
+        updated = {True: "yes (CDF tables are in it)", False: "no (no CDF tables)", None: "–"}
+        return [
+            f"kind        {self.kind}",
+            f"task        {known(self.task)}",
+            f"backbone    {known(self.backbone)}",
+            f"C           {'–' if self.channels is None else self.channels}",
+            f"beta        {known(self.beta)}",
+            f"updated     {updated[self.updated]}",
+            f"best value  {known(self.best_value)}",
+            f"names       {self.names}",
+            f"tensors     {self.num_tensors} ({self.num_parameters:,} numbers)",
+            f"size        {self.num_bytes / 2**20:.1f} MiB",
+        ]
+
+
+def describe(path: str) -> Description:
+    """Reads a checkpoint without executing anything from it, and says what it holds.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, unsafe, or holds no model.
+    """
+    checkpoint = read_checkpoint(path, "the command line")
+    raw = load_safely(checkpoint.path)
+    raw = raw["model"] if isinstance(raw.get("model"), Mapping) else raw
+    state = checkpoint.model
+    quantiles = [n for n in state if n.endswith("entropy_bottleneck.quantiles")]
+    prefix = quantiles[0].removesuffix("entropy_bottleneck.quantiles") if quantiles else ""
+    body = prefix.removesuffix("bottleneck_layer.")
+    table = f"{prefix}entropy_bottleneck._quantized_cdf"
+    return Description(
+        kind=_kind(checkpoint, raw, bool(quantiles)),
+        task=_task(state),
+        backbone=_backbone(state, body),
+        channels=state[quantiles[0]].shape[0] if quantiles else None,
+        beta=_beta(checkpoint),
+        updated=bool(state[table].numel()) if table in state else None,
+        names="compressai < 1.2.7 (2022)" if set(raw) != set(state) else "today's",
+        best_value=checkpoint.best_value,
+        num_tensors=len(state),
+        num_parameters=sum(t.numel() for t in state.values()),
+        num_bytes=checkpoint.path.stat().st_size,
+    )
+
+
+def _kind(checkpoint: Checkpoint, raw: Mapping[str, Any], has_bottleneck: bool) -> str:
+    model = "Ladon model" if has_bottleneck else "model without bottleneck"
+    if "progress" in checkpoint.extra:
+        return f"{model}, state of a training to be resumed"
+    if raw is checkpoint.model or checkpoint.args is checkpoint.optimizer is None:
+        return f"{model}, weights"
+    return f"{model}, best checkpoint of a training"
+
+
+def _task(state: Mapping[str, Tensor]) -> str | None:
+    starts = {name.split(".", 1)[0] for name in state}
+    if {"rpn", "roi_heads"} <= starts or "head" in starts:
+        return "detection"
+    if "backbone" in starts and "classifier" in starts:
+        return "segmentation"
+    return "classification" if starts & {"fc", "classifier"} else None
+
+
+def _backbone(state: Mapping[str, Tensor], body: str) -> str | None:
+    counts = []
+    for layer in ("layer2", "layer3", "layer4"):
+        pattern = re.compile(re.escape(f"{body}{layer}.") + r"(\d+)\.")
+        blocks = {int(m[1]) for name in state if (m := pattern.match(name))}
+        counts.append(len(blocks))
+    first = f"{body}layer2.0."
+    if any(name.startswith(f"{first}conv2.fc1") for name in state):
+        return _RESNESTS.get(tuple(counts))
+    return _RESNETS.get((f"{first}conv3.weight" in state, tuple(counts)))
+
+
+def _beta(checkpoint: Checkpoint) -> float | None:
+    config = getattr(checkpoint.args, "config", "") or ""
+    found = _BETA.search(checkpoint.path.name) or _BETA.search(str(config))
+    return float(found[1]) if found else None
+
+
+def plain_args(args: Any) -> argparse.Namespace | None:
+    """Returns arguments with nothing but plain values, readable by any safe loader."""
+    if not isinstance(args, argparse.Namespace):
+        return None
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        if hasattr(value, "item"):  # numpy scalars
+            return value.item()
+        return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+    return argparse.Namespace(**{k: plain(v) for k, v in vars(args).items()})

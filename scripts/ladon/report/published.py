@@ -1,0 +1,89 @@
+"""The results of the paper's repository, shipped as resource/published/results.csv."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from ladon.errors import UsageError
+from ladon.report.results import PRETTY_NAMES, TASKS, RunCollection, RunResult, Spread
+
+PUBLISHED = Path(__file__).resolve().parents[3] / "resource" / "published" / "results.csv"
+METRIC_KEYS = {
+    "Acc@1": "acc1",
+    "Acc@5": "acc5",
+    "AP@[.50:.95] bbox": "AP",
+    "AP@.50 bbox": "AP50",
+    "mean IoU": "mean_iou",
+    "global pixelwise acc": "pixel_accuracy",
+}
+
+
+def read_published(path: Path = PUBLISHED) -> RunCollection:
+    """Reads the published results: per task the backbones, each its teacher and its βs, then the
+    baselines. A missing result keeps its line, without metrics, its note saying why.
+
+    Raises:
+        UsageError: the file cannot be read, or a line holds something else than it should.
+    """
+    results: list[RunResult] = []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in (reader := csv.DictReader(file)):
+                try:
+                    results.append(_result(row))
+                except (KeyError, ValueError) as error:
+                    what = f"{type(error).__name__} {error}"
+                    raise UsageError(f"{path}, line {reader.line_num}: {what}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    results.sort(key=_order)
+    return RunCollection(results, [])
+
+
+def _order(result: RunResult) -> tuple[int, int, float]:
+    backbones = [*PRETTY_NAMES, result.backbone]
+    beta = -1.0 if result.shown_beta is None else result.shown_beta
+    return list(TASKS).index(result.task), backbones.index(result.backbone), beta
+
+
+def _result(row: dict[str, str]) -> RunResult:
+    view = TASKS[row["task"]]
+    metrics = {
+        METRIC_KEYS[row[f"{which}_name"]]: float(row[f"{which}_value"])
+        for which in ("metric", "second_metric")
+        if row[f"{which}_value"]
+    }
+    expected = {view.first.key, view.second.key} if row["status"] == "ok" else set()
+    if metrics.keys() != expected:
+        raise ValueError(f"status {row['status']} with the metrics {sorted(metrics) or 'none'}")
+    count = int(row["num_samples"]) if row["num_samples"] else None
+    size = None
+    if row["data_size_kb_mean"]:
+        size = Spread(float(row["data_size_kb_mean"]), float(row["data_size_kb_std"]), count or 0)
+    kind = row["model"].rpartition("(")[2].rstrip(")")
+    pretty = PRETTY_NAMES.get(row["backbone"], row["backbone"])
+    return RunResult(
+        run=Path(row["source_log"]),
+        role="teacher" if kind == "teacher" else "student",
+        task=row["task"],
+        mode="test",
+        name=row["model"],
+        config=None,
+        dataset=row["dataset"],
+        backbone=row["backbone"],
+        beta=float(row["beta"]) if row["beta"] else None,
+        metrics=metrics,
+        data_size_kb=size,
+        payload_bytes=None,
+        num_images=count,
+        images_per_s=None,
+        note=_missing_note(row) if row["status"] == "missing" else "",
+        logged=True,
+        shown_as=f"{pretty} ({kind})" if kind in ("teacher", "baseline") else f"Ladon {pretty}",
+    )
+
+
+def _missing_note(row: dict[str, str]) -> str:
+    best = f"best validation {row['best_val_metric']}, stage {row['best_val_stage']}"
+    return f"log stops before the final test; {best}"

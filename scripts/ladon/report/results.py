@@ -1,0 +1,203 @@
+"""What a report shows: one `RunResult` per scored model, whichever way it was read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_BETA = re.compile(r"[-_.]?beta[-_=]?(\d+(?:\.\d+)?)")
+# old logs and configs also say `splitable_…` and `…resnet50fp-beta…`
+_LADON = re.compile(r"split+able_(?P<backbone>\w+?)-?fp[-_.]?beta")
+PRETTY_NAMES = {"resnet50": "ResNet-50", "resnest269e": "ResNeSt-269e"}
+
+
+def beta_in(name: str) -> float | None:
+    """The β in an experiment's name, None if it holds none."""
+    match = _BETA.search(name)
+    return float(match[1]) if match else None
+
+
+def backbone_in(name: str) -> str | None:
+    """The backbone in the name of a Ladon experiment, None in any other name."""
+    match = _LADON.search(name)
+    return match["backbone"] if match else None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown.
+
+    Args:
+        key: in metrics.json.
+        label: in tables and plots.
+        digits: decimals of a value from metrics.json.
+        logged_digits: decimals that a log in the published wording holds (of Acc, all that count:
+            50,000 images give multiples of 0.002).
+        point: one percentage point in the metric's own unit.
+    """
+
+    key: str
+    label: str
+    digits: int
+    logged_digits: int
+    point: float = 1.0
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """What a report shows of a task: its title and its two metrics, the first one decisive."""
+
+    title: str
+    first: Metric
+    second: Metric
+
+
+TASKS = {
+    "image_classification": TaskView(
+        "Image classification",
+        Metric("acc1", "Acc@1 [%]", 3, 3),
+        Metric("acc5", "Acc@5 [%]", 3, 3),
+    ),
+    "object_detection": TaskView(
+        "Object detection",
+        Metric("AP", "AP@[.50:.95]", 3, 3, point=0.01),
+        Metric("AP50", "AP@.50", 3, 3, point=0.01),
+    ),
+    "semantic_segmentation": TaskView(
+        "Semantic segmentation",
+        Metric("mean_iou", "mean IoU [%]", 2, 1),
+        Metric("pixel_accuracy", "pixel acc. [%]", 2, 1),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over n images."""
+
+    mean: float
+    std: float
+    n: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One model's score in one run.
+
+    Args:
+        run: the run folder or log file.
+        role: 'student' or 'teacher'.
+        task: a key of `TASKS`.
+        mode: 'train' (scored after training) or 'test'.
+        name: the experiment's name, β included.
+        config: the config file the run was started with.
+        dataset: what it was scored on, such as 'ilsvrc2012/val'.
+        backbone: such as 'resnet50', of a baseline the model; None if the run names none.
+        beta: weight of the rate term; None for a model without one.
+        metrics: all metrics by the keys of metrics.json; empty if the result is missing.
+        data_size_kb: the published data size in KB of 1024 bytes per image; None if nothing is
+            sent.
+        payload_bytes: the entropy coder's own bytes per image; None if nothing is sent.
+        num_images: how many images were scored.
+        images_per_s: throughput of the evaluation.
+        note: why the result is missing.
+        logged: True if its numbers were read from a log, which rounds the metrics.
+        shown_as: the model in a word or two, if not to be derived from the rest.
+    """
+
+    run: Path
+    role: str
+    task: str
+    mode: str
+    name: str
+    config: str | None
+    dataset: str
+    backbone: str | None
+    beta: float | None
+    metrics: dict[str, Any]
+    data_size_kb: Spread | None
+    payload_bytes: Spread | None
+    num_images: int | None
+    images_per_s: float | None
+    note: str = ""
+    logged: bool = False
+    shown_as: str | None = None
+
+    @property
+    def view(self) -> TaskView:
+        """How the run's task is shown."""
+        return TASKS[self.task]
+
+    @property
+    def family(self) -> str:
+        """The experiment's name without β: runs that differ in β only share it."""
+        return _BETA.sub("", self.name) or self.name
+
+    @property
+    def label(self) -> str:
+        """The model in a word or two."""
+        if self.shown_as:
+            return self.shown_as
+        if self.role == "teacher":
+            return f"{self.backbone or self.family} (teacher)"
+        if self.beta is None or self.backbone is None:
+            return self.family
+        return self.backbone
+
+    @property
+    def shown_beta(self) -> float | None:
+        """β, None for a teacher: it has none, though the run has."""
+        return None if self.role == "teacher" else self.beta
+
+    @property
+    def data(self) -> str:
+        """The dataset without its split."""
+        return self.dataset.split("/")[0]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What two results share if they score the same model on the same data."""
+        return self.task, self.data, self.role, self.backbone, self.shown_beta
+
+    @property
+    def missing(self) -> bool:
+        """True if the decisive metric was not measured."""
+        return self.score(self.view.first) is None
+
+    def score(self, metric: Metric) -> float | None:
+        """A metric's value, None if the run did not measure it."""
+        value = self.metrics.get(metric.key)
+        return None if value is None else float(value)
+
+    def digits(self, metric: Metric) -> int:
+        """Decimals of a metric that this result has to offer."""
+        return metric.logged_digits if self.logged else metric.digits
+
+
+@dataclass(frozen=True)
+class RunCollection:
+    """Results in the order of report, and the runs that have none yet."""
+
+    results: list[RunResult]
+    unfinished: list[Path]
+
+    def by_task(self) -> dict[str, list[RunResult]]:
+        """Results per task, tasks in the order of `TASKS`, tasks without results left out."""
+        groups = {task: [r for r in self.results if r.task == task] for task in TASKS}
+        return {task: results for task, results in groups.items() if results}
+
+    def by_dataset(self) -> dict[tuple[str, str], list[RunResult]]:
+        """Results per task and dataset (without its split)."""
+        groups: dict[tuple[str, str], list[RunResult]] = {}
+        for task, results in self.by_task().items():
+            for result in results:
+                groups.setdefault((task, result.data), []).append(result)
+        return groups
+
+
+def datasets(results: Sequence[RunResult]) -> list[str]:
+    """The datasets of some results, each once."""
+    return list(dict.fromkeys(result.dataset for result in results))

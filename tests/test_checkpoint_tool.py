@@ -1,0 +1,123 @@
+"""`scripts/checkpoint.py`: what a checkpoint holds, and the current format of an old one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_ladon import single_models
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+import checkpoint as tool
+from ladon.models import build_model, read_checkpoint, update_bottleneck, write_checkpoint
+from ladon.models.build import freeze_batch_norm
+
+NAME = "coco2017-splittable_resnet18-fp-beta10.24_fpn.pt"
+
+
+def old_names(state):
+    """As CompressAI 1.2.2 named what is inside an entropy bottleneck."""
+    renamed = {}
+    for name, tensor in state.items():
+        for new, old in (("matrices.", "_matrix"), ("biases.", "_bias"), ("factors.", "_factor")):
+            name = name.replace(f"entropy_bottleneck.{new}", f"entropy_bottleneck.{old}")
+        renamed[name] = tensor
+    return renamed
+
+
+def inspected(path, capsys):
+    assert tool.main(["inspect", str(path), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("head", ["classification", "detection", "segmentation"])
+def test_inspect_tells_task_backbone_channels_and_beta(tmp_path, capsys, head):
+    model = single_models()[head]
+    path = tmp_path / NAME
+    write_checkpoint(path, model, best_value=0.25, args=argparse.Namespace(config="x.yaml"))
+    found = inspected(path, capsys)
+    assert found["task"] == head
+    assert found["backbone"] == "resnet18"
+    assert found["channels"] == 4
+    assert found["beta"] == 10.24
+    assert found["updated"] is True
+    assert found["best_value"] == 0.25
+    assert found["num_tensors"] == len(model.state_dict())
+    assert found["names"] == "today's"
+    assert found["num_bytes"] == path.stat().st_size
+    assert tool.main(["inspect", str(path)]) == 0
+    assert "backbone    resnet18" in capsys.readouterr().out
+
+
+def test_inspect_of_a_teacher(tmp_path, capsys):
+    model = build_model(
+        {"key": "resnet50", "kwargs": {"num_classes": 7}}, "image_classification", "x"
+    )
+    torch.save(model.state_dict(), tmp_path / "r.pth")
+    found = inspected(tmp_path / "r.pth", capsys)
+    assert found["kind"] == "model without bottleneck, weights"
+    assert (found["backbone"], found["channels"], found["updated"]) == ("resnet50", None, None)
+
+
+def test_inspect_knows_resnest(tmp_path, capsys):
+    section = {
+        "key": "splittable_resnest",
+        "kwargs": {
+            "resnest_name": "resnest14d",
+            "num_classes": 3,
+            "inplanes": 2048,
+            "bottleneck_config": {"key": "FPBasedResNetBottleneck", "kwargs": {}},
+        },
+    }
+    model = freeze_batch_norm(build_model(section, "image_classification", "x"))
+    write_checkpoint(tmp_path / "n.pt", model)
+    found = inspected(tmp_path / "n.pt", capsys)
+    assert (found["backbone"], found["updated"]) == ("resnest14d", False)
+
+
+def test_convert_writes_the_current_format(tmp_path, capsys):
+    model = single_models()["detection"]
+    update_bottleneck(model)
+    old = tmp_path / NAME
+    content = {
+        "model": old_names(model.state_dict()),
+        "optimizer": None,
+        "best_value": np.float64(0.428),
+        "lr_scheduler": None,
+        "args": argparse.Namespace(config="c.yaml", norm=FrozenBatchNorm2d, n=np.int64(3)),
+    }
+    torch.save(content, old)
+    assert inspected(old, capsys)["names"] == "compressai < 1.2.7 (2022)"
+    new = tmp_path / "new.pt"
+    assert tool.main(["convert", str(old), str(new)]) == 0
+    capsys.readouterr()
+    assert inspected(new, capsys)["names"] == "today's"
+    loaded = torch.load(new, weights_only=False)
+    assert loaded["best_value"] == 0.428
+    assert type(loaded["best_value"]) is float
+    assert loaded["args"].n == 3
+    assert "FrozenBatchNorm2d" in loaded["args"].norm
+    state = model.state_dict()
+    assert all(torch.equal(state[n], t) for n, t in read_checkpoint(new, "x").model.items())
+    assert tool.main(["convert", str(old), str(new)]) == 2, "never overwrites"
+
+
+def test_nothing_is_executed(tmp_path, capsys):
+    class Runs:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"model": {"a": torch.zeros(1)}, "args": Runs()}, tmp_path / "bad.pt")
+    for command in (["inspect"], ["convert"]):
+        arguments = [
+            *command,
+            str(tmp_path / "bad.pt"),
+            *([str(tmp_path / "o.pt")] * (command == ["convert"])),
+        ]
+        assert tool.main(arguments) == 2
+        assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "ran").exists()
+    assert tool.main(["inspect", str(tmp_path / "none.pt")]) == 2

@@ -1,0 +1,228 @@
+"""The three-headed model: equal to the single-task models, strict about what it is made of."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from ladon.errors import CheckpointError
+from ladon.models import build_model, entropy_coding, update_bottleneck, write_checkpoint
+from ladon.models.ladon import ThreeHeadedLadon
+from ladon.tasks import TASKS
+
+CHANNELS = 4
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+def backbone(channels=CHANNELS, name="resnet18", **kwargs):
+    return {
+        "key": "splittable_resnet",
+        "kwargs": {
+            "resnet_name": name,
+            "num_classes": 10,
+            "skips_avgpool": False,
+            "skips_fc": False,
+            "bottleneck_config": {
+                "key": "FPBasedResNetBottleneck",
+                "kwargs": {"num_bottleneck_channels": channels, "num_target_channels": 64},
+            },
+        },
+        **kwargs,
+    }
+
+
+def sections(channels=CHANNELS, name="resnet18"):
+    return {
+        "classification": backbone(channels, name),
+        "detection": {
+            "key": "faster_rcnn_model",
+            "kwargs": {
+                "num_classes": 4,
+                "min_size": 96,
+                "max_size": 96,
+                "box_score_thresh": 0.0,
+                "backbone_fpn_kwargs": {
+                    "return_layer_dict": {
+                        "bottleneck_layer": "1",
+                        "layer2": "2",
+                        "layer3": "3",
+                        "layer4": "4",
+                    },
+                    "in_channels_list": [64, 128, 256, 512],
+                    "out_channels": 32,
+                    "analyzable_layer_key": "bottleneck_layer",
+                },
+                "backbone_config": backbone(channels, name),
+            },
+        },
+        "segmentation": {
+            "key": "deeplabv3_model",
+            "kwargs": {
+                "num_classes": 5,
+                "uses_aux": True,
+                "num_input_channels": 512,
+                "num_aux_channels": 256,
+                "analyzable_layer_key": "bottleneck_layer",
+                "backbone_config": backbone(channels, name),
+            },
+        },
+    }
+
+
+TASK = {
+    "classification": "image_classification",
+    "detection": "object_detection",
+    "segmentation": "semantic_segmentation",
+}
+
+
+def single_models(**kwargs):
+    """The three single-task models around one body, as our training makes them."""
+    torch.manual_seed(0)
+    models = {
+        head: build_model(section, TASK[head], head) for head, section in sections(**kwargs).items()
+    }
+    with torch.no_grad():
+        for module in models["classification"].modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.1, 0.1)
+    update_bottleneck(models["classification"])
+    state = models["classification"].state_dict()
+    for head, body in (("detection", "backbone.body"), ("segmentation", "backbone")):
+        update_bottleneck(models[head])
+        own = models[head].get_submodule(body)
+        own.load_state_dict({n: t for n, t in state.items() if n in own.state_dict()})
+    return models
+
+
+def saved(models, folder):
+    paths = {}
+    for head, model in models.items():
+        paths[head] = folder / f"{head}.pt"
+        write_checkpoint(paths[head], model, best_value=1.0)
+    return paths
+
+
+def three_headed(paths, **values):
+    section = {"key": "ladon", **sections(**values.pop("own", {})), **values}
+    section["classification"]["src_ckpt"] = str(paths["classification"])
+    for head in ("detection", "segmentation"):
+        kwargs = section[head]["kwargs"]
+        kwargs.pop("backbone_config")
+        kwargs["start_ckpt_file_path"] = str(paths[head])
+    return build_model(section, "image_classification", "models.model").eval()
+
+
+def picture(size=(96, 96)):
+    return torch.rand(3, *size, generator=torch.Generator().manual_seed(4))
+
+
+@torch.inference_mode()
+def test_every_head_equals_its_single_task_model_exactly(tmp_path):
+    models = single_models()
+    ladon = three_headed(saved(models, tmp_path))
+    image = picture()
+    answers = ladon([image])
+    normalised = (image - MEAN[:, None, None]) / STD[:, None, None]
+    for model in models.values():
+        model.eval()
+    assert torch.equal(answers["classification"], models["classification"](normalised[None]))
+    (found,), (expected,) = answers["detection"], models["detection"]([image])
+    assert len(expected["boxes"]) > 0
+    for key in ("boxes", "labels", "scores"):
+        assert torch.equal(found[key], expected[key]), key
+    assert torch.equal(answers["segmentation"], models["segmentation"](normalised[None])["out"])
+
+
+@torch.inference_mode()
+def test_detection_of_an_image_that_is_resized_and_padded(tmp_path):
+    models = single_models()
+    ladon = three_headed(saved(models, tmp_path))
+    image = picture((70, 120))
+    models["detection"].eval()
+    (found,), (expected,) = ladon([image])["detection"], models["detection"]([image])
+    assert torch.equal(found["boxes"], expected["boxes"])
+
+
+@torch.inference_mode()
+def test_one_encode_for_three_answers(tmp_path):
+    ladon = three_headed(saved(single_models(), tmp_path))
+    with entropy_coding(ladon) as payloads:
+        answers = ladon([picture(), picture()])
+        nbytes, _ = payloads.pop()
+    assert set(answers) == {"classification", "detection", "segmentation"}
+    assert len(nbytes) == 2
+    assert set(ladon([picture()], heads=("detection",))) == {"detection"}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("task", list(TASK.values()))
+def test_tasks_take_their_own_head(tmp_path, task):
+    ladon = three_headed(saved(single_models(), tmp_path))
+    adapter = TASKS[task]()
+    answer = adapter.predict(ladon, [picture()])
+    if task == "image_classification":
+        assert answer.shape == (1, 10)
+    elif task == "object_detection":
+        assert set(answer[0]) == {"boxes", "labels", "scores"}
+    else:
+        assert answer.shape == (1, 5, 96, 96)
+    assert adapter.input_size(picture((70, 120)), ladon) == (64, 96)
+
+
+def test_statistics_that_moved_are_named_and_the_classifiers_body_is_used(tmp_path, caplog):
+    """Trap 6: published detection checkpoints carry their own BatchNorm statistics."""
+    models = single_models()
+    with torch.no_grad():
+        models["detection"].backbone.body.layer3[0].bn1.running_mean += 0.25
+    paths = saved(models, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        ladon = three_headed(paths)
+    assert "detection.pt: its body differs" in caplog.text
+    assert "all of them BatchNorm statistics" in caplog.text
+    assert "Largest difference: 0.25 (layer3.0.bn1.running_mean)" in caplog.text
+    own = models["classification"].layer3[0].bn1.running_mean
+    assert torch.equal(ladon.layer3[0].bn1.running_mean, own)
+    chosen = three_headed(paths, body="detection")
+    moved = models["detection"].backbone.body.layer3[0].bn1.running_mean
+    assert torch.equal(chosen.layer3[0].bn1.running_mean, moved)
+    assert torch.equal(chosen.fc.weight, models["classification"].fc.weight)
+
+
+def test_weights_of_another_body_are_a_loud_warning(tmp_path, caplog):
+    models = single_models()
+    with torch.no_grad():
+        models["segmentation"].backbone.layer2[0].conv1.weight += 1
+    three_headed(saved(models, tmp_path))
+    assert "its head was trained on another body" in caplog.text
+
+
+@pytest.mark.parametrize("other", [{"channels": 6}, {"name": "resnet34"}])
+def test_checkpoints_whose_bodies_do_not_fit_are_refused(tmp_path, other):
+    """Another C, another backbone."""
+    paths = saved(single_models(), tmp_path)
+    odd = build_model(sections(**other)["detection"], "object_detection", "x")
+    write_checkpoint(paths["detection"], odd)
+    with pytest.raises(CheckpointError, match=r"detection.pt: made for another model"):
+        three_headed(paths)
+
+
+@pytest.mark.parametrize("head", list(TASK))
+def test_every_checkpoint_must_be_there(tmp_path, head):
+    """Trap 1, for all three."""
+    paths = saved(single_models(), tmp_path)
+    paths[head].unlink()
+    with pytest.raises(CheckpointError, match=rf"{head}.pt \(named by models.model.{head}"):
+        three_headed(paths)
+
+
+def test_published_name_of_the_segmentation_checkpoint_leads_to_the_written_one(tmp_path, caplog):
+    """Trap 10: the published three-headed files left out `_two_stages`."""
+    paths = saved(single_models(), tmp_path)
+    paths["segmentation"].rename(tmp_path / "segmentation_two_stages.pt")
+    assert isinstance(three_headed(paths), ThreeHeadedLadon)
+    assert "segmentation_two_stages.pt" in caplog.text
+    assert Path(paths["segmentation"]).exists() is False
