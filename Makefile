@@ -27,6 +27,11 @@ test: .venv/ready  ## run all tests
 	$(RUN) scripts/validate.py configs
 	$(RUN) -m pytest
 
+tables: .venv/ready  ## write the published results and pictures into README.md and imgs
+	$(RUN) scripts/report.py --published --readme README.md --images imgs
+	$(RUN) scripts/draw_architecture.py --out imgs
+.PHONY: tables
+
 clean:  ## remove the demo's data, checkpoints and logs
 	rm -rf resource/data resource/ckpt/digit_scenes logs/digit_scenes
 

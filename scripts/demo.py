@@ -18,9 +18,9 @@ import argparse
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
-from ladon.data.digits import make_digit_scenes
 from ladon.demo import Children, Crew, Part
 from ladon.errors import LadonError
 from ladon.report.files import write_report
@@ -51,6 +51,14 @@ def make_parts() -> list[Part]:
     return [teacher, *students, *detectors, *segmenters]
 
 
+def draw_scenes(data_root: str) -> None:
+    """Draws the digit scenes, unless they are there."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # torch's, to torchvision
+    from ladon.data.digits import make_digit_scenes  # seconds of imports
+
+    make_digit_scenes(data_root)
+
+
 def report(parts: list[Part]) -> None:
     """Prints the tables and writes the report's files; the students' runs hold the teacher's."""
     runs = collect_runs([part.folder for part in parts if part.needs])
@@ -59,6 +67,13 @@ def report(parts: list[Part]) -> None:
         print_table(console, results)
     files = write_report(runs, REPORT, extra_plot=PLOT)
     say(f"written: {', '.join(str(path) for path in files)}")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def say(line: str) -> None:
@@ -77,10 +92,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     start, parts = time.monotonic(), make_parts()
     try:
-        say(f"[1/{len(parts) + 1}] digit scenes: {args.data_root}")
-        make_digit_scenes(args.data_root)
+        label = f"[1/{len(parts) + 1}] digit scenes in {args.data_root}"
+        say(f"{label}: drawn if they are not there")
+        draw_scenes(args.data_root)
+        say(f"{label}: done in {time.monotonic() - start:.0f} s")
         with Children() as children:
-            crew = Crew(parts, args.data_root, children, say, cores=os.cpu_count() or 1, first=2)
+            crew = Crew(parts, args.data_root, children, say, cores=usable_cores(), first=2)
             code = crew.work()
             if children.received is not None:
                 return 128 + children.received

@@ -28,7 +28,7 @@ from ladon.report.files import write_files, write_report
 from ladon.report.plots import published_figure
 from ladon.report.published import read_published
 from ladon.report.readme import update_readme
-from ladon.report.render import csv_text, make_console, print_sheet
+from ladon.report.render import csv_text, print_sheet
 from ladon.report.results import RunCollection
 from ladon.report.runs import collect_runs
 from ladon.report.series import DATA_SIZE, Series, split_series
@@ -37,6 +37,7 @@ from ladon.report.tables import (
     PUBLISHED_COLUMNS,
     bd_sheets,
     comparison_sheets,
+    make_console,
     result_sheets,
 )
 

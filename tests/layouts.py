@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
+from torchvision.transforms.functional import to_tensor
 
 from ladon.models import find_bottleneck
 from ladon.models.bottleneck import CDF_TABLES
@@ -97,6 +98,18 @@ def spread_latent(model: nn.Module, std: float = 2.0) -> None:
     encoder = find_bottleneck(model).encoder
     latent = encoder(torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
     encoder[-1].weight.mul_(std / latent.std())
+
+
+@torch.no_grad()
+def settle_batch_norm(module: nn.Module) -> None:
+    """Gives an untrained network the statistics of two photos: its activations keep in bounds."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    module(torch.stack([to_tensor(photo) for photo in photos((256, 256), (256, 256))]))
+    for norm in norms:
+        norm.eval()
 
 
 def without_tables(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

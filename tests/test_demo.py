@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny import Lab
 
 import demo
 from ladon.config import load_config
@@ -212,12 +213,31 @@ import sys
 from pathlib import Path
 import demo, ladon.demo
 from ladon.demo import Part
-demo.make_digit_scenes = lambda root: None
+demo.draw_scenes = lambda root: None
 ladon.demo.task_script = lambda task: Path("patient.py")
 demo.make_parts = lambda: [Part(n, "classification", Path(f"configs/{n}.yaml")) for n in "ab"]
-demo.os.cpu_count = lambda: 2
+demo.usable_cores = lambda: 2
 sys.exit(demo.main([]))
 """
+
+
+@pytest.mark.slow
+def test_a_real_part_is_finished_by_the_same_rules(tmp_path, scenes, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lab = Lab(Path(), scenes)
+    teacher = Part("teacher", "classification", lab.config("teacher"))
+    student = Part("student", "classification", lab.config("classification"), (teacher,))
+    parts, root, said = [teacher, student], str(scenes), []
+    with Children() as children:
+        assert Crew(parts, root, children, said.append, cores=1).work() == 0, said
+    assert any(line.startswith("      student | * Acc@1 ") for line in said)
+    assert [part.state(root) for part in parts] == ["finished"] * 2
+    (student.folder / "metrics.json").unlink()  # as if interrupted during the test
+    with Children() as children:
+        assert Crew(parts, root, children, said.append, cores=1).work() == 0, said
+    assert any("[2/2] student: going on" in line for line in said)
+    assert "Resuming from" in Path("logs/classification.txt").read_text()
+    assert student.state(root) == "finished"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -27,7 +27,7 @@ from ladon.models import (
     write_checkpoint,
 )
 from ladon.models.architecture import differences, published_tensors
-from ladon.models.bottleneck import encode_latent, published_size
+from ladon.models.bottleneck import MODES, encode_latent, published_size
 from ladon.models.build import on_meta_device
 from ladon.models.checkpoint import Checkpoint, current_names
 
@@ -263,16 +263,20 @@ def test_published_size_of_an_empty_payload():
     assert published_size(b"", torch.Size([103, 103])) * 1024 == 103
 
 
-def test_quantising_alone_gives_the_same_outputs():
+def test_all_modes_give_the_same_outputs():
     model = coded()
     images = torch.randn(2, 3, 64, 64) * 3
+    found = {}
     with torch.inference_mode():
-        with entropy_coding(model) as payloads:
-            expected = model(images)
-        with entropy_coding(model, measure=False) as payloads:
-            found = model(images)
-    assert torch.equal(found, expected)
-    assert payloads.pop() == ([], [])
+        for mode in MODES:
+            with entropy_coding(model, mode) as payloads:
+                found[mode] = (model(images), *payloads.pop())
+    outputs, nbytes, kib = found["full"]
+    assert torch.equal(found["encode"][0], outputs)
+    assert found["encode"][1:] == (nbytes, kib)
+    assert torch.equal(found["estimate"][0], outputs)
+    for estimated, real in zip(found["estimate"][1], nbytes, strict=True):
+        assert abs(estimated - real) <= 0.001 * real + 16
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])

@@ -9,8 +9,9 @@ import pytest
 
 import report as report_script
 from ladon.errors import UsageError
+from ladon.report.render import csv_text, latex_document, latex_escape, markdown_document
 from ladon.report.runs import collect_runs, read_metrics
-from ladon.report.tables import csv_text, latex, latex_escape, markdown
+from ladon.report.tables import RESULT_COLUMNS, result_sheets
 
 # Acc@1, Acc@5 and data size: the repository's results of Ladon with ResNet-50 (facts/results.csv);
 # the payload's bytes are made up
@@ -65,21 +66,23 @@ def two_runs(tmp_path, monkeypatch):
 
 
 def test_markdown(two_runs):
-    assert markdown(two_runs, plot="p.png") == (
+    assert markdown_document(result_sheets(two_runs), plot="p.png") == (
         "# Results\n\n"
         "## Image classification: ilsvrc2012/val\n\n"
-        "| model | β | Acc@1 [%] | Acc@5 [%] | data size [KiB] | payload [B] | n | images/s"
+        "| model | β | Acc@1 [%] | Acc@5 [%] | data size [KB] | payload [B] | n | images/s"
         " | run |\n"
         "| :--- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | :--- |\n"
         "| resnet50 (teacher) | – | 78.158 | 94.192 | – | – | 50000 | 10.0 | logs/a |\n"
-        "| resnet50 | 0.32 | 77.376 | 93.962 | 85.94 ± 1.50 | 87894.2 | 50000 | 12.3 | logs/b |\n"
-        "| resnet50 | 10.24 | 75.032 | 92.676 | 10.48 ± 1.50 | 10624.0 | 50000 | 12.3 | logs/a |\n"
-        "\n![Accuracy against payload size](p.png)\n"
+        "| resnet50 | 0.32 | 77.376 | 93.962 | 85.941 ± 1.500 | 87894.2 | 50000 | 12.3 | logs/b"
+        " |\n"
+        "| resnet50 | 10.24 | 75.032 | 92.676 | 10.481 ± 1.500 | 10624.0 | 50000 | 12.3 | logs/a"
+        " |\n"
+        "\n![Accuracy against size](p.png)\n"
     )
 
 
 def test_csv_is_unrounded(two_runs):
-    assert csv_text(two_runs) == (
+    assert csv_text(RESULT_COLUMNS, two_runs.results) == (
         "task,dataset,name,role,mode,backbone,model,beta,metric_name,metric_value,"
         "second_metric_name,second_metric_value,data_size_kb_mean,data_size_kb_std,"
         "payload_bytes_mean,payload_bytes_std,num_images,images_per_s,run\n"
@@ -95,16 +98,16 @@ def test_csv_is_unrounded(two_runs):
 
 
 def test_latex(two_runs):
-    assert latex(two_runs) == (
+    assert latex_document(result_sheets(two_runs)) == (
         "% Image classification: ilsvrc2012/val\n"
         "\\begin{tabular}{lrrrrrrr}\n"
         "\\hline\n"
-        "model & $\\beta$ & Acc@1 [\\%] & Acc@5 [\\%] & data size [KiB] & payload [B] & n"
+        "model & $\\beta$ & Acc@1 [\\%] & Acc@5 [\\%] & data size [KB] & payload [B] & n"
         " & images/s \\\\\n"
         "\\hline\n"
         "resnet50 (teacher) & -- & 78.158 & 94.192 & -- & -- & 50000 & 10.0 \\\\\n"
-        "resnet50 & 0.32 & 77.376 & 93.962 & 85.94 $\\pm$ 1.50 & 87894.2 & 50000 & 12.3 \\\\\n"
-        "resnet50 & 10.24 & 75.032 & 92.676 & 10.48 $\\pm$ 1.50 & 10624.0 & 50000 & 12.3 \\\\\n"
+        "resnet50 & 0.32 & 77.376 & 93.962 & 85.941 $\\pm$ 1.500 & 87894.2 & 50000 & 12.3 \\\\\n"
+        "resnet50 & 10.24 & 75.032 & 92.676 & 10.481 $\\pm$ 1.500 & 10624.0 & 50000 & 12.3 \\\\\n"
         "\\hline\n"
         "\\end{tabular}\n"
     )
@@ -138,7 +141,7 @@ def test_other_tasks_baselines_and_several_datasets(tmp_path):
         write_run(tmp_path / folder, content)
     runs = collect_runs([tmp_path])
     assert list(runs.by_task()) == ["object_detection", "semantic_segmentation"]
-    text = markdown(runs)
+    text = markdown_document(result_sheets(runs))
     assert "| ssd300_vgg16 | – | 0.247 | 0.428 | – | – | 50000 | – |" in text
     assert "## Semantic segmentation: pascal_voc2012/val, coco2017/val" in text
     assert "| coco2017/val | resnet50 | 0.32 | 67.89 | 91.80 |" in text
@@ -150,6 +153,16 @@ def test_a_run_given_twice_counts_once_but_its_repetition_counts(two_runs):
     students = [(r.beta, str(r.run)) for r in runs.results if r.role == "student"]
     assert students == [(0.32, "again/b"), (0.32, "logs/b"), (10.24, "logs/a")]
     assert sum(r.role == "teacher" for r in runs.results) == 1
+
+
+def test_a_three_headed_run_goes_by_its_backbone(tmp_path):
+    content = metrics(0.32, backbone="ladon", name="ladon-splittable_resnest269e-fp-beta0.32")
+    write_run(tmp_path / "x", content)
+    keys = {result.key for result in collect_runs([tmp_path]).results}
+    assert keys == {
+        ("image_classification", "ilsvrc2012", "teacher", "resnest269e", None),
+        ("image_classification", "ilsvrc2012", "student", "resnest269e", 0.32),
+    }
 
 
 def test_different_teacher_scores_are_all_kept(two_runs):

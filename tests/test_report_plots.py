@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from ladon.report.labels import Box, keep_apart, place_labels
-from ladon.report.plots import rate_accuracy_figure, save_figure, split_series
-from ladon.report.runs import RunCollection, RunResult, Spread
+from ladon.report.plots import published_figure, rate_accuracy_figure, save_figure
+from ladon.report.results import RunCollection, RunResult, Spread
+from ladon.report.series import DATA_SIZE, split_series
 
 
 def result(beta: float | None = 0.32, score: float = 70.0, size: float | None = 1e4, **changes):
@@ -91,7 +92,7 @@ def test_baselines_alone_still_plot(tmp_path):
     baseline = result(None, 73.4, None, backbone=None, name="mobilenet_v2")
     figure = rate_accuracy_figure(RunCollection([baseline], []))
     (axes,) = figure.axes
-    assert axes.get_xlabel() == "no payload measured"
+    assert axes.get_xlabel() == "no size measured"
     assert [text.get_text() for text in axes.texts] == ["mobilenet_v2 73.400"]
     save_figure(figure, tmp_path / "x.png")
 
@@ -101,6 +102,37 @@ def test_what_has_no_score_or_no_bytes_is_left_out():
     assert split_series([*odd, result(1.28)])[0][0].results == [result(1.28)]
     assert split_series(odd) == ([], [])
     rate_accuracy_figure(RunCollection(odd, []))
+
+
+def test_logs_without_payloads_are_drawn_by_data_size():
+    logged = result(size=None, data_size_kb=Spread(85.9, 1.0, 10))
+    (axes,) = rate_accuracy_figure(RunCollection([logged], [])).axes
+    assert axes.lines[0].get_xydata().tolist() == [[85.9, 70.0]]
+    assert axes.get_xlabel() == "data size per image [KB], β at each point"
+
+
+def test_own_runs_are_markers_on_the_published_lines():
+    def sized(**changes):
+        return result(size=None, data_size_kb=Spread(changes.pop("kb"), 1.0, 10), **changes)
+
+    other = {"backbone": "resnest269e", "name": "splittable_resnest269e-fp-beta0.32"}
+    published = [sized(kb=80.0, shown_as="Ladon A"), sized(kb=60.0, shown_as="Ladon B", **other)]
+    own = [sized(kb=61.0, **other), sized(kb=81.0), result(size=None, role="teacher", score=78.0)]
+    figure = published_figure(
+        RunCollection([*published, TEACHER], []), RunCollection(own, []), "ilsvrc2012"
+    )
+    (axes,) = figure.axes
+    lines, levels = axes.lines[:4], axes.lines[4:]
+    assert [line.get_xydata()[0, 0] for line in lines] == [80.0, 60.0, 81.0, 61.0]
+    assert [line.get_linestyle() for line in lines][2:] == ["None", "None"]
+    assert len({line.get_marker() for line in lines}) == 4
+    assert [level.get_ydata()[0] for level in levels] == [78.0, 78.2]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["Ladon A", "Ladon B", "this run: resnet50", "this run: resnest269e"]
+    assert [line.results[0].backbone for line in split_series(own, DATA_SIZE)[0]] == [
+        "resnest269e",
+        "resnet50",
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])

@@ -62,7 +62,7 @@ def finish(folder: str, mode: str) -> None:
     ("config", "run_log", "folder", "log"),
     [
         ("configs/a/x-beta0.32.yaml", None, "logs/a/x-beta0.32", "logs/a/x-beta0.32.txt"),
-        ("legacy/configs/a/x.yaml", None, "logs/a/x", "logs/a/x.txt"),
+        ("legacy/configs/a/x.yaml", None, "logs/legacy/a/x", "logs/legacy/a/x.txt"),
         ("/home/me/configs/w/configs/a/x.yml", None, "logs/a/x", "logs/a/x.txt"),
         ("mine/x-beta0.32.yaml", None, "logs/x-beta0.32", "logs/x-beta0.32.txt"),
         ("configs/x.yaml", "out/y-beta0.32.txt", "out/y-beta0.32", "out/y-beta0.32.txt"),

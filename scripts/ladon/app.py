@@ -22,7 +22,7 @@ from ladon.engine.randomness import seed_everything
 from ladon.engine.run import Run, write_json
 from ladon.engine.stage import Stage
 from ladon.engine.train import train
-from ladon.errors import CheckpointError, ConfigError, Interrupted
+from ladon.errors import CheckpointError, ConfigError, Interrupted, LadonError, in_one_line
 from ladon.logs import set_up_logging
 from ladon.models import (
     build_model,
@@ -74,6 +74,9 @@ def run_task(task_name: str, args: argparse.Namespace) -> None:
                 logger.info("Resolved config:\n%s", config.dump())
             session = _Session(run)
             session.dry_run() if args.dry_run else session.run()
+    except torch.OutOfMemoryError as error:
+        text = f"the memory of {world.device} does not suffice: lower batch_size"
+        raise LadonError(f"{text} ({in_one_line(error)})") from error
     finally:
         leave_world()
 
@@ -176,6 +179,8 @@ class _Session:
             raise ConfigError(
                 f"{run.config.where(key)}: training needs {key}.dst_ckpt to write the best model to"
             )
+        if not run.config.section("train"):
+            raise ConfigError(f"{run.config.path}: has no train section; add -test_only to test")
         check_writable(best, self._where(f"{key}.dst_ckpt"))
         self._test_set()  # built now, so that what it lacks is known before the training
         source = section.get("src_ckpt")
@@ -212,6 +217,8 @@ class _Session:
     def _test_set(self) -> tuple[dict[str, Any], Any]:
         config = self._run.config
         loader = config.build(config.section("test.test_data_loader"))
+        if not loader:
+            raise ConfigError(f"{config.path}: has no test.test_data_loader: nothing to test on")
         return loader, config.build(config.get("datasets")[loader["dataset_id"]])
 
     def _test(self, model: nn.Module) -> Evaluation:
@@ -219,7 +226,11 @@ class _Session:
         loader, dataset = self._test_set()
         if isinstance(model, ThreeHeadedLadon):
             without_normalization(dataset)
-        found = evaluate(model, dataset, loader, run.task, run.world, run.stop, options=run.options)
+        found = evaluate(
+            *(model, dataset, loader, run.task, run.world, run.stop),
+            options=run.options,
+            mode=run.args.evaluation or run.config.get("test.evaluation", "full"),
+        )
         if found is None:
             signum = run.world.maximum(run.stop.signum)
             raise Interrupted(signum, "interrupted during the test; run it again with -test_only")

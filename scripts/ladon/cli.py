@@ -19,14 +19,20 @@ from ladon.errors import LadonError
 logger = logging.getLogger(__name__)
 
 
-def build_parser(task: str) -> argparse.ArgumentParser:
-    """Returns the parser of a task script; single-dash long flags are the published spelling."""
+def build_parser(task: str, *, legacy: bool = False) -> argparse.ArgumentParser:
+    """Returns the parser of a task script; single-dash long flags are the published spelling.
+
+    Args:
+        task: name of the task.
+        legacy: take the legacy scripts' `--log` for `--run_log`, too.
+    """
     parser = argparse.ArgumentParser(
         description=f"Train and test models for {task.replace('_', ' ')}, configured by YAML."
     )
     add = parser.add_argument
     add("--config", required=True, help="YAML file of the experiment")
-    add("--run_log", help="log file; the run folder is its name without suffix (default: logs/…)")
+    log = ("--log", "--run_log") if legacy else ("--run_log",)
+    add(*log, dest="run_log", help="log file; the run folder is its name without suffix (default: logs/…)")
     add("--json", type=_json_object, default={}, metavar="OBJECT", help="merged into the config")
     add(
         "--set",
@@ -45,6 +51,11 @@ def build_parser(task: str) -> argparse.ArgumentParser:
     add("-no_dp_eval", "--no_dp_eval", action="store_true", help="accepted; no DataParallel here")
     add("-log_config", "--log_config", action="store_true", help="print the resolved config")
     add("--dry_run", action="store_true", help="build all but data and weights, check, stop")
+    add(
+        "--evaluation",
+        choices=("full", "encode", "estimate"),
+        help="full: score what was decoded (default); encode: only encode; estimate: no coding",
+    )
     add("--world_size", type=int, default=1, help="processes (torchrun sets it by itself)")
     add("--dist_url", default="env://", help="how processes find each other")
     add("-adjust_lr", "--adjust_lr", action="store_true", help="multiply lr by the processes")
@@ -90,17 +101,18 @@ _positive = _bounded("int", 1)
 _seed = _bounded("int", 0, 2**32 - 1)
 
 
-def main(task: str, argv: Sequence[str] | None = None) -> int:
+def main(task: str, argv: Sequence[str] | None = None, *, legacy: bool = False) -> int:
     """Runs a task script.
 
     Args:
         task: name of the task.
         argv: arguments; the process's own if None.
+        legacy: take the legacy scripts' flags.
 
     Returns:
         Exit code: 0 done, 1 failed work, 2 wrong usage or input, 130/143 interrupted.
     """
-    args = build_parser(task).parse_args(argv)
+    args = build_parser(task, legacy=legacy).parse_args(argv)
     # what libraries tell their developers while they are imported
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)

@@ -30,6 +30,11 @@ class CheckpointError(UsageError):
     """A checkpoint that is missing, damaged, unsafe, or made for another model."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """Returns a library's error as 'ValueError: its message', without line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+
+
 class Interrupted(LadonError):
     """A run stopped by a signal after it saved what it had.
 
@@ -41,3 +46,7 @@ class Interrupted(LadonError):
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = 128 + signum
+
+
+class PayloadError(UsageError):
+    """A payload that no encoder of this model has written: truncated, extended or damaged."""

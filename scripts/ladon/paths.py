@@ -1,7 +1,8 @@
 """Where a run writes: one folder and one log file per experiment, derived from its config's path.
 
 `configs/coco2017/ladon/x.yaml` logs to `logs/coco2017/ladon/x.txt` and keeps everything else in
-`logs/coco2017/ladon/x/`; `--run_log` moves both. Imports nothing heavy.
+`logs/coco2017/ladon/x/`; `legacy/configs/…` in the same way to `logs/legacy/…`; `--run_log` moves
+both. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def _experiment(config: Path) -> Path:
     parts = config.parts
     if "configs" in parts[:-1]:
         after_configs = len(parts) - parts[::-1].index("configs")
-        config = Path(*parts[after_configs:])
+        is_legacy = parts[: after_configs - 1][-1:] == ("legacy",)
+        config = Path(*["legacy"] * is_legacy, *parts[after_configs:])
     else:
         config = Path(config.name)
     # not `with_suffix` alone: it would cut `beta0.32` short

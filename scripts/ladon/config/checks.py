@@ -23,6 +23,13 @@ _NUMBERS = {
 }
 
 
+_LOADER_RULES = {
+    "batch_size": schema.COUNT,
+    "num_workers": schema.WHOLE,
+    "drop_last": schema.FLAG,
+}
+
+
 def hooks_for(task: str | None) -> dict[str, Hook]:
     """Return the further checks by name.
 
@@ -120,7 +127,7 @@ def check_loader(walker: Walker, view: View) -> None:
 
     kwargs, batches = walker.child(view, "kwargs"), walker.child(view, "batch_sampler")
     for owner in (kwargs, batches and walker.child(batches, "kwargs")):
-        for name, rule in (("batch_size", schema.COUNT), ("num_workers", schema.WHOLE)):
+        for name, rule in _LOADER_RULES.items():
             child = owner and walker.child(owner, name)
             if child is not None:
                 walker.rule(child, rule)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ladon.config.config import Config
 from ladon.config.interpolate import Resolver, escape
+from ladon.config.legacy import align, upgrade
 from ladon.config.merge import assign, drop_delete_marks, merge, parse_assignment
 from ladon.config.nodes import (
     ConfigList,
@@ -57,6 +58,7 @@ def load_config(
     root = _load_tree(path, ())
     if overrides:
         root = _over(root, _as_layer(overrides))
+    root = upgrade(root)
     if assignments:
         root = _assign_all(root, assignments)
     drop_delete_marks(root)
@@ -112,6 +114,7 @@ def _load_tree(path: Path, chain: tuple[Path, ...]) -> ConfigMap:
 
 
 def _over(root: ConfigMap, layer: ConfigMap) -> ConfigMap:
+    root, layer = align(root, layer)
     before = read_plan(root)
     merged = merge(root, layer)
     return merged if sets_epoch(layer) else follow_stages(merged, before)

@@ -212,7 +212,9 @@ TOP = Section(
         "datasets": Section(free=ANY),
         "models": MODELS,
         "train": ANY,
-        "test": Section({"test_data_loader": LOADER}, required=("test_data_loader",)),
+        "test": Section(
+            {"test_data_loader": LOADER, "evaluation": TEXT}, required=("test_data_loader",)
+        ),
     },
     required=("datasets", "models"),
 )

@@ -33,7 +33,7 @@ from torch.utils.data import (
 from torchdistill.datasets.registry import get_batch_sampler, get_collate_func, get_dataset_wrapper
 
 from ladon.data.seeding import EVALUATION, ORDER, seeded_rng
-from ladon.errors import ConfigError, DataError
+from ladon.errors import ConfigError, DataError, in_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def _load(dataset: Dataset, index: int) -> Any:
         raise
     except Exception as error:
         name = _sample_name(dataset, index)
-        raise DataError(f"cannot load {name}: {_reason(error)}") from error
+        raise DataError(f"cannot load {name}: {in_one_line(error)}") from error
 
 
 def _sample_name(dataset: Any, index: int) -> str:
@@ -132,11 +132,6 @@ def _sample_name(dataset: Any, index: int) -> str:
     return f"sample {index} of {type(dataset).__name__}"
 
 
-def _reason(error: Exception) -> str:
-    """Put an error of any library into one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
-
-
 class _Collate:
     """A collate function that says of which samples it could not make a batch.
 
@@ -155,7 +150,7 @@ class _Collate:
             shapes = {str(list(getattr(sample[0], "shape", ()))) for sample in samples}
             raise DataError(
                 f"cannot make a batch of samples of shape {' and '.join(sorted(shapes)[:3])}: "
-                f"{_reason(error)}; give them one size by a transform, or choose a collate_fn "
+                f"{in_one_line(error)}; give them one size by a transform, or choose a collate_fn "
                 "that pads"
             ) from error
 
@@ -249,7 +244,7 @@ class EpochBatches:
         return BatchSampler(
             sampler,
             self.loader_kwargs.get("batch_size") or 1,
-            self.loader_kwargs.get("drop_last", False),
+            bool(self.loader_kwargs.get("drop_last")),
         )
 
 

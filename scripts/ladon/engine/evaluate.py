@@ -84,7 +84,7 @@ def evaluate(
     stop: StopRequest,
     *,
     options: Mapping[str, Any] | None = None,
-    measure: bool = True,
+    mode: str = "full",
     title: str = "Test",
 ) -> Evaluation | None:
     """Evaluates a model on a dataset; the result depends on neither batch size nor processes.
@@ -97,7 +97,7 @@ def evaluate(
         world: device and processes; each image is evaluated by one process.
         stop: asked between batches.
         options: for the task's metric.
-        measure: code each latent and measure it; otherwise only quantise (equal scores).
+        mode: how latents are coded, one of ``ladon.models.bottleneck.MODES``; equal scores in all.
         title: what the progress bar and the log call it.
 
     Returns:
@@ -111,7 +111,7 @@ def evaluate(
     seen, stopped, start = 0, False, time.perf_counter()
     size_of = lambda sample: task.input_size(sample, model)  # noqa: E731
     total = len(loader.sampler) if hasattr(loader, "sampler") else None
-    with entropy_coding(model, measure=measure) as payloads, progress(title, total) as advance:
+    with entropy_coding(model, mode) as payloads, progress(title, total) as advance:
         for bucket in bucketed(loader, size_of, batch_size):
             if stop:
                 stopped = True

@@ -32,7 +32,7 @@ from torchdistill.models.util import redesign_model
 from torchdistill.optim.registry import get_optimizer, get_scheduler
 
 from ladon.engine.distributed import World
-from ladon.errors import ConfigError
+from ladon.errors import ConfigError, DataError
 from ladon.models.bottleneck import find_bottleneck
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class HookedModel:
     ) -> None:
         if section.get("auxiliary_model_wrapper"):
             raise ConfigError(f"train: {label}.auxiliary_model_wrapper is not supported")
+        section = {key: value for key, value in section.items() if value is not None}
         self.whole = model
         _check_paths(model, section, label)
         self.module = redesign_model(model, section, label)
@@ -136,7 +137,15 @@ class StudentLoss(nn.Module):
         outputs, io = self._student[0].run(self.module, images, targets, supp)
         model_losses = self._model_losses(outputs, targets, supp_dict=supp)
         self._last = ({"teacher": teacher_io, "student": io}, model_losses, targets)
-        return self.criterion(*self._last)
+        try:
+            return self.criterion(*self._last)
+        except KeyError as error:
+            raise ConfigError(
+                f"train: the criterion asks for {error}, which the models do not give: check its "
+                "module_path, io and weights, and the forward_hook of teacher and student"
+            ) from error
+        except IndexError as error:
+            raise DataError(f"a label does not fit the model's classes: {error}") from error
 
     def terms(self) -> dict[str, float]:
         """Returns the last batch's loss terms by name, to say which of them is not finite."""

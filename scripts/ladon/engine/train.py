@@ -18,7 +18,7 @@ from ladon.engine.plan import Plan, StagePlan, build_stage_section, read_plan
 from ladon.engine.run import Run
 from ladon.engine.stage import Stage
 from ladon.engine.state import Progress, Resumed, load_last, save_last
-from ladon.errors import Interrupted, LadonError
+from ladon.errors import ConfigError, Interrupted, LadonError, in_one_line
 from ladon.logs import progress as progress_bar
 from ladon.models.bottleneck import CDF_TABLES, find_bottleneck, update_bottleneck, use_own_noise
 from ladon.models.checkpoint import write_checkpoint
@@ -114,7 +114,13 @@ class Training:
         loader.batch_sampler.set_epoch(progress.epoch)
         steps = len(loader.batch_sampler)
         lr_factor = float(run.world.size) if run.args.adjust_lr else 1.0
-        stage = Stage(section, self._student, self._teacher, steps, run.world, lr_factor)
+        try:
+            stage = Stage(section, self._student, self._teacher, steps, run.world, lr_factor)
+        except LadonError:
+            raise
+        except Exception as error:  # whatever a library makes of arguments that it cannot use
+            where = f"{plan.key} in {run.config.where(plan.key)}"
+            raise ConfigError(f"{where}: cannot set up: {in_one_line(error)}") from error
         try:
             self._take_up(stage, plan, steps)
             while progress.epoch < plan.end_epoch:
@@ -227,7 +233,7 @@ class Training:
             run.world,
             run.stop,
             options=run.options,
-            measure=False,
+            mode="encode",
             title=f"Validation {self._progress.epoch}",
         )
         if found is None:

@@ -19,7 +19,13 @@ from compressai.entropy_models import EntropyBottleneck
 from sc2bench.models.layer import BaseBottleneck
 from torch import Tensor, nn
 
+from ladon.codec import LatentCoder
+
 logger = logging.getLogger(__name__)
+
+# full: encode, decode, score what was decoded; encode: encode for the size, score the quantised
+# latent; estimate: size from the tables, nothing is coded
+MODES = ("full", "encode", "estimate")
 
 CDF_TABLES = ("_quantized_cdf", "_cdf_length", "_offset")
 KIB = 1024
@@ -110,6 +116,11 @@ class Payloads:
     nbytes: list[int] = field(default_factory=list)
     published_kib: list[float] = field(default_factory=list)
 
+    def add(self, strings: list[bytes], shape: torch.Size) -> None:
+        """Records the payloads of a batch."""
+        self.nbytes += [len(s) for s in strings]
+        self.published_kib += [published_size(s, shape) for s in strings]
+
     def pop(self) -> tuple[list[int], list[float]]:
         """Returns the sizes recorded since the last call, and forgets them."""
         sizes = self.nbytes, self.published_kib
@@ -141,16 +152,16 @@ def encode_latent(encoder: nn.Module, images: Tensor) -> Tensor:
 
 
 @contextmanager
-def entropy_coding(model: nn.Module, *, measure: bool = True) -> Iterator[Payloads]:
+def entropy_coding(model: nn.Module, mode: str = "full") -> Iterator[Payloads]:
     """Evaluation of a model with its bottleneck coded, whatever the batch size.
 
-    While it is open, each image's latent is turned into a payload of its own and the decoder sees
-    what was decoded from it. A model without an updated bottleneck is left as it is.
+    While it is open, each image's latent is turned into a payload of its own. A model without an
+    updated bottleneck is left as it is.
 
     Args:
         model: model in eval mode.
-        measure: with False the latent is only quantised, not coded: the same scores (coding is
-            lossless) without the coder's time and without sizes.
+        mode: one of ``MODES``. Coding is lossless, so scores are the same in all of them; sizes
+            are those of real payloads in the first two.
 
     Yields:
         Payloads, filled by each forward pass.
@@ -161,22 +172,22 @@ def entropy_coding(model: nn.Module, *, measure: bool = True) -> Iterator[Payloa
         yield payloads
         return
     bottleneck.encoder.to(memory_format=torch.channels_last)
-    coder = bottleneck.entropy_bottleneck
+    coder = LatentCoder(bottleneck.entropy_bottleneck)
 
     def encode(images: Tensor, **_: object) -> dict:
         latent = encode_latent(bottleneck.encoder, images)
-        if not measure:
-            means = bottleneck._get_means(latent)
-            return {"strings": coder.quantize(latent, "dequantize", means), "shape": None}
-        strings, shape = coder.compress(latent), latent.shape[-2:]
-        payloads.nbytes += [len(s) for s in strings]
-        payloads.published_kib += [published_size(s, shape) for s in strings]
-        return {"strings": [strings], "shape": shape}
+        shape = latent.shape[-2:]
+        if mode == "estimate":
+            payloads.add([bytes(size) for size in coder.estimate(latent)], shape)
+            return {"strings": coder.quantize(latent), "shape": shape}
+        strings = coder.encode(latent)
+        payloads.add(strings, shape)
+        coded = [strings] if mode == "full" else coder.quantize(latent)
+        return {"strings": coded, "shape": shape}
 
-    def decode(strings: list[list[bytes]] | Tensor, shape: torch.Size | None) -> Tensor:
-        if isinstance(strings, Tensor):
-            return bottleneck.decoder(strings)
-        return bottleneck.decoder(coder.decompress(strings[0], shape))
+    def decode(strings: list[list[bytes]] | Tensor, shape: torch.Size) -> Tensor:
+        latent = strings if isinstance(strings, Tensor) else coder.decode(strings[0], shape)
+        return bottleneck.decoder(latent.contiguous(memory_format=torch.channels_last))
 
     bottleneck.encode, bottleneck.decode = encode, decode
     try:

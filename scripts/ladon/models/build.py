@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import urllib.error
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +26,7 @@ from torch import nn
 from torchvision import models
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from ladon.errors import CheckpointError, ConfigError, LadonError
+from ladon.errors import CheckpointError, ConfigError, LadonError, in_one_line
 from ladon.models.checkpoint import load_into, read_checkpoint
 from ladon.models.ladon import HEADS, ThreeHeadedLadon, assemble, segmentation_checkpoint
 
@@ -107,8 +108,9 @@ def build_model(
             f"{torch.hub.get_dir()}/checkpoints and cannot be downloaded ({error}); "
             "put the file there or drop the weights from the config"
         ) from error
-    except (TypeError, ValueError, KeyError) as error:
-        raise ConfigError(f"{where}: cannot build {section['key']}: {error}") from error
+    except Exception as error:  # whatever a library makes of arguments that it cannot use
+        reason = in_one_line(error)
+        raise ConfigError(f"{where}: cannot build {section['key']}: {reason}") from error
 
 
 def _from_library(section: Mapping[str, Any], task: str, where: str, replaced: bool) -> nn.Module:
@@ -120,7 +122,11 @@ def _from_library(section: Mapping[str, Any], task: str, where: str, replaced: b
     config = {k: v for k, v in section.items() if k not in ("src_ckpt", "dst_ckpt")}
     if replaced and _has_backbone_weights(config["key"]) and "pretrained_backbone" not in kwargs:
         kwargs["weights_backbone"] = None  # torchvision's default would fetch ImageNet's
-    model = _LIBRARY_LOADERS[task](config | {"kwargs": kwargs}, torch.get_default_device())
+    with warnings.catch_warnings():
+        # published files say `pretrained`, which torchvision still takes
+        old = "The parameter 'pretrained|Arguments other than a weight enum"
+        warnings.filterwarnings("ignore", message=old, category=UserWarning)
+        model = _LIBRARY_LOADERS[task](config | {"kwargs": kwargs}, torch.get_default_device())
     if model is None:
         raise ConfigError(f"{where}: no model called {section['key']}")
     if original and not replaced:

@@ -16,6 +16,7 @@ run's final test counts; validations between epochs use the same words before an
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ DATASETS = {
     "coco2017": "object_detection",
     "pascal_voc2012": "semantic_segmentation",
 }
-NO_TEST = "log stops before the final test"
+NO_TEST = "the log stops before the final test"
 
 # "2023-02-16 18:25:14,754\tINFO\tlogger.name\tmessage", or slashes and no milliseconds
 _PREFIX = re.compile(r"^\d{4}[-/]\d\d[-/]\d\d \d\d:\d\d:\d\d(?:,\d+)?\t[A-Z]+\t[\w.]+\t", re.M)
@@ -70,7 +71,7 @@ def read_log(path: Path) -> list[RunResult]:
 
     Returns:
         The teacher's (if it was tested) and the student's; the student's is marked missing, with
-        the reason as its note, if the log stops before its final test.
+        the reason as its note, if log stops before its final test.
 
     Raises:
         UsageError: the file cannot be read, is no run's log, or does not say what was run.
@@ -123,10 +124,9 @@ def _final_tests(text: str) -> dict[str, tuple[str, str]]:
     starts = list(_START.finditer(text))
     text = text[starts[-1].end() :] if starts else text
     marks = list(_MODEL.finditer(text))
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
     tests: dict[str, tuple[str, str]] = {}
-    for mark, end in zip(marks, ends, strict=True):
-        body = text[mark.end() : end]
+    for mark, following in zip_longest(marks, marks[1:]):
+        body = text[mark.end() : following.start() if following else len(text)]
         if _metrics(body)[0] is not None:
             tests[mark[1].lower()] = (mark[2], body)
     return tests

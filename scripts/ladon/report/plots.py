@@ -28,7 +28,8 @@ STYLES = (
     ("#56B4E9", "P", (0, (8, 2))),
     ("#E69F00", "X", (0, (1, 3))),
 )
-OWN_MARKERS = ("*", "P", "X", "D", "^", "v")  # hollow and large, around the published points
+OWN_MARKERS = ("D", "^", "P", "X", "v", "*")  # hollow and large, around the published points
+OWN_SIZE = 10  # points
 LABEL_SIZE = 7.5  # points
 LEVEL_GAP = 0.045  # of the axes' height: one line of text of that size
 
@@ -95,15 +96,12 @@ def published_figure(
         if dataset is not None and key[1] != dataset:
             continue
         view = (results or own[key])[0].view
-        panels.append(
-            Panel(
-                f"{view.title}: {key[1]}",
-                view,
-                DATA_SIZE,
-                *split_series(results, DATA_SIZE),
-                *split_series(own.get(key, []), DATA_SIZE),
-            )
-        )
+        lines, levels = split_series(results, DATA_SIZE)
+        own_lines, own_levels = split_series(own.get(key, []), DATA_SIZE)
+        order = [line.subject for line in lines]
+        own_lines.sort(key=lambda x, o=order: o.index(x.subject) if x.subject in o else len(o))
+        headline = f"{view.title}: {key[1]}"
+        panels.append(Panel(headline, view, DATA_SIZE, lines, levels, own_lines, own_levels))
     return draw(panels)
 
 
@@ -150,13 +148,13 @@ def _draw_series(axes: Axes, panel: Panel) -> None:
         color, marker, style = STYLES[number % len(STYLES)]
         sizes, scores = zip(*line.points, strict=True)
         axes.plot(sizes, scores, color=color, marker=marker, linestyle=style, label=line.label)
-    for number, line in enumerate(panel.own):
+    for line, marker in zip(panel.own, _own_markers(panel), strict=True):
         sizes, scores = zip(*line.points, strict=True)
         axes.plot(
             *(sizes, scores),
             color="black",
-            marker=OWN_MARKERS[number % len(OWN_MARKERS)],
-            markersize=13,
+            marker=marker,
+            markersize=OWN_SIZE,
             markerfacecolor="none",
             linestyle="none",
             label=f"this run: {line.label}",
@@ -176,6 +174,20 @@ def _draw_series(axes: Axes, panel: Panel) -> None:
         fontsize=9,
         ncols=len(panel.lines) if not panel.own and panel.measure is DATA_SIZE else columns,
     )
+
+
+def _own_markers(panel: Panel) -> list[str]:
+    """A run's marker goes with its backbone's published line, as far as there is one."""
+    known = [line.subject for line in panel.lines]
+    free = list(OWN_MARKERS[len(known) :])
+    markers = []
+    for number, line in enumerate(panel.own):
+        first = line.subject not in {other.subject for other in panel.own[:number]}
+        if first and line.subject in known[: len(OWN_MARKERS)]:
+            markers.append(OWN_MARKERS[known.index(line.subject)])
+        else:
+            markers.append(free.pop(0) if free else OWN_MARKERS[-1])
+    return markers
 
 
 def _short_number(value: float, position: int | None = None) -> str:
@@ -236,6 +248,9 @@ def _annotate_betas(axes: Axes, panel: Panel, level_texts: Sequence[Text]) -> No
     for level in axes.lines[len(panel.lines) + len(panel.own) :]:
         _, y = axes.transData.transform((1, level.get_ydata()[0])) * to_points
         ink.append([(left, y), (right, y)])
+    if panel.lines:
+        own = (axes.transData.transform(line.points) * to_points for line in panel.own)
+        taken += [Box.around(tuple(p), OWN_SIZE, OWN_SIZE) for points in own for p in points]
     betas = [f"{r.beta:g}" if r.beta is not None else "" for line in named for r in line.results]
     colors = [axes.lines[i].get_color() for i, line in enumerate(named) for _ in line.results]
     data = [point for line in named for point in line.points]

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 from ladon.errors import UsageError
+from ladon.report.logs import NO_TEST
 from ladon.report.results import PRETTY_NAMES, TASKS, RunCollection, RunResult, Spread
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "resource" / "published" / "results.csv"
@@ -86,4 +87,4 @@ def _result(row: dict[str, str]) -> RunResult:
 
 def _missing_note(row: dict[str, str]) -> str:
     best = f"best validation {row['best_val_metric']}, stage {row['best_val_stage']}"
-    return f"log stops before the final test; {best}"
+    return f"{NO_TEST}; {best}"

@@ -36,14 +36,14 @@ def region(published: RunCollection, images: str) -> str:
         picture = f"{images}/{image_name(dataset)}"
         alt = f"{sheet.view.first.label} against data size on {dataset}, published results"
         parts += [
-            f"#### {sheet.title}",
+            f"### {sheet.title}",
             markdown_table(sheet),
             *([f"*{sheet.caption}*"] if sheet.caption else []),
             f'<img src="{picture}" alt="{alt}" width="640">',
         ]
     parts.append(
-        "Data size: mean ± standard deviation per image, 1 KB = 1024 bytes, measured on each task's "
-        "own input size. Unrounded numbers and their sources: "
+        "Data size: mean ± standard deviation per image, 1 KB = 1024 bytes, measured on each "
+        "task's own input size. Unrounded numbers and their sources: "
         "[resource/published](resource/published/README.md)."
     )
     return "\n\n".join(parts)

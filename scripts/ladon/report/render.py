@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,6 @@ from rich.text import Text
 from ladon.report.results import TaskView
 
 MISSING = "–"
-WIDTH_WITHOUT_TERMINAL = 240
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,13 @@ class Sheet:
         return [header, *([column.text(row) for column in columns] for row in self.rows)]
 
 
-def make_console() -> Console:
-    """A console as wide as the terminal, or wide enough for a table where there is none."""
-    console = Console(highlight=False)
-    return (
-        console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL, highlight=False)
-    )
-
-
 def number(value: float | None, digits: int, sign: str = "") -> str:
     """A number with this many decimals, `MISSING` for None; sign '+' writes it always."""
-    return MISSING if value is None else f"{value:{sign}.{digits}f}"
+    return MISSING if value is None else f"{value:{sign}z.{digits}f}"  # z: never -0.000
 
 
-def rich_table(sheet: Sheet, columns: Sequence[Column]) -> Table:
-    """The table for the terminal, of these columns."""
+def rich_table(sheet: Sheet, columns: Sequence[Column], narrow: bool = False) -> Table:
+    """The table for the terminal, of these columns; narrow ones break headers between words."""
     table = Table(
         title=Text(sheet.title),  # not markup: headers and names hold brackets
         title_justify="left",
@@ -79,12 +71,10 @@ def rich_table(sheet: Sheet, columns: Sequence[Column]) -> Table:
     )
     header, *rows = sheet.cells(columns)
     for column, name, *cells in zip(columns, header, *rows, strict=True):
-        # cells stay whole, headers may break between words
-        table.add_column(
-            Text(name),
-            justify="left" if column.left else "right",
-            min_width=max(map(len, cells), default=0),
-        )
+        width = max(map(len, [*cells, *name.split()]))
+        shown = "\n".join(textwrap.wrap(name, width)) if narrow else name
+        justify = "left" if column.left else "right"
+        table.add_column(Text(shown), justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
     return table
@@ -92,15 +82,16 @@ def rich_table(sheet: Sheet, columns: Sequence[Column]) -> Table:
 
 def print_sheet(console: Console, sheet: Sheet) -> None:
     """Prints the table; where it is too wide, what stands aside follows below it."""
-    table = rich_table(sheet, sheet.columns)
     # measured without the console's own limit, which would cut the answer
-    needed = console.measure(table, options=console.options.update(max_width=10_000)).minimum
-    if needed <= console.width:
-        console.print(table)
-        return
-    console.print(rich_table(sheet, [column for column in sheet.columns if not column.aside]))
+    unlimited = console.options.update(max_width=10_000)
+    for narrow in (False, True):
+        table = rich_table(sheet, sheet.columns, narrow)
+        if console.measure(table, options=unlimited).maximum <= console.width:
+            console.print(table)
+            return
+    console.print(rich_table(sheet, [column for column in sheet.columns if not column.aside], True))
     for column in (column for column in sheet.columns if column.aside):
-        for text in dict.fromkeys(map(column.text, sheet.rows)):
+        for text in dict.fromkeys(filter(None, map(column.text, sheet.rows))):
             console.print(f"  {text}", markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""Sorts results into the lines and levels of a rate-accuracy plot; a line is also a sweep over β."""
+"""Sorts results into the lines (sweeps over β) and levels of a rate-accuracy plot."""
 
 from __future__ import annotations
 

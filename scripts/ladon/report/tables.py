@@ -15,11 +15,10 @@ from ladon.report.compare import (
     difference,
     relative_difference,
 )
-from ladon.report.render import MISSING, Column, Sheet, make_console, number, print_sheet
+from ladon.report.render import MISSING, Column, Sheet, number, print_sheet
 from ladon.report.results import TASKS, Metric, RunCollection, RunResult, TaskView, datasets
 
-__all__ = ["make_console", "print_table"]  # also for scripts that only print results
-
+WIDTH_WITHOUT_TERMINAL = 240
 KB_DIGITS = 3  # a byte, just about
 
 
@@ -122,14 +121,31 @@ def result_sheet(results: Sequence[RunResult], names: Sequence[str] = ()) -> She
         if column.header
         and (column.name in names if names else several or column.name != "dataset")
     ]
-    absent = [f"{r.label}, β {_beta_text(r)}: {r.note}" for r in results if r.missing and r.note]
-    caption = f"missing: {'; '.join(absent)}" if absent else ""
-    return Sheet(title(results), results[0].view, columns, list(results), caption)
+    return Sheet(title(results), results[0].view, columns, list(results), _missing_caption(results))
+
+
+def _missing_caption(results: Sequence[RunResult]) -> str:
+    """Names the missing results by the reason; '' if there is none."""
+    reasons: dict[str, list[str]] = {}
+    for result in results:
+        if result.missing and result.note:
+            reason, _, detail = result.note.partition("; ")
+            name = f"{result.label}, β {_beta_text(result)}"
+            reasons.setdefault(reason, []).append(f"{name} ({detail})" if detail else name)
+    return " – ".join(f"missing, {reason}: {'; '.join(n)}" for reason, n in reasons.items())
 
 
 def result_sheets(runs: RunCollection, names: Sequence[str] = ()) -> list[Sheet]:
     """The tables of all tasks."""
     return [result_sheet(results, names) for results in runs.by_task().values()]
+
+
+def make_console() -> Console:
+    """A console as wide as the terminal, or wide enough for a table where there is none."""
+    console = Console(highlight=False)
+    return (
+        console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL, highlight=False)
+    )
 
 
 def print_table(console: Console, results: Sequence[RunResult]) -> None:

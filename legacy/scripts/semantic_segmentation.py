@@ -1,0 +1,16 @@
+"""Semantic segmentation, with the legacy scripts' flags (`--log`).
+
+    python legacy/scripts/semantic_segmentation.py --config legacy/configs/….yaml --log ….txt
+
+It runs the engine of `scripts/semantic_segmentation.py`, which takes the same config files.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from ladon.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main("semantic_segmentation", legacy=True))
