@@ -32,7 +32,11 @@ def build_parser(task: str, *, legacy: bool = False) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", required=True, help="YAML file of the experiment")
     log = ("--log", "--run_log") if legacy else ("--run_log",)
-    add(*log, dest="run_log", help="log file; the run folder is its name without suffix (default: logs/…)")
+    add(
+        *log,
+        dest="run_log",
+        help="log file; the run folder is its name without suffix (default: logs/…)",
+    )
     add("--json", type=_json_object, default={}, metavar="OBJECT", help="merged into the config")
     add(
         "--set",
