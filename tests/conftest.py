@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("LADON_DATA_ROOT", None)
@@ -46,3 +47,40 @@ def lab(tmp_path_factory, scenes):
     assert made.run("teacher") == 0
     assert made.run("classification") == 0
     return made
+
+
+@pytest.fixture
+def own_lab(lab, tmp_path):
+    """A lab of the test's own, with the shared teacher and classifier."""
+    from tiny import Lab
+
+    made = Lab(tmp_path / "own", lab.data_root)
+    (made.folder / "ckpt").mkdir()
+    for family in ("teacher", "classification"):
+        made.checkpoint(family).symlink_to(lab.checkpoint(family))
+    return made
+
+
+@pytest.fixture
+def own_data(own_lab, tmp_path):
+    """The lab's data as a copy that a test may damage."""
+    copy = tmp_path / "data"
+    shutil.copytree(own_lab.data_root, copy)
+    own_lab.data_root = copy
+    return copy / "digit_scenes"
+
+
+@pytest.fixture
+def refused(own_lab, capsys):
+    """Runs a family's script, which must fail as promised; returns the message."""
+
+    from refusals import message_of
+
+    def run(family: str, *flags: str, config=None, code: int = 2) -> str:
+        capsys.readouterr()
+        found = own_lab.run(family, *flags, config=config, log="refused")
+        shown = capsys.readouterr().err
+        assert found == code, shown
+        return message_of(shown, own_lab.folder / "logs" / "refused.txt")
+
+    return run

@@ -8,21 +8,10 @@ import signal
 
 import pytest
 import torch
-from tiny import Lab
 
 from ladon.engine import train as train_module
 from ladon.engine.stage import Stage
 from ladon.models.checkpoint import load_safely, read_checkpoint
-
-
-@pytest.fixture
-def own_lab(lab, tmp_path):
-    """A lab of the test's own, with the shared teacher and classifier."""
-    made = Lab(tmp_path / "own", lab.data_root)
-    (made.folder / "ckpt").mkdir()
-    for family in ("teacher", "classification"):
-        made.checkpoint(family).symlink_to(lab.checkpoint(family))
-    return made
 
 
 def fresh(lab, family, name, **values):
@@ -30,6 +19,12 @@ def fresh(lab, family, name, **values):
     student = "student_model" if family == "classification" else "model"
     values = {f"models__{student}__dst_ckpt": str(lab.folder / f"{name}.pt"), **values}
     return lab.config(family, name, **values)
+
+
+def validating(lab, name, **values):
+    """A classifier that is validated in both stages."""
+    loader = {"dataset_id": "digit_scenes/val", "kwargs": {"batch_size": 32}}
+    return fresh(lab, "classification", name, train__stage1__val_data_loader=loader, **values)
 
 
 def interrupt_after(monkeypatch, steps, signum=signal.SIGINT):
@@ -158,7 +153,7 @@ def test_start_epoch_begins_in_the_stage_that_holds_it(own_lab):
 
 def test_overridden_epochs_move_the_start_of_entropy_coding(own_lab):
     """Trap 17: one value, derived."""
-    config = fresh(own_lab, "classification", "moved")
+    config = validating(own_lab, "moved")
     flags = ["-student_only", "--set", "train.stage1.num_epochs=2"]
     assert own_lab.run("classification", *flags, config=config) == 0
     log = own_lab.log("moved")
@@ -202,7 +197,7 @@ def scores(monkeypatch, values):
 def test_best_of_an_early_stage_survives_to_the_final_test(own_lab, monkeypatch):
     """Trap 11: it was saved without CDF tables, and the tested model has them."""
     scores(monkeypatch, [50.0, 40.0])
-    config = fresh(own_lab, "classification", "early")
+    config = validating(own_lab, "early")
     assert own_lab.run("classification", "-student_only", config=config) == 0
     found = own_lab.metrics("early")["models"]["student"]
     assert found["payload_bytes"]["mean"] > 0
@@ -218,7 +213,7 @@ def test_best_of_an_early_stage_survives_to_the_final_test(own_lab, monkeypatch)
 
 def test_equal_value_does_not_replace_the_best(own_lab, monkeypatch):
     scores(monkeypatch, [50.0, 50.0])
-    config = fresh(own_lab, "classification", "equal")
+    config = validating(own_lab, "equal")
     assert own_lab.run("classification", "-student_only", config=config) == 0
     assert [e["best"] for e in epochs(own_lab, "equal")] == [True, False]
 
@@ -226,7 +221,7 @@ def test_equal_value_does_not_replace_the_best(own_lab, monkeypatch):
 def test_a_new_validation_set_starts_a_new_best(own_lab, monkeypatch):
     """Trap 11: COCO's mean IoU must not keep VOC's checkpoint from being written."""
     scores(monkeypatch, [80.0, 20.0])
-    config = fresh(own_lab, "classification", "sets")
+    config = validating(own_lab, "sets")
     text = config.read_text()
     data = own_lab.data_root / "digit_scenes" / "train"
     other = (

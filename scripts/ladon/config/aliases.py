@@ -72,7 +72,8 @@ def _deepest_module(parts: list[str], dotted: str) -> tuple[ModuleType, int]:
         module = _import_if_there(".".join(parts[:depth]), dotted)
         if module is not None:
             return module, depth
-    raise ConfigError(f'cannot find "{dotted}": there is no module "{parts[0]}"')
+    hint = suggest(dotted, ALIASES)
+    raise ConfigError(f'cannot find "{dotted}": there is no module "{parts[0]}"{hint}')
 
 
 def _import_if_there(name: str, wanted: str) -> ModuleType | None:

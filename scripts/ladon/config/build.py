@@ -41,7 +41,7 @@ def lazy_target(lazy: Lazy, entry: dict[Any, Any]) -> tuple[str, Any]:
     except LocatedError:
         raise
     except ConfigError as exc:
-        raise LocatedError(lazy.mark, str(exc)) from exc
+        raise LocatedError(lazy.value.mark_of(needed), str(exc)) from exc
 
 
 class Builder:

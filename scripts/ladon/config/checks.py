@@ -76,7 +76,8 @@ def check_model(walker: Walker, view: View, task: str | None = None) -> None:
     # the heads of the three-headed model stand on the classifier: they name no backbone
     is_head = view.path.rpartition(".")[2] in schema.THREE_HEADED_PARTS[1:]
     has_own = kwargs is not None and walker.child(kwargs, "backbone_config") is not None
-    walker.bind(view, target, given=int(is_head and not has_own))
+    derived = ("backbone_config",) if is_head and not has_own else ()
+    walker.bind(view, target, derived=derived)
     if kwargs is None or not isinstance(kwargs.value, dict):
         return
     children = {str(name): child for name, child in walker.children(kwargs)}

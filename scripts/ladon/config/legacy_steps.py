@@ -6,10 +6,11 @@ errors, and returns what stands there now.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ladon.config.legacy_form import CURRENT, LEGACY, PART, Upgrade, map_at, take
+from ladon.config.merge import merge
 from ladon.config.nodes import ConfigList, ConfigMap, Lazy, LocatedError, Mark, kind_of, suggest
 
 _DATASET_KEYS = ("name", "type", "root", "splits")
@@ -170,8 +171,8 @@ def loader(work: Upgrade, node: ConfigMap, path: str) -> ConfigMap:
         node.put("kwargs", kwargs, kwargs.mark)
     if has_batches:
         _group(work, batches, node, path)
-    if node.get("collate_fn") in _COLLATE_FUNCTIONS:
-        node["collate_fn"] = _COLLATE_FUNCTIONS[node["collate_fn"]]
+    if renamed := _look_up(_COLLATE_FUNCTIONS, node.get("collate_fn")):
+        node["collate_fn"] = renamed
     return node
 
 
@@ -228,11 +229,11 @@ def criterion(work: Upgrade, node: ConfigMap, path: str) -> ConfigMap:
     factor = org.get("factor") if isinstance(org, ConfigMap) else None
     if factor is not None and factor != 0:
         criterion = org.get("criterion")
-        if extract in _MODEL_LOSSES:
-            node.put("func2extract_model_loss", _MODEL_LOSSES[extract], org.mark)
+        if model_loss := _look_up(_MODEL_LOSSES, extract):
+            node.put("func2extract_model_loss", model_loss, org.mark)
             kwargs.put("model_term", map_at(org.mark, weight=factor), org.mark)
         elif isinstance(criterion, ConfigMap):
-            name = _TERM_NAMES.get(criterion.get("key"), "org")
+            name = _look_up(_TERM_NAMES, criterion.get("key")) or "org"
             name = "org" if name in terms else name
             terms.put(name, _org_term(work, org, criterion, extract, path), org.mark)
         elif not is_whole:
@@ -251,11 +252,10 @@ def _org_term(
     """Return the term for a loss on the model's outputs."""
     mark, factor = org.mark, org["factor"]
     if criterion.get("key") == "KDLoss":
-        kwargs = map_at(mark, **_KD_OUTPUTS)
         own = criterion.get("kwargs")
-        for key in own or ():
-            kwargs.put(key, own[key], own.mark_of(key))
-        criterion = map_at(mark, key="KDLoss", kwargs=kwargs)
+        if own is None or isinstance(own, ConfigMap):  # validation says what else it must not be
+            own = merge(map_at(mark, **_KD_OUTPUTS), own or ConfigMap(mark))
+        criterion = map_at(mark, key="KDLoss", kwargs=own)
         return map_at(mark, criterion=criterion, weight=factor)
     inputs = map_at(mark, **_OUTPUT)
     compared = map_at(mark, input=inputs, target=map_at(mark, uses_label=True))
@@ -285,6 +285,11 @@ def term(work: Upgrade, node: ConfigMap, path: str) -> ConfigMap:
         compared["target"] = map_at(target.mark, uses_label=True)
     node["criterion_wrapper"] = map_at(mark, key=key, kwargs=compared)
     return node
+
+
+def _look_up(table: Mapping[str, str], key: Any) -> str | None:
+    """Return a table's entry; None also for what a wrong file may have in a name's place."""
+    return table.get(key) if isinstance(key, str) else None
 
 
 def _transform(name: Any) -> str:

@@ -98,6 +98,8 @@ def accepted_extras(target: Callable[..., Any], kwargs: Mapping[str, Any]) -> se
         return _keywords_of("torchvision.models.detection", "FasterRCNN")
     if name == "deeplabv3_model" and module.startswith("sc2bench."):
         return set()  # its **kwargs go nowhere
+    if module == "ladon.data.transforms" and inspect.isclass(target):
+        return _named(_parameters(target.__bases__[0]) or {})
     if name == "SimpleLossWrapper" and module.startswith("torchdistill."):
         return {"input", "target", "weights"}
     if module.startswith(("torchvision.models.", "timm.models.")):

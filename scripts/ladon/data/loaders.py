@@ -27,11 +27,11 @@ from torch.utils.data import (
     Dataset,
     RandomSampler,
     SequentialSampler,
-    Subset,
     default_collate,
 )
 from torchdistill.datasets.registry import get_batch_sampler, get_collate_func, get_dataset_wrapper
 
+from ladon.data.samples import IndexedDataset, SeededDataset
 from ladon.data.seeding import EVALUATION, ORDER, seeded_rng
 from ladon.errors import ConfigError, DataError, in_one_line
 
@@ -55,81 +55,6 @@ def get_num_iterations(dataset: Dataset, batch_size: int, world_size: int) -> in
         Batches that each process sees per epoch.
     """
     return math.ceil(len(dataset) / batch_size / world_size)
-
-
-class SeededDataset(Dataset):
-    """Draws a sample's augmentation from (seed, epoch, index), wherever it is loaded.
-
-    Args:
-        dataset: map-style dataset.
-        seed: of the run.
-        requires_supp: append an empty dict to each sample, as torchdistill's training expects.
-    """
-
-    def __init__(self, dataset: Dataset, seed: int, requires_supp: bool = False) -> None:
-        self.dataset = dataset
-        self.seed = seed
-        self.requires_supp = requires_supp
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, epoch_and_index: tuple[int, int]) -> tuple:
-        """Load the sample of (epoch, index)."""
-        epoch, index = epoch_and_index
-        with seeded_rng(self.seed, epoch, index):
-            sample = _load(self.dataset, index)
-        return (*sample, {}) if self.requires_supp else sample
-
-
-class IndexedDataset(Dataset):
-    """Gives (index, sample, target), the same at every call even if a transform draws numbers.
-
-    Args:
-        dataset: map-style dataset of (sample, target, ...).
-    """
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[int, Any, Any]:
-        """Load the sample at an index."""
-        with seeded_rng(0, EVALUATION, index):
-            sample, target, *_ = _load(self.dataset, index)
-        return index, sample, target
-
-
-def _load(dataset: Dataset, index: int) -> Any:
-    """Load a sample; whatever its dataset or a transform raises, say for which file."""
-    try:
-        return dataset[index]
-    except DataError:
-        raise
-    except Exception as error:
-        name = _sample_name(dataset, index)
-        raise DataError(f"cannot load {name}: {in_one_line(error)}") from error
-
-
-def _sample_name(dataset: Any, index: int) -> str:
-    """Name a sample by its file, if the dataset can tell: as ImageFolder and VOCSegmentation do."""
-    while True:
-        if isinstance(dataset, Subset):
-            dataset, index = dataset.dataset, dataset.indices[index]
-        elif hasattr(dataset, "org_dataset"):  # torchdistill's dataset wrappers
-            dataset = dataset.org_dataset
-        else:
-            break
-    for name in ("samples", "images"):
-        entries = getattr(dataset, name, None)
-        if isinstance(entries, Sequence) and index < len(entries):
-            entry = entries[index]
-            path = entry[0] if isinstance(entry, tuple | list) and entry else entry
-            if isinstance(path, str | os.PathLike):
-                return os.fspath(path)
-    return f"sample {index} of {type(dataset).__name__}"
 
 
 class _Collate:

@@ -1,0 +1,87 @@
+"""One sample: loaded with its own random numbers, and named if it cannot be loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from torch.utils.data import Dataset, Subset
+
+from ladon.data.seeding import EVALUATION, seeded_rng
+from ladon.errors import DataError, in_one_line
+
+
+class SeededDataset(Dataset):
+    """Draws a sample's augmentation from (seed, epoch, index), wherever it is loaded.
+
+    Args:
+        dataset: map-style dataset.
+        seed: of the run.
+        requires_supp: append an empty dict to each sample, as torchdistill's training expects.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, requires_supp: bool = False) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.requires_supp = requires_supp
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, epoch_and_index: tuple[int, int]) -> tuple:
+        """Load the sample of (epoch, index)."""
+        epoch, index = epoch_and_index
+        with seeded_rng(self.seed, epoch, index):
+            sample = _load(self.dataset, index)
+        return (*sample, {}) if self.requires_supp else sample
+
+
+class IndexedDataset(Dataset):
+    """Gives (index, sample, target), the same at every call even if a transform draws numbers.
+
+    Args:
+        dataset: map-style dataset of (sample, target, ...).
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, Any, Any]:
+        """Load the sample at an index."""
+        with seeded_rng(0, EVALUATION, index):
+            sample, target, *_ = _load(self.dataset, index)
+        return index, sample, target
+
+
+def _load(dataset: Dataset, index: int) -> Any:
+    """Load a sample; whatever its dataset or a transform raises, say for which file."""
+    try:
+        return dataset[index]
+    except DataError:
+        raise
+    except Exception as error:
+        name = _sample_name(dataset, index)
+        raise DataError(f"cannot load {name}: {in_one_line(error)}") from error
+
+
+def _sample_name(dataset: Any, index: int) -> str:
+    """Name a sample by its file, if the dataset can tell: as ImageFolder and VOCSegmentation do."""
+    while True:
+        if isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, dataset.indices[index]
+        elif hasattr(dataset, "org_dataset"):  # torchdistill's dataset wrappers
+            dataset = dataset.org_dataset
+        else:
+            break
+    for name in ("samples", "images"):
+        entries = getattr(dataset, name, None)
+        if isinstance(entries, Sequence) and index < len(entries):
+            entry = entries[index]
+            path = entry[0] if isinstance(entry, tuple | list) and entry else entry
+            if isinstance(path, str | os.PathLike):
+                return os.fspath(path)
+    return f"sample {index} of {type(dataset).__name__}"
