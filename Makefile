@@ -24,8 +24,8 @@ demo: .venv/ready  ## train and test everything on bundled data (about 15 minute
 test: .venv/ready  ## run all tests
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) scripts/validate.py configs
-	$(RUN) -m pytest
+	$(RUN) scripts/validate.py
+	$(RUN) -m pytest -n 2
 
 tables: .venv/ready  ## write the published results and pictures into README.md and imgs
 	$(RUN) scripts/report.py --published --readme README.md --images imgs

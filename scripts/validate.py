@@ -1,6 +1,6 @@
 """Checks configuration files without building or running anything, and reports every problem.
 
-    python scripts/validate.py                      # all of configs/
+    python scripts/validate.py                      # configs/ and legacy/configs/
     python scripts/validate.py my/config.yaml --set train.num_epochs=2
     python scripts/validate.py --build              # also builds each distinct model, weightless
 
@@ -13,9 +13,15 @@ import argparse
 import json
 import sys
 import warnings
+from pathlib import Path
 
 from ladon.config import find_config_files, load_config, validate_config
 from ladon.errors import ConfigError, LadonError, UsageError
+
+
+def shipped_folders() -> list[str]:
+    """Names the folders to check where none are given."""
+    return ["configs", *(["legacy/configs"] if Path("legacy/configs").is_dir() else [])]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", nargs="*", default=["configs"], help="files or folders")
+    parser.add_argument("paths", nargs="*", default=shipped_folders(), help="files or folders")
     parser.add_argument("--json", help="JSON object merged into every config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override")
     parser.add_argument("--data_root", help="folder that holds the datasets")

@@ -72,17 +72,10 @@ def test_anchors_on_keys_and_shared_nodes():
     assert dataset is config.get("datasets")["boxes/train"]
 
 
-@pytest.mark.parametrize(
-    "harmless",
-    [
-        *("cache_output:", "adaptations:", "experiment: x", "in_channels_stage2: 256"),
-        *("_anything: {a: 1}", "pre_transform:", "wrapper: 'DistributedDataParallel'"),
-    ],
-)
-def test_harmless_keys_are_in_the_tried_files(harmless):
-    key = harmless.partition(":")[0]
+def test_keys_that_nobody_reads_are_in_the_tried_files():
     tried = "".join(path.read_text() for path in FILES)
-    assert f"{key}:" in tried or key == "_anything"
+    for key in ("cache_output", "adaptations", "experiment", "in_channels_stage2", "_note"):
+        assert f"{key}:" in tried
 
 
 @pytest.mark.parametrize(

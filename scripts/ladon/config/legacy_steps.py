@@ -219,14 +219,16 @@ def criterion(work: Upgrade, node: ConfigMap, path: str) -> ConfigMap:
     """Make the model's own losses a `model_term`, a loss on its outputs one of the `sub_terms`."""
     mark = node.mark
     is_whole = "key" in node
+    for key in ("org_term", "sub_terms", "kwargs"):
+        if not isinstance(node.get(key), ConfigMap | None):
+            text = f"{path}.{key} must be a mapping, not {kind_of(node[key])}"
+            raise LocatedError(node.mark_of(key), text)
     extract, org = take(node, "func2extract_org_loss"), take(node, "org_term")
-    terms = take(node, "sub_terms")
-    kwargs = node.get("kwargs")
-    kwargs = kwargs.copy() if isinstance(kwargs, ConfigMap) else ConfigMap(mark)
-    terms = terms if isinstance(terms, ConfigMap) else ConfigMap(mark)
+    terms, kwargs = take(node, "sub_terms") or ConfigMap(mark), node.get("kwargs")
+    kwargs = ConfigMap(mark) if kwargs is None else kwargs.copy()
     if node.get("key") in ("GeneralizedCustomLoss", "CustomLoss"):
         node["key"] = "WeightedSumLoss"
-    factor = org.get("factor") if isinstance(org, ConfigMap) else None
+    factor = None if org is None else org.get("factor")
     if factor is not None and factor != 0:
         criterion = org.get("criterion")
         if model_loss := _look_up(_MODEL_LOSSES, extract):

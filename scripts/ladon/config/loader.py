@@ -1,5 +1,7 @@
 """Config files to a `Config`: bases, overrides, data root, in that order; nothing is built.
 
+Sections in the legacy schema become current ones after `--json` and before `--set`.
+
 load_config("configs/x.yaml", overrides={"beta": 1.28}, assignments=["train.log_freq=1"])
 """
 

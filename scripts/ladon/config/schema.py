@@ -213,7 +213,8 @@ TOP = Section(
         "models": MODELS,
         "train": ANY,
         "test": Section(
-            {"test_data_loader": LOADER, "evaluation": TEXT}, required=("test_data_loader",)
+            {"test_data_loader": LOADER, "evaluation": TEXT, "log_freq": COUNT},
+            required=("test_data_loader",),
         ),
     },
     required=("datasets", "models"),
