@@ -128,11 +128,23 @@ class Site:
             self.found[kind] = log.read_text(), metrics["models"]["student"]
         return self.found[kind]
 
+    def run_legacy(self, kind: str, monkeypatch) -> dict:
+        """The same test with the legacy twin of the config; returns the numbers."""
+        self.publish(kind)
+        monkeypatch.chdir(self.folder)
+        monkeypatch.setenv("HOME", str(self.folder / "home"))
+        command = COMMANDS[self.task].replace("configs/", "legacy/configs/")
+        words = shlex.split(command.replace("--run_log logs/x.txt", ""))
+        assert main(self.task, [*words, "--log", "logs/old.txt"], legacy=True) == 0
+        metrics = json.loads((self.folder / "logs" / "old" / "metrics.json").read_text())
+        return metrics["models"]["student"]
+
 
 def make_site(task: str, folder: Path) -> Site:
     """Builds the config's model with random weights."""
     folder.mkdir()
     (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "legacy").symlink_to(ROOT / "legacy")
     words = shlex.split(COMMANDS[task])
     config = load_config(ROOT / words[words.index("--config") + 1])
     section = "student_model" if task == "image_classification" else "model"
@@ -294,6 +306,17 @@ def test_segmentation(sites, kind, monkeypatch):
     assert float(result[3]) == pytest.approx(100 * (400 - 52) / 400, abs=1)
     check_sizes(log, found, num_images=2)
     check_same(site, kind, monkeypatch)
+
+
+@pytest.mark.parametrize("kind", ["today", "2022"])
+@pytest.mark.parametrize("task", COMMANDS)
+def test_legacy_config_gives_the_same_numbers(sites, task, kind, monkeypatch):
+    """Through the current and the legacy config, from either format: one result."""
+    site = sites(task)
+    _, expected = site.run("today", monkeypatch)
+    found = site.run_legacy(kind, monkeypatch)
+    for key in ("metrics", "data_size_kb", "payload_bytes", "num_images"):
+        assert found[key] == expected[key], key
 
 
 def check_sizes(log: str, found: dict, num_images: int) -> None:
