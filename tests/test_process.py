@@ -46,6 +46,9 @@ def test_late_error_arrives_outside_and_in_the_log(own_lab):
 INTERRUPTED = """
 import os, signal, sys
 
+# a test run in the background is started with SIGINT ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 class Interrupt:
     def find_spec(self, name, *rest):
         if name == {module!r}:
