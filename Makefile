@@ -18,7 +18,7 @@ env: .venv/ready  ## create the environment in .venv (about 2 minutes)
 	$(PYTHON) -m pipenv --python $(PYTHON) install --dev --skip-lock
 	@touch $@
 
-demo: .venv/ready  ## train and test everything on bundled data (about 15 minutes on 2 cores)
+demo: .venv/ready  ## train and test everything on bundled data (about 12 minutes on 2 cores)
 	$(RUN) scripts/demo.py
 
 test: .venv/ready  ## run all tests
@@ -30,9 +30,8 @@ test: .venv/ready  ## run all tests
 tables: .venv/ready  ## write the published results and pictures into README.md and imgs
 	$(RUN) scripts/report.py --published --readme README.md --images imgs
 	$(RUN) scripts/draw_architecture.py --out imgs
-.PHONY: tables
 
 clean:  ## remove the demo's data, checkpoints and logs
 	rm -rf resource/data resource/ckpt/digit_scenes logs/digit_scenes
 
-.PHONY: help env demo test clean
+.PHONY: help env demo test tables clean

@@ -76,13 +76,32 @@ class Run:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.yaml").write_text(self.config.dump(), encoding="utf-8")
+            resolved = self.folder / "config.yaml"
+            if self.args.resume and resolved.is_file():
+                self._compare_with_before(resolved)
+            resolved.write_text(self.config.dump(), encoding="utf-8")
             write_json(self.folder / "run.json", self._origin())
             if not self.args.test_only:
                 # a finished result of an earlier run must not pass for this one's
                 (self.folder / "metrics.json").unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(f"{self.folder}: cannot be written: {error.strerror}") from error
+
+    def _compare_with_before(self, resolved: Path) -> None:
+        """Warns if a resumed run is not quite the one that was interrupted."""
+        now, before = self.config.dump().splitlines(), resolved.read_text("utf-8").splitlines()
+        changed = [line.strip() for line in now if line not in before]
+        if now != before:
+            logger.warning(
+                "--resume: the config differs from the one that %s began with: %s",
+                *(self.folder, "; ".join(changed[:3]) or "lines were removed"),
+            )
+        try:
+            seed = json.loads((self.folder / "run.json").read_text("utf-8")).get("seed")
+        except (OSError, ValueError):
+            return
+        if seed != self.seed:
+            logger.warning("--resume: --seed was %s before and is %s now", seed, self.seed)
 
     def _origin(self) -> dict[str, Any]:
         return {
