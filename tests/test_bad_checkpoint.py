@@ -91,8 +91,8 @@ def test_weights_that_cannot_be_downloaded(refused, own_lab, monkeypatch, tmp_pa
     teacher = {"src_ckpt": None, "kwargs": {"num_classes": 1000, "weights": "IMAGENET1K_V1"}}
     config = own_lab.config("classification", "offline", models__teacher_model=teacher)
     message = refused("classification", "-test_only", config=config)
-    assert message.startswith("models.teacher_model: pretrained weights of resnet18 are not in ")
-    assert "cannot be downloaded" in message
+    assert message.startswith("models.teacher_model: the pretrained weights of resnet18 are not ")
+    assert f"put it at {tmp_path}/hub/checkpoints/resnet18-f37072fd.pth" in message
 
 
 @pytest.mark.parametrize(

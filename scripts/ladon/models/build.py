@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import urllib.error
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from ladon.errors import CheckpointError, ConfigError, LadonError, in_one_line
 from ladon.models.checkpoint import load_into, read_checkpoint
 from ladon.models.ladon import HEADS, ThreeHeadedLadon, assemble, segmentation_checkpoint
+from ladon.models.pretrained import naming_missing_files, with_local_file
 
 logger = logging.getLogger(__name__)
 
@@ -97,20 +97,21 @@ def build_model(
     }
     builder = builders.get(section["key"])
     try:
-        if builder is not None:
-            return builder(section, where, replaced)
-        return _from_library(section, task, where, replaced)
+        with naming_missing_files(section["key"], _timm_name(section), where):
+            if builder is not None:
+                return builder(section, where, replaced)
+            return _from_library(section, task, where, replaced)
     except LadonError:
         raise
-    except (urllib.error.URLError, ConnectionError) as error:
-        raise CheckpointError(
-            f"{where}: pretrained weights of {section['key']} are not in "
-            f"{torch.hub.get_dir()}/checkpoints and cannot be downloaded ({error}); "
-            "put the file there or drop the weights from the config"
-        ) from error
     except Exception as error:  # whatever a library makes of arguments that it cannot use
         reason = in_one_line(error)
         raise ConfigError(f"{where}: cannot build {section['key']}: {reason}") from error
+
+
+def _timm_name(section: Mapping[str, Any]) -> str | None:
+    if section["key"] == "splittable_resnest":
+        return (section.get("kwargs") or {}).get("resnest_name")
+    return section["key"]
 
 
 def _from_library(section: Mapping[str, Any], task: str, where: str, replaced: bool) -> nn.Module:
@@ -119,6 +120,7 @@ def _from_library(section: Mapping[str, Any], task: str, where: str, replaced: b
     strict = kwargs.pop("org_ckpt_strict", True)
     if replaced or original:
         kwargs = _without_weights(kwargs)
+    kwargs = with_local_file(_timm_name(section), kwargs)
     config = {k: v for k, v in section.items() if k not in ("src_ckpt", "dst_ckpt")}
     if replaced and _has_backbone_weights(config["key"]) and "pretrained_backbone" not in kwargs:
         kwargs["weights_backbone"] = None  # torchvision's default would fetch ImageNet's
