@@ -140,7 +140,7 @@ def test_segmentation_without_kept_instances_is_background_and_is_kept(tmp_path)
 
 def test_voc_classes_are_those_of_the_published_table():
     assert len(COCO_IDS_OF_VOC) == 21
-    # schemas.md; e.g. VOC 12 (dog) is COCO 18, VOC 15 (person) COCO 1, VOC 19 (train) COCO 7.
+    # e.g. VOC 12 (dog) is COCO 18, VOC 15 (person) COCO 1, VOC 19 (train) COCO 7.
     assert [COCO_IDS_OF_VOC[i] for i in (0, 1, 12, 15, 19, 20)] == [0, 5, 18, 1, 7, 72]
 
 

@@ -74,7 +74,7 @@ def test_evaluation_in_two_processes_equals_one(lab, seven_scenes, family):
 
 
 def test_training_step_averages_gradients_and_keeps_quantiles_equal(tmp_path):
-    """Trap 18: DDP on gloo, with the auxiliary loss beside it."""
+    """DDP on gloo, with the auxiliary loss beside it."""
     two_processes([ROOT / "tests" / "distributed_worker.py", tmp_path / "out"])
     first, second = (torch.load(tmp_path / f"out.{rank}") for rank in range(2))
     for name in first:

@@ -1,4 +1,4 @@
-"""Evaluation of images of many sizes: neither scores nor sizes depend on the batch (trap 19)."""
+"""Evaluation of images of many sizes: neither scores nor sizes depend on the batch."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_detection_of_mixed_sizes_does_not_depend_on_the_batch(pictures):
 
 
 def test_resnest_detector_builds_with_frozen_batch_norm():
-    """Trap 7: the class FrozenBatchNorm2d as norm_layer breaks timm's ResNeSt."""
+    """The class FrozenBatchNorm2d as norm_layer breaks timm's ResNeSt."""
     model = detector("splittable_resnest", "resnest14d", (256, 256, 512, 1024, 2048))
     names = model.state_dict()
     assert not any("num_batches_tracked" in n for n in names)
@@ -132,7 +132,7 @@ def test_resnest_detector_builds_with_frozen_batch_norm():
 
 
 def test_heads_read_the_published_levels():
-    """Trap 13: RoI heads see levels '1'..'3' only: torchvision's default names are '0'..'3'."""
+    """RoI heads see levels '1'..'3' only: torchvision's default names are '0'..'3'."""
     model = detector()
     features = model.backbone(torch.zeros(1, 3, 96, 96))
     assert list(features) == ["1", "2", "3", "4", "pool"]

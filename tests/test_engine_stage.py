@@ -305,7 +305,7 @@ def segmenter_section(scheduler):
 
 
 def test_poly_schedule_ends_at_zero_whatever_the_file_says(caplog):
-    """Trap 8: with another dataset's length the published schedule turned complex."""
+    """With another dataset's length the published schedule turned complex."""
     teacher, student = make_models()
     scheduler = {
         "key": "poly_lr_scheduler",

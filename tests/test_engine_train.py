@@ -163,7 +163,7 @@ def test_start_epoch_begins_in_the_stage_that_holds_it(own_lab):
 
 
 def test_overridden_epochs_move_the_start_of_entropy_coding(own_lab):
-    """Trap 17: one value, derived."""
+    """One value, derived."""
     config = validating(own_lab, "moved")
     flags = ["-student_only", "--set", "train.stage1.num_epochs=2"]
     assert own_lab.run("classification", *flags, config=config) == 0
@@ -206,7 +206,7 @@ def scores(monkeypatch, values):
 
 
 def test_best_of_an_early_stage_survives_to_the_final_test(own_lab, monkeypatch):
-    """Trap 11: it was saved without CDF tables, and the tested model has them."""
+    """It was saved without CDF tables, and the tested model has them."""
     scores(monkeypatch, [50.0, 40.0])
     config = validating(own_lab, "early")
     assert own_lab.run("classification", "-student_only", config=config) == 0
@@ -230,7 +230,7 @@ def test_equal_value_does_not_replace_the_best(own_lab, monkeypatch):
 
 
 def test_a_new_validation_set_starts_a_new_best(own_lab, monkeypatch):
-    """Trap 11: COCO's mean IoU must not keep VOC's checkpoint from being written."""
+    """COCO's mean IoU must not keep VOC's checkpoint from being written."""
     scores(monkeypatch, [80.0, 20.0])
     config = validating(own_lab, "sets")
     text = config.read_text()

@@ -174,7 +174,7 @@ def test_tasks_take_their_own_head(tmp_path, task):
 
 
 def test_statistics_that_moved_are_named_and_the_classifiers_body_is_used(tmp_path, caplog):
-    """Trap 6: published detection checkpoints carry their own BatchNorm statistics."""
+    """Published detection checkpoints carry their own BatchNorm statistics."""
     models = single_models()
     with torch.no_grad():
         models["detection"].backbone.body.layer3[0].bn1.running_mean += 0.25
@@ -212,7 +212,7 @@ def test_checkpoints_whose_bodies_do_not_fit_are_refused(tmp_path, other):
 
 @pytest.mark.parametrize("head", list(TASK))
 def test_every_checkpoint_must_be_there(tmp_path, head):
-    """Trap 1, for all three."""
+    """The published code scored random weights."""
     paths = saved(single_models(), tmp_path)
     paths[head].unlink()
     with pytest.raises(CheckpointError, match=rf"{head}.pt \(named by models.model.{head}"):
@@ -220,7 +220,7 @@ def test_every_checkpoint_must_be_there(tmp_path, head):
 
 
 def test_published_name_of_the_segmentation_checkpoint_leads_to_the_written_one(tmp_path, caplog):
-    """Trap 10: the published three-headed files left out `_two_stages`."""
+    """The published three-headed files left out `_two_stages`."""
     paths = saved(single_models(), tmp_path)
     paths["segmentation"].rename(tmp_path / "segmentation_two_stages.pt")
     assert isinstance(three_headed(paths), ThreeHeadedLadon)

@@ -117,7 +117,7 @@ def test_old_names_are_renamed_in_every_task(prefix):
 def test_checkpoint_of_either_kind_loads_into_a_model_of_either_kind(
     tmp_path, saved_updated, loaded_updated
 ):
-    """Trap 4: with tables or without, into a model with other tables or without."""
+    """With tables or without, into a model with other tables or without."""
     source, target = splittable(), splittable()
     with torch.no_grad():
         source.bottleneck_layer.entropy_bottleneck.quantiles.mul_(0.7)
@@ -259,7 +259,7 @@ def test_coding_gives_what_sc2bench_gives_and_its_sizes():
 
 
 def test_published_size_of_an_empty_payload():
-    """hyperparameters.md L9: 103 bytes of overhead for an empty payload."""
+    """As measured on the published code: 103 bytes of overhead for an empty payload."""
     assert published_size(b"", torch.Size([103, 103])) * 1024 == 103
 
 
@@ -301,7 +301,7 @@ def test_a_model_without_bottleneck_is_left_alone():
 
 
 def test_bottleneck_shapes_are_the_papers():
-    """SPEC §1: a 3x416x416 image -> latent Cx103x103 -> 256x104x104."""
+    """As the paper has it: a 3x416x416 image -> latent Cx103x103 -> 256x104x104."""
     bottleneck = FPBasedResNetBottleneck(num_bottleneck_channels=2, num_target_channels=8)
     latent = bottleneck.encoder(torch.zeros(1, 3, 416, 416))
     assert latent.shape == (1, 2, 103, 103)

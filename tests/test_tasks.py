@@ -222,7 +222,7 @@ class WithTransform(torch.nn.Module):
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 427), (333, 500), (100, 100), (37, 900)])
 def test_input_size_is_what_the_model_pads_to(size):
-    """Trap 19: only images that the model pads to one size share a batch."""
+    """Only images that the model pads to one size share a batch."""
     model, task = WithTransform(), TASKS["object_detection"]()
     image = torch.rand(3, *size)
     padded, _ = model.transform([image])

@@ -47,7 +47,7 @@ class ThreeHeadedLadon(nn.Module):
         self.fpn, self.rpn = detector.backbone.fpn, detector.rpn
         self.roi_heads = detector.roi_heads
         self.classifier = segmenter.classifier
-        # the names under which the FPN was trained: the RoI heads read '1' to '3' (trap 13)
+        # the names under which the FPN was trained: the RoI heads read '1' to '3'
         self._names = dict(detector.backbone.body.return_layer_dict)
 
     def encode(self, images: Tensor) -> dict[str, Any]:
