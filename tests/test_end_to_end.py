@@ -79,3 +79,22 @@ def test_scores_and_sizes_do_not_depend_on_the_batch_size(lab, family):
     assert found[0]["metrics"] == found[1]["metrics"]
     assert found[0]["payload_bytes"] == found[1]["payload_bytes"]
     assert found[0]["data_size_kb"] == found[1]["data_size_kb"]
+
+
+@pytest.mark.parametrize("family", ["classification", "detection", "segmentation"])
+def test_evaluation_modes_agree(lab, family):
+    """Coding is lossless: equal scores; sizes equal where coded, and close where estimated."""
+    if not lab.checkpoint(family).exists():
+        assert lab.run(family) == 0
+    found = {}
+    for mode in ("full", "encode", "estimate"):
+        name = f"{family}_{mode}"
+        flags = ("-test_only", "-student_only", "--evaluation", mode)
+        assert lab.run(family, *flags, log=name) == 0
+        found[mode] = lab.metrics(name)["models"]["student"]
+    full, encode, estimate = found.values()
+    assert full["metrics"] == encode["metrics"] == estimate["metrics"]
+    for key in ("payload_bytes", "data_size_kb"):
+        assert full[key] == encode[key]
+    mean = full["payload_bytes"]["mean"]
+    assert abs(estimate["payload_bytes"]["mean"] - mean) <= 0.001 * mean + 16
