@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from layouts import names_of_2022
 from test_ladon import single_models
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -16,16 +17,6 @@ from ladon.models import build_model, read_checkpoint, update_bottleneck, write_
 from ladon.models.build import freeze_batch_norm
 
 NAME = "coco2017-splittable_resnet18-fp-beta10.24_fpn.pt"
-
-
-def old_names(state):
-    """As CompressAI 1.2.2 named what is inside an entropy bottleneck."""
-    renamed = {}
-    for name, tensor in state.items():
-        for new, old in (("matrices.", "_matrix"), ("biases.", "_bias"), ("factors.", "_factor")):
-            name = name.replace(f"entropy_bottleneck.{new}", f"entropy_bottleneck.{old}")
-        renamed[name] = tensor
-    return renamed
 
 
 def inspected(path, capsys):
@@ -83,7 +74,7 @@ def test_convert_writes_the_current_format(tmp_path, capsys):
     update_bottleneck(model)
     old = tmp_path / NAME
     content = {
-        "model": old_names(model.state_dict()),
+        "model": names_of_2022(model.state_dict()),
         "optimizer": None,
         "best_value": np.float64(0.428),
         "lr_scheduler": None,

@@ -129,7 +129,18 @@ class _Session:
         seed_everything(self._run.seed)  # each model's first weights depend on the seed alone
         return build_model(section, self._run.task.name, key, replaced=replaced)
 
-    def _place(self, model: nn.Module) -> nn.Module:
+    def _build_from(self, section: Mapping[str, Any], key: str, name: str | None) -> nn.Module:
+        """Builds a model on the run's device, from the checkpoint under ``name`` if one is given.
+
+        The checkpoint is read first: what is wrong with it shows before anything is built.
+        """
+        checkpoint = None
+        if name is not None:
+            checkpoint = read_checkpoint(section[name], self._where(f"{key}.{name}"))
+        model = self._build(section, key, replaced=checkpoint is not None)
+        if checkpoint is not None:
+            load_into(model, checkpoint)
+            logger.info("Loaded %s", checkpoint.path)
         return model.to(self._run.world.device, memory_format=torch.channels_last)
 
     def _build_teacher(self) -> nn.Module:
@@ -147,10 +158,7 @@ class _Session:
                 f"{self._run.config.where(key)}: the teacher has neither pretrained weights nor "
                 "src_ckpt; random weights are no teacher"
             )
-        teacher = self._build(section, key, replaced=source is not None)
-        if source is not None:
-            load_into(teacher, read_checkpoint(source, self._where(f"{key}.src_ckpt")))
-        return self._place(teacher).eval()
+        return self._build_from(section, key, "src_ckpt" if source is not None else None).eval()
 
     def _build_tested(self) -> nn.Module:
         """The student with the weights that are to be tested; never random ones."""
@@ -162,14 +170,7 @@ class _Session:
                 f"{self._run.config.where(key)}: names neither dst_ckpt nor src_ckpt nor "
                 "pretrained weights: there is nothing to test"
             )
-        checkpoint = None
-        if name is not None:
-            checkpoint = read_checkpoint(section[name], self._where(f"{key}.{name}"))
-        student = self._build(section, key, replaced=checkpoint is not None)
-        if checkpoint is not None:
-            load_into(student, checkpoint)
-            logger.info("Loaded %s", checkpoint.path)
-        return self._place(student)
+        return self._build_from(section, key, name)
 
     def _train(self, teacher: nn.Module | None) -> nn.Module:
         """Trains the student; returns it with the best checkpoint's weights."""
@@ -183,12 +184,7 @@ class _Session:
             raise ConfigError(f"{run.config.path}: has no train section; add -test_only to test")
         check_writable(best, self._where(f"{key}.dst_ckpt"))
         self._test_set()  # built now, so that what it lacks is known before the training
-        source = section.get("src_ckpt")
-        student = self._build(section, key, replaced=source is not None)
-        if source is not None:
-            checkpoint = read_checkpoint(source, self._where(f"{key}.src_ckpt"))
-            load_into(student, checkpoint)
-        student = self._place(student)
+        student = self._build_from(section, key, "src_ckpt" if section.get("src_ckpt") else None)
         seed_everything(run.seed + run.world.rank)
         train(run, student, teacher, Path(best).expanduser())
         return self._take_best(student, best)
@@ -219,7 +215,7 @@ class _Session:
         loader = config.build(config.section("test.test_data_loader"))
         if not loader:
             raise ConfigError(f"{config.path}: has no test.test_data_loader: nothing to test on")
-        return loader, config.build(config.get("datasets")[loader["dataset_id"]])
+        return loader, self._run.dataset(loader["dataset_id"])
 
     def _test(self, model: nn.Module) -> Evaluation:
         run = self._run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Mapping
@@ -109,9 +110,8 @@ def evaluate(
     metric = task.metric(dataset, options or {})
     sizes: list[tuple[int, int, float]] = []
     seen, stopped, start = 0, False, time.perf_counter()
-    size_of = lambda sample: task.input_size(sample, model)  # noqa: E731
-    total = len(loader.sampler) if hasattr(loader, "sampler") else None
-    with entropy_coding(model, mode) as payloads, progress(title, total) as advance:
+    size_of = functools.partial(task.input_size, model=model)
+    with entropy_coding(model, mode) as payloads, progress(title, len(loader.sampler)) as advance:
         for bucket in bucketed(loader, size_of, batch_size):
             if stop:
                 stopped = True

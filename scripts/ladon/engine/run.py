@@ -66,6 +66,10 @@ class Run:
             num_classes = (section.get("kwargs") or {}).get("num_classes")
         return {"num_classes": num_classes, "iou_types": getattr(self.args, "iou_types", None)}
 
+    def dataset(self, dataset_id: str) -> Any:
+        """Returns a dataset of the config, built when it is first asked for."""
+        return self.config.build(self.config.get("datasets")[dataset_id])
+
     def open_folder(self) -> None:
         """Makes the folder and writes the resolved config and where the run comes from.
 

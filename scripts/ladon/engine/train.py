@@ -14,7 +14,7 @@ from torch import nn
 
 from ladon.data.loaders import build_train_loader, iterate
 from ladon.engine.evaluate import Evaluation, evaluate
-from ladon.engine.plan import Plan, StagePlan, build_stage_section, read_plan
+from ladon.engine.plan import LOADERS, Plan, StagePlan, build_stage_section, read_plan
 from ladon.engine.run import Run
 from ladon.engine.stage import Stage
 from ladon.engine.state import Progress, Resumed, load_last, save_last
@@ -58,7 +58,6 @@ class Training:
         self._resumed: Resumed | None = None
         self._progress = Progress(epoch=run.args.start_epoch)
         self._writer = _tensorboard(run)
-        self._global_step = 0
 
     def run_stages(self) -> None:
         """Runs every stage that is not done yet."""
@@ -91,12 +90,11 @@ class Training:
 
     def _open_datasets(self, stages: list[StagePlan]) -> None:
         """Builds all data that is still needed: what is missing must not show after hours."""
-        config = self._run.config
         for plan in stages:
-            for name in ("train_data_loader", "val_data_loader"):
-                dataset_id = config.get(f"{plan.key}.{name}.dataset_id")
+            for name in LOADERS:
+                dataset_id = self._run.config.get(f"{plan.key}.{name}.dataset_id")
                 if dataset_id is not None:
-                    config.build(config.get("datasets")[dataset_id])
+                    self._run.dataset(dataset_id)
 
     def _run_stage(self, plan: StagePlan) -> None:
         run, progress = self._run, self._progress
@@ -104,7 +102,7 @@ class Training:
         dataset_id = section["train_data_loader"]["dataset_id"]
         logger.info("Started %s: epochs %d-%d", plan.name, plan.first_epoch, plan.end_epoch - 1)
         loader = build_train_loader(
-            run.config.build(run.config.get("datasets")[dataset_id]),
+            run.dataset(dataset_id),
             section["train_data_loader"],
             run.seed,
             run.world.rank,
@@ -227,7 +225,7 @@ class Training:
             return None
         found = evaluate(
             self._student,
-            run.config.build(run.config.get("datasets")[loader["dataset_id"]]),
+            run.dataset(loader["dataset_id"]),
             loader,
             run.task,
             run.world,

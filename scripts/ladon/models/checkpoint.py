@@ -66,6 +66,9 @@ class Checkpoint:
         optimizer: optimizer state, if any.
         lr_scheduler: scheduler state, if any.
         args: arguments of the run that wrote it, if any.
+        extra: what else a file with more than a state dict holds.
+        is_bare: the file is a state dict and nothing else.
+        has_old_names: the file uses names of an older library, which ``model`` has no more.
     """
 
     path: Path
@@ -75,6 +78,8 @@ class Checkpoint:
     lr_scheduler: dict | None = None
     args: Any = None
     extra: dict = field(default_factory=dict)
+    is_bare: bool = False
+    has_old_names: bool = False
 
 
 def require(path: str | os.PathLike, where: str) -> Path:
@@ -164,17 +169,20 @@ def read_checkpoint(path: str | os.PathLike, where: str) -> Checkpoint:
     state = content["model"] if full else content
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{file}: holds no model: expected tensors by name")
+    model = current_names(state)
+    has_old_names = model.keys() != state.keys()
     if not full:
-        return Checkpoint(file, current_names(state))
+        return Checkpoint(file, model, is_bare=True, has_old_names=has_old_names)
     known = {"model", "best_value", "optimizer", "lr_scheduler", "args"}
     return Checkpoint(
         file,
-        current_names(state),
+        model,
         best_value=_number(content.get("best_value"), file),
         optimizer=content.get("optimizer"),
         lr_scheduler=content.get("lr_scheduler"),
         args=content.get("args"),
         extra={k: v for k, v in content.items() if k not in known},
+        has_old_names=has_old_names,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ladon.models.checkpoint import Checkpoint, load_safely, read_checkpoint
+from ladon.models.checkpoint import Checkpoint, read_checkpoint
 
 # blocks in layers 2 to 4; layer 1 is what the bottleneck replaces
 _RESNETS = {
@@ -89,21 +89,19 @@ def describe(path: str) -> Description:
         CheckpointError: if it is missing, damaged, unsafe, or holds no model.
     """
     checkpoint = read_checkpoint(path, "the command line")
-    raw = load_safely(checkpoint.path)
-    raw = raw["model"] if isinstance(raw.get("model"), Mapping) else raw
     state = checkpoint.model
     quantiles = [n for n in state if n.endswith("entropy_bottleneck.quantiles")]
     prefix = quantiles[0].removesuffix("entropy_bottleneck.quantiles") if quantiles else ""
     body = prefix.removesuffix("bottleneck_layer.")
     table = f"{prefix}entropy_bottleneck._quantized_cdf"
     return Description(
-        kind=_kind(checkpoint, raw, bool(quantiles)),
+        kind=_kind(checkpoint, bool(quantiles)),
         task=_task(state),
         backbone=_backbone(state, body),
         channels=state[quantiles[0]].shape[0] if quantiles else None,
         beta=_beta(checkpoint),
         updated=bool(state[table].numel()) if table in state else None,
-        names="compressai < 1.2.7 (2022)" if set(raw) != set(state) else "today's",
+        names="compressai < 1.2.7 (2022)" if checkpoint.has_old_names else "today's",
         best_value=checkpoint.best_value,
         num_tensors=len(state),
         num_parameters=sum(t.numel() for t in state.values()),
@@ -111,11 +109,11 @@ def describe(path: str) -> Description:
     )
 
 
-def _kind(checkpoint: Checkpoint, raw: Mapping[str, Any], has_bottleneck: bool) -> str:
+def _kind(checkpoint: Checkpoint, has_bottleneck: bool) -> str:
     model = "Ladon model" if has_bottleneck else "model without bottleneck"
     if "progress" in checkpoint.extra:
         return f"{model}, state of a training to be resumed"
-    if raw is checkpoint.model or checkpoint.args is checkpoint.optimizer is None:
+    if checkpoint.is_bare or checkpoint.args is checkpoint.optimizer is None:
         return f"{model}, weights"
     return f"{model}, best checkpoint of a training"
 
