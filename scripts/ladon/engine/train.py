@@ -232,6 +232,8 @@ class Training:
             run.stop,
             options=run.options,
             mode="encode",
+            precision=run.setting("precision", "train", "float32"),
+            compiled=run.setting("compile", "train", False),
             title=f"Validation {self._progress.epoch}",
         )
         if found is None:
