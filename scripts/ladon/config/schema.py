@@ -180,8 +180,18 @@ STAGE = Section(
     },
     required=("num_epochs", "train_data_loader", "optimizer", "criterion"),
 )
-_HOW = {"precision": OneOf(PRECISIONS), "compile": FLAG}
-TRAIN_KEYS = {"log_freq": COUNT, "epoch_to_update": ANY, **_HOW}
+_PRECISION = OneOf(PRECISIONS)
+TRAIN_KEYS = {"log_freq": COUNT, "epoch_to_update": ANY, "precision": _PRECISION}
+TEST = Section(
+    {
+        "test_data_loader": LOADER,
+        "evaluation": OneOf(MODES),
+        "precision": _PRECISION,
+        "compile": FLAG,
+        "log_freq": COUNT,
+    },
+    required=("test_data_loader",),
+)
 
 _ANALYSIS = Section(
     {"analyzes_after_compress": FLAG, "analyzer_configs": Items(component("analyzer"))}
@@ -222,10 +232,7 @@ TOP = Section(
         "datasets": Section(free=ANY),
         "models": MODELS,
         "train": ANY,
-        "test": Section(
-            {"test_data_loader": LOADER, "evaluation": OneOf(MODES), "log_freq": COUNT, **_HOW},
-            required=("test_data_loader",),
-        ),
+        "test": TEST,
     },
     required=("datasets", "models"),
 )

@@ -19,7 +19,8 @@ from ladon.engine.interrupt import StopRequest
 from ladon.engine.pipeline import Stopwatch, run_ahead
 from ladon.logs import progress
 from ladon.models.bottleneck import Payloads
-from ladon.models.inference import forward_only, inference
+from ladon.models.inference import inference
+from ladon.models.precision import forward_only
 from ladon.tasks import Metric, Task
 
 logger = logging.getLogger(__name__)

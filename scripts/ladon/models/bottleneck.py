@@ -171,13 +171,21 @@ def entropy_coding(model: nn.Module, mode: str = "full") -> Iterator[Payloads]:
         return
     bottleneck.encoder.to(memory_format=torch.channels_last)
     own = _coded(bottleneck, mode, payloads) if bottleneck.updated else _quantised(bottleneck)
-    for name, method in own.items():
-        setattr(bottleneck, name, method)
-    try:
+    with replaced(bottleneck, **own):
         yield payloads
+
+
+@contextmanager
+def replaced(module: nn.Module, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Puts methods into the place of a module's own, on this instance, while it is open."""
+    before = {name: vars(module)[name] for name in methods if name in vars(module)}
+    vars(module).update(methods)
+    try:
+        yield
     finally:
-        for name in own:
-            delattr(bottleneck, name)
+        for name in methods:
+            del vars(module)[name]
+        vars(module).update(before)
 
 
 def _quantised(bottleneck: BaseBottleneck) -> dict[str, Callable[..., Any]]:

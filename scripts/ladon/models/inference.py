@@ -30,6 +30,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.models.bottleneck import Payloads, entropy_coding, find_bottleneck
+from ladon.models.precision import float32_where_it_matters
 
 # blocks whose forward is known to run each convolution and then its normalisation, and nothing
 # else in between; in a block that is not listed the order of names would prove nothing
@@ -38,11 +39,6 @@ _BLOCKS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
     Bottleneck: (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
     ResNestBottleneck: (("conv1", "bn1"), ("conv3", "bn3")),
     SplitAttn: (("conv", "bn0"), ("fc1", "bn1")),
-}
-# what anchors, boxes and upsampled logits are computed from must not have 8 bits of mantissa
-_FLOAT32_OUTPUTS = {
-    True: ("backbone", "fpn", "rpn.head", "roi_heads.box_predictor", "head", "classifier", "fc"),
-    False: ("classifier", "aux_classifier", "fc"),
 }
 _COMPILED = ("layer1", "layer2", "layer3", "layer4", "fpn")
 
@@ -97,20 +93,10 @@ def inference(
     with ExitStack() as stack:
         stack.enter_context(_folded(model))
         if precision != "float32":
-            stack.enter_context(_float32_where_it_matters(model))
+            stack.enter_context(float32_where_it_matters(model))
         if compiled:
             stack.enter_context(_compiled(model))
         yield stack.enter_context(entropy_coding(model, mode))
-
-
-@contextmanager
-def forward_only(device: torch.device, precision: str = "float32") -> Iterator[None]:
-    """No gradients, and the autocast of a precision; both belong to the thread that enters."""
-    with (
-        torch.inference_mode(),
-        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
-    ):
-        yield
 
 
 @contextmanager
@@ -182,30 +168,6 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
     folded.weight = nn.Parameter(weight, requires_grad=False)
     folded.bias = nn.Parameter(bias.detach(), requires_grad=False)
     return folded.eval()
-
-
-@contextmanager
-def _float32_where_it_matters(model: nn.Module) -> Iterator[None]:
-    """Turns the outputs of a few modules back into float32."""
-    is_detector = hasattr(model, "rpn") or hasattr(model, "anchor_generator")
-    found = dict(model.named_modules())
-    modules = [found[name] for name in _FLOAT32_OUTPUTS[is_detector] if name in found]
-    handles = [m.register_forward_hook(lambda m, i, output: _float32(output)) for m in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _float32(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return type(value)((k, _float32(v)) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return type(value)(_float32(v) for v in value)
-    return value
 
 
 @contextmanager
