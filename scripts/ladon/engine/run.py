@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = (
     *("torch", "torchvision", "sc2bench", "torchdistill", "compressai", "timm"),
-    *("numpy", "pycocotools"),
+    *("numpy", "pycocotools", "faster-coco-eval"),
 )
 
 
