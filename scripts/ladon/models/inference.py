@@ -26,7 +26,7 @@ from timm.models.resnest import ResNestBottleneck
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.models.bottleneck import Payloads, entropy_coding, find_bottleneck
@@ -35,6 +35,7 @@ from ladon.models.precision import float32_where_it_matters
 # blocks whose forward is known to run each convolution and then its normalisation, and nothing
 # else in between; in a block that is not listed the order of names would prove nothing
 _BLOCKS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
+    ResNet: (("conv1", "bn1"),),
     BasicBlock: (("conv1", "bn1"), ("conv2", "bn2")),
     Bottleneck: (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
     ResNestBottleneck: (("conv1", "bn1"), ("conv3", "bn3")),
