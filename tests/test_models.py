@@ -252,7 +252,8 @@ def test_coding_gives_what_sc2bench_gives_and_its_sizes():
         strings = model.bottleneck_layer.entropy_bottleneck.compress(latent)
         expected = model(images)
         with entropy_coding(model) as payloads:
-            assert torch.equal(model(images), expected)
+            # rounding differs: the decoder runs image by image here
+            torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-6)
             nbytes, kib = payloads.pop()
     assert nbytes == [len(s) for s in strings]
     assert kib == [published_size(s, latent.shape[-2:]) for s in strings]

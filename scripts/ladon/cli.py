@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from ladon.choices import INPUTS, MODES, PRECISIONS
 from ladon.errors import LadonError
+from ladon.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -126,9 +126,7 @@ def main(task: str, argv: Sequence[str] | None = None, *, legacy: bool = False) 
         Exit code: 0 done, 1 failed work, 2 wrong usage or input, 130/143 interrupted.
     """
     args = build_parser(task, legacy=legacy).parse_args(argv)
-    # Torch then asks for large pages, where the system has them: the first touch of an activation
-    # of 20 MB costs 5,000 page faults otherwise. It is read once, before the first tensor.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    keep_freed_memory()
     # what libraries tell their developers while they are imported
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)
