@@ -113,19 +113,22 @@ def _against_compressai(rate: Rate, repeats: int) -> tuple[list[Measurement], by
 
 
 def _all_cores_against_one(rate: Rate, repeats: int) -> list[Measurement]:
-    """A batch of images, on the thread pool and one after the other."""
+    """A batch of images, on the thread pool and one after the other on one thread."""
     many = LatentCoder(rate.bottleneck, parallel=True)
     one = LatentCoder(rate.bottleneck, parallel=False)
     latents, shape = rate.latents, rate.latents.shape[-2:]
     payloads = one.encode(latents)
-    return [
-        alternate(
-            lambda: many.encode(latents), lambda: one.encode(latents), repeats, check=check_payloads
-        ).duration("encode"),
-        alternate(
-            lambda: many.decode(payloads, shape),
-            lambda: one.decode(payloads, shape),
-            repeats,
-            check=check_latents,
-        ).duration("decode"),
-    ]
+
+    def encode_on_one() -> list[bytes]:
+        with intraop_threads(1):
+            return one.encode(latents)
+
+    def decode_on_one() -> Tensor:
+        with intraop_threads(1):
+            return one.decode(payloads, shape)
+
+    encoding = alternate(lambda: many.encode(latents), encode_on_one, repeats, check=check_payloads)
+    decoding = alternate(
+        lambda: many.decode(payloads, shape), decode_on_one, repeats, check=check_latents
+    )
+    return [encoding.duration("encode"), decoding.duration("decode")]
