@@ -240,7 +240,7 @@ def test_whatever_a_dataset_raises_names_the_sample(dataset, name, workers):
         assert isinstance(caught.value.__cause__, KeyError)
     loader = build_eval_loader(dataset, section)
     with pytest.raises(DataError, match=expected):
-        list(bucketed(loader, image_size, 1))
+        list(bucketed(loader, image_size, lambda size: 1))
 
 
 def test_samples_that_make_no_batch_are_a_data_error():

@@ -185,7 +185,11 @@ def test_persistent_workers_go_through_several_epochs():
 def test_the_main_process_keeps_its_random_numbers(workers):
     before = rng_states()
     train_epoch(workers=workers)
-    list(bucketed(build_eval_loader(Noise(), {"kwargs": {"num_workers": workers}}), len, 1))
+    list(
+        bucketed(
+            build_eval_loader(Noise(), {"kwargs": {"num_workers": workers}}), len, lambda size: 1
+        )
+    )
     assert rng_states() == before
 
 
@@ -293,13 +297,13 @@ def test_evaluation_samples_are_the_same_at_every_call():
 )
 def test_buckets_hold_one_size(batch_size, expected):
     loader = build_eval_loader(Shapes(), {"kwargs": {"batch_size": 3}})
-    lists = list(bucketed(loader, image_size, batch_size))
+    lists = list(bucketed(loader, image_size, lambda size: batch_size))
     assert [[index for index, _, _ in samples] for samples in lists] == expected
     assert all(len({image_size(image) for _, image, _ in samples}) == 1 for samples in lists)
 
 
 def test_collate_uses_the_users_function():
-    samples = next(bucketed(build_eval_loader(Shapes(), {}), image_size, 2))
+    samples = next(bucketed(build_eval_loader(Shapes(), {}), image_size, lambda size: 2))
     indices, images, targets = collate(samples)
     assert (indices, tuple(images.shape), targets.tolist()) == ([0, 2], (2, 3, 6, 4), [0, 2])
     indices, images, targets = collate(samples, "coco_collate_fn")
@@ -313,7 +317,7 @@ def test_a_damaged_sample_gives_its_own_one_line_message(workers):
     config = {"kwargs": {"num_workers": workers, "batch_size": 2}, "collate_fn": "coco_collate_fn"}
     dataset = Shapes(damaged=True)
     train = iterate(build_train_loader(dataset, config, 0))
-    test = bucketed(build_eval_loader(dataset, config), image_size, 2)
+    test = bucketed(build_eval_loader(dataset, config), image_size, lambda size: 2)
     for run in (train, test):
         with pytest.raises(DataError) as caught:
             list(run)

@@ -13,6 +13,7 @@ from sc2bench.models.layer import FPBasedResNetBottleneck
 from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from ladon.choices import MODES
 from ladon.config import load_config
 from ladon.errors import CheckpointError, ConfigError
 from ladon.models import (
@@ -27,7 +28,7 @@ from ladon.models import (
     write_checkpoint,
 )
 from ladon.models.architecture import differences, published_tensors
-from ladon.models.bottleneck import MODES, encode_latent, published_size
+from ladon.models.bottleneck import encode_latent, published_size
 from ladon.models.build import on_meta_device
 from ladon.models.checkpoint import Checkpoint, current_names
 

@@ -225,7 +225,9 @@ class _Session:
         found = evaluate(
             *(model, dataset, loader, run.task, run.world, run.stop),
             options=run.options,
-            mode=run.args.evaluation or run.config.get("test.evaluation", "full"),
+            mode=run.setting("evaluation", "test", "full"),
+            precision=run.setting("precision", "test", "float32"),
+            compiled=run.setting("compile", "test", False),
         )
         if found is None:
             signum = run.world.maximum(run.stop.signum)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ladon.choices import MODES, PRECISIONS
 from ladon.errors import LadonError
 
 logger = logging.getLogger(__name__)
@@ -57,9 +59,15 @@ def build_parser(task: str, *, legacy: bool = False) -> argparse.ArgumentParser:
     add("--dry_run", action="store_true", help="build all but data and weights, check, stop")
     add(
         "--evaluation",
-        choices=("full", "encode", "estimate"),
+        choices=MODES,
         help="full: score what was decoded (default); encode: only encode; estimate: no coding",
     )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help="of decoder, body and heads; payloads don't depend on it (default: float32)",
+    )
+    add("--compile", action="store_true", default=None, help="torch.compile after the bottleneck")
     add("--world_size", type=int, default=1, help="processes (torchrun sets it by itself)")
     add("--dist_url", default="env://", help="how processes find each other")
     add("-adjust_lr", "--adjust_lr", action="store_true", help="multiply lr by the processes")
@@ -117,6 +125,9 @@ def main(task: str, argv: Sequence[str] | None = None, *, legacy: bool = False) 
         Exit code: 0 done, 1 failed work, 2 wrong usage or input, 130/143 interrupted.
     """
     args = build_parser(task, legacy=legacy).parse_args(argv)
+    # Torch then asks for large pages, where the system has them: the first touch of an activation
+    # of 20 MB costs 5,000 page faults otherwise. It is read once, before the first tensor.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # what libraries tell their developers while they are imported
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)

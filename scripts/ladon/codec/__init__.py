@@ -1,5 +1,5 @@
 """Entropy coding of latents."""
 
-from ladon.codec.coder import LatentCoder
+from ladon.codec.coder import LatentCoder, quantize
 
-__all__ = ["LatentCoder"]
+__all__ = ["LatentCoder", "quantize"]

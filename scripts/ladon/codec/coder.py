@@ -44,11 +44,33 @@ def _say_slow_once() -> None:
     )
 
 
+def _on_host(tensor: Tensor) -> Tensor:
+    """Copies a tensor to the host, waiting for it alone and not for what is queued after it."""
+    if not tensor.is_cuda:
+        return tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record()
+    done.synchronize()
+    return host
+
+
+def _on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copies a host tensor to a device without making the host wait."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
 @cache
 def _pool() -> ThreadPoolExecutor:
     """As many threads as this process has CPUs."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return ThreadPoolExecutor(count or 1, thread_name_prefix="ladon-codec")
+
+
+def quantize(latent: Tensor, medians: Tensor) -> Tensor:
+    """Rounds a latent [N, C, h, w] around its medians [1, C, 1, 1]."""
+    return torch.round(latent - medians) + medians
 
 
 class LatentCoder:
@@ -75,18 +97,20 @@ class LatentCoder:
             return
         self._lookup = np.empty((len(self._cdf), _FULL >> rans.LOOKUP_SHIFT), np.int32)
         rans.build_lookup(self._cdf, self._length, self._lookup)
+        # numba compiles now (or reads its cache), so that no timing of a batch contains it
+        symbols = np.zeros((len(self._cdf), 1), np.int32)
+        self._decode_one((self._encode_one(symbols), symbols))
 
     def quantize(self, latent: Tensor) -> Tensor:
         """Returns the latent as the decoder will see it: rounded around the medians."""
-        return torch.round(latent - self._medians) + self._medians
+        return quantize(latent, self._medians)
 
     def encode(self, latent: Tensor) -> list[bytes]:
         """Encodes a latent [N, C, h, w] float32 into one payload per image."""
         if rans is None:
             return self._entropy_bottleneck.compress(latent)
-        symbols = torch.round(latent - self._medians).to(torch.int32)
-        array = symbols.flatten(2).cpu().contiguous().numpy()
-        return self._map(self._encode_one, array)
+        symbols = torch.round(latent - self._medians).to(torch.int32).flatten(2).contiguous()
+        return self._map(self._encode_one, _on_host(symbols).numpy())
 
     def decode(self, payloads: Sequence[bytes], shape: Sequence[int]) -> Tensor:
         """Decodes payloads into a latent [N, C, h, w] float32 on the bottleneck's device.
@@ -103,7 +127,7 @@ class LatentCoder:
             return self._entropy_bottleneck.decompress(list(payloads), (height, width))
         symbols = np.empty((len(payloads), len(self._cdf), height * width), np.int32)
         self._map(self._decode_one, list(zip(payloads, symbols, strict=True)))
-        latent = torch.from_numpy(symbols).to(self._medians.device, torch.float32)
+        latent = _on_device(torch.from_numpy(symbols), self._medians.device).float()
         return latent.reshape(len(payloads), -1, height, width) + self._medians
 
     def estimate(self, latent: Tensor) -> list[int]:

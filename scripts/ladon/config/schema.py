@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ladon.choices import MODES, PRECISIONS
+
 
 @dataclass(frozen=True)
 class Named:
@@ -48,8 +50,15 @@ class Section:
     check: str | None = None
 
 
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+
 # A rule is a section, a list, a registry's entry, or the name of a kind of value.
-Rule = Section | Items | Named | str
+Rule = Section | Items | Named | OneOf | str
 
 ANY, NUMBER, COUNT, WHOLE = "any", "number", "count", "whole number"
 FLAG, TEXT, PATHS, DATASET, WEIGHT = "true or false", "text", "list of text", "dataset id", "weight"
@@ -171,7 +180,18 @@ STAGE = Section(
     },
     required=("num_epochs", "train_data_loader", "optimizer", "criterion"),
 )
-TRAIN_KEYS = {"log_freq": COUNT, "epoch_to_update": ANY}
+_PRECISION = OneOf(PRECISIONS)
+TRAIN_KEYS = {"log_freq": COUNT, "epoch_to_update": ANY, "precision": _PRECISION}
+TEST = Section(
+    {
+        "test_data_loader": LOADER,
+        "evaluation": OneOf(MODES),
+        "precision": _PRECISION,
+        "compile": FLAG,
+        "log_freq": COUNT,
+    },
+    required=("test_data_loader",),
+)
 
 _ANALYSIS = Section(
     {"analyzes_after_compress": FLAG, "analyzer_configs": Items(component("analyzer"))}
@@ -212,10 +232,7 @@ TOP = Section(
         "datasets": Section(free=ANY),
         "models": MODELS,
         "train": ANY,
-        "test": Section(
-            {"test_data_loader": LOADER, "evaluation": TEXT, "log_freq": COUNT},
-            required=("test_data_loader",),
-        ),
+        "test": TEST,
     },
     required=("datasets", "models"),
 )

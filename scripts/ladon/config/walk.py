@@ -11,7 +11,7 @@ from ladon.config.config import Config
 from ladon.config.nodes import ConfigList, ConfigMap, Lazy, LocatedError, Mark, kind_of, suggest
 from ladon.config.paths import Found
 from ladon.config.registries import entries
-from ladon.config.schema import Items, Named, Rule, Section
+from ladon.config.schema import Items, Named, OneOf, Rule, Section
 from ladon.config.signatures import call_problems
 from ladon.config.stages import is_count
 
@@ -133,6 +133,10 @@ class Walker:
                 self.rule(item, rule.rule)
         elif isinstance(rule, Named):
             self.entry(view, rule.registry)
+        elif isinstance(rule, OneOf):
+            if view.value not in rule.words:
+                hint = suggest(view.value, rule.words) if isinstance(view.value, str) else ""
+                self.add(view, f"must be one of {', '.join(rule.words)}, not {view.value!r}{hint}")
         else:
             self._scalar(view, rule)
 

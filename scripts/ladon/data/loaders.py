@@ -4,7 +4,7 @@ Neither the number of workers nor where a run was interrupted changes what a sam
 
 - training: `build_train_loader`, then per epoch `loader.batch_sampler.set_epoch(epoch, skip)` and
   `for batch in iterate(loader)`;
-- evaluation: `build_eval_loader`, then `for samples in bucketed(loader, image_size, batch_size)`
+- evaluation: `build_eval_loader`, then `for samples in bucketed(loader, image_size, at_once)`
   and `collate(samples, collate_fn)`.
 """
 
@@ -230,7 +230,7 @@ def build_eval_loader(
         world_size: number of processes.
 
     Returns:
-        Loader of lists of (index, sample, target); pass it to `bucketed`.
+        Loader of lists of (index, sample, target), for `bucketed`.
     """
     _check_not_empty(dataset, loader_config)
     wrapped, _ = _wrap(dataset, loader_config)
@@ -270,14 +270,16 @@ def iterate(loader: Iterable) -> Iterator[Any]:
 
 
 def bucketed(
-    loader: Iterable[list[tuple]], size_key: Callable[[Any], Hashable], batch_size: int
+    loader: Iterable[list[tuple]],
+    size_key: Callable[[Any], Hashable],
+    batch_size: Callable[[Any], int],
 ) -> Iterator[list[tuple]]:
     """Regroup samples so that a batch holds one size only and needs no padding.
 
     Args:
         loader: from `build_eval_loader`.
         size_key: from a sample (the image, not the triple) to its size, e.g. `image_size`.
-        batch_size: most samples per list; with 1 the order stays the loader's.
+        batch_size: from a size to the most samples per list; with 1 the order stays the loader's.
 
     Yields:
         Lists of (index, sample, target): a full list at once, the rest at the end.
@@ -290,7 +292,7 @@ def bucketed(
         for triple in samples:
             key = size_key(triple[1])
             buckets[key].append(triple)
-            if len(buckets[key]) >= batch_size:
+            if len(buckets[key]) >= batch_size(key):
                 yield buckets.pop(key)
     yield from buckets.values()
 

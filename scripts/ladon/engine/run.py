@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = (
     *("torch", "torchvision", "sc2bench", "torchdistill", "compressai", "timm"),
-    *("numpy", "pycocotools"),
+    *("numpy", "pycocotools", "faster-coco-eval"),
 )
 
 
@@ -65,6 +65,11 @@ class Run:
             section = self.config.section("models.model")
             num_classes = (section.get("kwargs") or {}).get("num_classes")
         return {"num_classes": num_classes, "iou_types": getattr(self.args, "iou_types", None)}
+
+    def setting(self, name: str, section: str, default: Any) -> Any:
+        """Returns what the command line says of ``name``, or else the config's section."""
+        flag = getattr(self.args, name, None)
+        return self.config.get(f"{section}.{name}") or default if flag is None else flag
 
     def dataset(self, dataset_id: str) -> Any:
         """Returns a dataset of the config, built when it is first asked for."""

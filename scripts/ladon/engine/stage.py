@@ -12,6 +12,7 @@ import copy
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import sc2bench.loss  # noqa: F401  (registers BppLoss)
@@ -19,100 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, ReduceLROnPlateau
-from torchdistill.common.constant import SELF_MODULE_PATH
-from torchdistill.common.module_util import (
-    freeze_module_params,
-    get_module,
-    unfreeze_module_params,
-)
-from torchdistill.core.interfaces.registry import get_forward_proc_func
-from torchdistill.core.util import clear_io_dict, extract_io_dict, set_hooks, update_io_dict
+from torchdistill.common.module_util import get_module
 from torchdistill.losses.registry import get_func2extract_model_output, get_high_level_loss
-from torchdistill.models.util import redesign_model
 from torchdistill.optim.registry import get_optimizer, get_scheduler
 
 from ladon.engine.distributed import World
+from ladon.engine.hooked import HookedModel, paths_read_of_teacher
 from ladon.errors import ConfigError, DataError
 from ladon.models.bottleneck import find_bottleneck
+from ladon.models.precision import as_float32, autocast, float32_where_it_matters
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_FORWARD = "forward_batch_only"
-
-
-def _paths(values: Any) -> list[str]:
-    """Module paths of a list that may be missing; torchdistill's patterns are not paths."""
-    return [p for p in values or [] if not p.startswith(("instance(", "+"))]
-
-
-def _check_paths(model: nn.Module, section: Mapping[str, Any], label: str) -> None:
-    """Refuses paths that lead nowhere: torchdistill would go on without freezing or hooking."""
-    hooks = section.get("forward_hook") or {}
-    named = {key: _paths(section.get(key)) for key in ("sequential", "frozen_modules")}
-    named |= {f"forward_hook.{key}": _paths(hooks.get(key)) for key in ("input", "output")}
-    for key, paths in named.items():
-        for path in paths:
-            if path != SELF_MODULE_PATH and not isinstance(get_module(model, path), nn.Module):
-                raise ConfigError(f"train: {label}.{key}: the model has no module {path!r}")
-
-
-class HookedModel:
-    """A model as one stage uses it: cut down, partly frozen, its layers' outputs at hand.
-
-    Args:
-        model: the whole model; its modules and parameters are shared, not copied.
-        section: the stage's ``teacher``, ``student`` or ``model`` section.
-        label: teacher or student, for the log.
-        device: where the model is.
-    """
-
-    def __init__(
-        self, model: nn.Module, section: Mapping[str, Any], label: str, device: torch.device
-    ) -> None:
-        if section.get("auxiliary_model_wrapper"):
-            raise ConfigError(f"train: {label}.auxiliary_model_wrapper is not supported")
-        section = {key: value for key, value in section.items() if value is not None}
-        self.whole = model
-        _check_paths(model, section, label)
-        self.module = redesign_model(model, section, label)
-        self.forward_proc = get_forward_proc_func(section.get("forward_proc") or DEFAULT_FORWARD)
-        self._io: dict[str, Any] = {}
-        self._handles = set_hooks(self.module, model, section, self._io)
-        self._device = device
-        self._frozen = [get_module(model, p) for p in _paths(section.get("frozen_modules"))]
-        self._freeze_batch_norm = bool(section.get("freeze_batch_norm", False))
-        if not section.get("requires_grad", True):
-            freeze_module_params(self.module)
-
-    def __call__(self, images: Any, targets: Any, supp: Any) -> tuple[Any, dict[str, Any]]:
-        """Runs the model; returns its output and the hooked modules' inputs and outputs."""
-        return self.run(self.module, images, targets, supp)
-
-    def run(
-        self, module: nn.Module, images: Any, targets: Any, supp: Any
-    ) -> tuple[Any, dict[str, Any]]:
-        """Like calling it, with ``module`` in the place of the model."""
-        outputs = self.forward_proc(module, images, targets, supp)
-        io = extract_io_dict(self._io, self._device)
-        io[SELF_MODULE_PATH]["output"] = outputs
-        update_io_dict(io, extract_io_dict(self._io, self._device))
-        return outputs, io
-
-    def train(self) -> None:
-        """Train mode, less the BatchNorm of frozen modules where the stage freezes it too."""
-        clear_io_dict(self._io)
-        self.module.train()
-        if self._freeze_batch_norm:
-            for frozen in self._frozen:
-                for module in frozen.modules():
-                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                        module.eval()
-
-    def close(self) -> None:
-        """Takes the hooks off and thaws the parameters."""
-        for _, handle in self._handles:
-            handle.remove()
-        unfreeze_module_params(self.whole)
 
 
 class StudentLoss(nn.Module):
@@ -122,8 +40,15 @@ class StudentLoss(nn.Module):
     layers are only reachable if the loss itself is returned.
     """
 
-    def __init__(self, student: HookedModel, criterion_section: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        student: HookedModel,
+        criterion_section: Mapping[str, Any],
+        device: torch.device,
+        precision: str,
+    ) -> None:
         super().__init__()
+        self._device, self._precision = device, precision
         self.module = student.module
         self._student = [student]  # in a list: no submodule, no second name for its parameters
         self.criterion = get_high_level_loss(criterion_section)
@@ -134,7 +59,10 @@ class StudentLoss(nn.Module):
 
     def forward(self, images: Any, targets: Any, supp: Any, teacher_io: Any) -> Tensor:
         """Returns the weighted sum of the stage's losses, a scalar."""
-        outputs, io = self._student[0].run(self.module, images, targets, supp)
+        with autocast(self._device, self._precision):
+            outputs, io = self._student[0].run(self.module, images, targets, supp)
+        if self._precision != "float32":
+            outputs, io = as_float32(outputs), as_float32(io)
         model_losses = self._model_losses(outputs, targets, supp_dict=supp)
         self._last = ({"teacher": teacher_io, "student": io}, model_losses, targets)
         try:
@@ -168,6 +96,7 @@ class Stage:
         steps_per_epoch: batches of the stage's own loader.
         world: device and processes.
         lr_factor: multiplies learning rates.
+        precision: of the teacher, and of the student's decoder, body and heads; losses are float32.
     """
 
     def __init__(
@@ -178,15 +107,21 @@ class Stage:
         steps_per_epoch: int,
         world: World,
         lr_factor: float = 1.0,
+        precision: str = "float32",
     ) -> None:
         section = copy.copy(section)
+        self._precision, self._open = precision, ExitStack()
         student_section = section.get("student") or section.get("model") or {}
         self._world = world
         self.student = HookedModel(student, student_section, "student", world.device)
         self.teacher: HookedModel | None = None
         if teacher is not None and section.get("teacher") is not None:
             self.teacher = HookedModel(teacher, section["teacher"], "teacher", world.device)
-        self.loss = StudentLoss(self.student, section["criterion"])
+            self.teacher.stop_after(paths_read_of_teacher(section["criterion"]))
+        if precision != "float32":
+            for model in (student, teacher) if teacher is not None else (student,):
+                self._open.enter_context(float32_where_it_matters(model))
+        self.loss = StudentLoss(self.student, section["criterion"], world.device, precision)
         self._forward = self._synchronised()
         self.optimizer, self._max_grad_norm, self.grad_accum_step = self._build_optimizer(
             section["optimizer"], lr_factor
@@ -277,8 +212,12 @@ class Stage:
 
     @torch.no_grad()
     def teacher_forward(self, images: Any, targets: Any, supp: Any) -> dict[str, Any]:
-        """Returns the teacher's hooked inputs and outputs, and its output under '.'."""
-        return {} if self.teacher is None else self.teacher(images, targets, supp)[1]
+        """Returns what the stage's losses read of the teacher: inputs and outputs by path."""
+        if self.teacher is None:
+            return {}
+        with autocast(self._world.device, self._precision):
+            _, io = self.teacher(images, targets, supp)
+        return io if self._precision == "float32" else as_float32(io)
 
     def student_loss(
         self, images: Any, targets: Any, supp: Any, teacher_io: dict[str, Any]
@@ -353,6 +292,7 @@ class Stage:
 
     def close(self) -> None:
         """Leaves the models as they were, but for what was learnt."""
+        self._open.close()
         self.student.close()
         if self.teacher is not None:
             self.teacher.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,6 +13,7 @@ from torch import nn
 
 from ladon.data.loaders import build_train_loader, iterate
 from ladon.engine.evaluate import Evaluation, evaluate
+from ladon.engine.losses import LossRecord
 from ladon.engine.plan import LOADERS, Plan, StagePlan, build_stage_section, read_plan
 from ladon.engine.run import Run
 from ladon.engine.stage import Stage
@@ -112,8 +112,11 @@ class Training:
         loader.batch_sampler.set_epoch(progress.epoch)
         steps = len(loader.batch_sampler)
         lr_factor = float(run.world.size) if run.args.adjust_lr else 1.0
+        precision = run.setting("precision", "train", "float32")
         try:
-            stage = Stage(section, self._student, self._teacher, steps, run.world, lr_factor)
+            stage = Stage(
+                *(section, self._student, self._teacher, steps, run.world, lr_factor, precision)
+            )
         except LadonError:
             raise
         except Exception as error:  # whatever a library makes of arguments that it cannot use
@@ -174,25 +177,39 @@ class Training:
         stage.begin_epoch()
         start, title = time.perf_counter(), f"Epoch {progress.epoch} ({plan.name})"
         before, first_step = progress.seconds, progress.step
+        losses = LossRecord(progress.loss_sum, progress.step, device)
         with progress_bar(title, steps - progress.step) as advance:
             for images, targets, supp in iterate(loader):
                 images, targets = run.task.move(images, targets, device)
                 teacher_io = stage.teacher_forward(images, targets, supp)
                 loss = stage.student_loss(images, targets, supp, teacher_io)
-                value = float(loss.detach())
-                if not math.isfinite(value):
-                    self._stop_not_finite(stage, plan, value)
+                losses.add(loss)
+                if device.type == "cpu":  # reading a loss makes nothing wait here
+                    self._read_losses(losses, stage, plan)
                 stage.step(loss)
-                progress.loss_sum += value
                 progress.step += 1
                 progress.seconds = before + time.perf_counter() - start
                 advance(1)
                 if (progress.step - 1) % log_freq == 0:
+                    value = self._read_losses(losses, stage, plan)
                     done = progress.step - first_step
                     speed = done / (time.perf_counter() - start)
                     self._log_step(stage, steps, value, speed, len(images))
                 if stage.at_boundary and run.world.maximum(run.stop.signum):
+                    self._read_losses(losses, stage, plan)
                     self._interrupt(stage)
+        self._read_losses(losses, stage, plan)
+
+    def _read_losses(self, losses: LossRecord, stage: Stage, plan: StagePlan) -> float:
+        """Waits for the losses so far; returns the last one.
+
+        Raises:
+            LadonError: if one of them was not finite.
+        """
+        value, self._progress.loss_sum, bad = losses.read()
+        if bad is not None:
+            self._stop_not_finite(stage, plan, *bad)
+        return value
 
     def _log_step(
         self, stage: Stage, steps: int, loss: float, steps_per_s: float, batch: int
@@ -209,13 +226,13 @@ class Training:
             self._writer.add_scalar("train/loss", loss, global_step)
             self._writer.add_scalar("train/lr", stage.learning_rates[0], global_step)
 
-    def _stop_not_finite(self, stage: Stage, plan: StagePlan, value: float) -> None:
+    def _stop_not_finite(self, stage: Stage, plan: StagePlan, step: int, value: float) -> None:
         progress = self._progress
         terms = ", ".join(f"{name} {v:g}" for name, v in stage.loss.terms().items())
         raise LadonError(
-            f"loss is {value} in {plan.name}, epoch {progress.epoch}, step {progress.step} "
-            f"({terms}); {self._run.last_path} keeps the last good state. Lower the learning rate "
-            "or look at the data"
+            f"loss is {value} in {plan.name}, epoch {progress.epoch}, step {step} "
+            f"(last batch: {terms}); {self._run.last_path} keeps the last good state. "
+            "Lower the learning rate or look at the data"
         )
 
     def _validate(self, stage: Stage, section: Mapping[str, Any]) -> Evaluation | None:
@@ -232,6 +249,7 @@ class Training:
             run.stop,
             options=run.options,
             mode="encode",
+            precision=run.setting("precision", "train", "float32"),
             title=f"Validation {self._progress.epoch}",
         )
         if found is None:

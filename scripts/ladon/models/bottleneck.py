@@ -9,23 +9,20 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
+import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
 from sc2bench.models.layer import BaseBottleneck
 from torch import Tensor, nn
 
-from ladon.codec import LatentCoder
+from ladon.codec import LatentCoder, quantize
 
 logger = logging.getLogger(__name__)
-
-# full: encode, decode, score what was decoded; encode: encode for the size, score the quantised
-# latent; estimate: size from the tables, nothing is coded
-MODES = ("full", "encode", "estimate")
 
 CDF_TABLES = ("_quantized_cdf", "_cdf_length", "_offset")
 KIB = 1024
@@ -104,17 +101,17 @@ def published_size(payload: bytes, shape: torch.Size) -> float:
     return sys.getsizeof(pickled) / KIB
 
 
-@dataclass
-class Payloads:
-    """Sizes of the payloads that one model call encoded, in the batch's order.
+class Payloads(threading.local):
+    """Sizes of the payloads that this thread's model calls encoded, in the batch's order.
 
     Attributes:
         nbytes: bytes of each image's payload.
         published_kib: each image's published data size in KiB.
     """
 
-    nbytes: list[int] = field(default_factory=list)
-    published_kib: list[float] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.nbytes: list[int] = []
+        self.published_kib: list[float] = []
 
     def add(self, strings: list[bytes], shape: torch.Size) -> None:
         """Records the payloads of a batch."""
@@ -122,7 +119,7 @@ class Payloads:
         self.published_kib += [published_size(s, shape) for s in strings]
 
     def pop(self) -> tuple[list[int], list[float]]:
-        """Returns the sizes recorded since the last call, and forgets them."""
+        """Returns the sizes that this thread recorded since its last call, and forgets them."""
         sizes = self.nbytes, self.published_kib
         self.nbytes, self.published_kib = [], []
         return sizes
@@ -155,23 +152,57 @@ def encode_latent(encoder: nn.Module, images: Tensor) -> Tensor:
 def entropy_coding(model: nn.Module, mode: str = "full") -> Iterator[Payloads]:
     """Evaluation of a model with its bottleneck coded, whatever the batch size.
 
-    While it is open, each image's latent is turned into a payload of its own. A model without an
-    updated bottleneck is left as it is.
+    While it is open, each image's latent is turned into a payload of its own. Before ``update()``
+    there are no tables to code with: the quantised latent is decoded, as sc2bench does it, but
+    without the likelihoods, which nothing in an evaluation reads.
 
     Args:
-        model: model in eval mode.
-        mode: one of ``MODES``. Coding is lossless, so scores are the same in all of them; sizes
-            are those of real payloads in the first two.
+        model: model in eval mode; one without a bottleneck is left as it is.
+        mode: one of ``ladon.choices.MODES``. Coding is lossless, so scores are the same in all of
+            them; sizes are those of real payloads in the first two.
 
     Yields:
         Payloads, filled by each forward pass.
     """
     payloads = Payloads()
     bottleneck = find_bottleneck(model)
-    if bottleneck is None or not bottleneck.updated:
+    if bottleneck is None:
         yield payloads
         return
     bottleneck.encoder.to(memory_format=torch.channels_last)
+    own = _coded(bottleneck, mode, payloads) if bottleneck.updated else _quantised(bottleneck)
+    with replaced(bottleneck, **own):
+        yield payloads
+
+
+@contextmanager
+def replaced(module: nn.Module, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Puts methods into the place of a module's own, on this instance, while it is open."""
+    before = {name: vars(module)[name] for name in methods if name in vars(module)}
+    vars(module).update(methods)
+    try:
+        yield
+    finally:
+        for name in methods:
+            del vars(module)[name]
+        vars(module).update(before)
+
+
+def _quantised(bottleneck: BaseBottleneck) -> dict[str, Callable[..., Any]]:
+    """What takes the place of the methods of a bottleneck that is not updated."""
+    medians = bottleneck.entropy_bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
+
+    def forward(images: Tensor) -> Tensor:
+        latent = encode_latent(bottleneck.encoder, images)
+        return bottleneck.decoder(quantize(latent, medians))
+
+    return {"forward": forward}
+
+
+def _coded(
+    bottleneck: BaseBottleneck, mode: str, payloads: Payloads
+) -> dict[str, Callable[..., Any]]:
+    """What takes the place of the methods of an updated bottleneck."""
     coder = LatentCoder(bottleneck.entropy_bottleneck)
 
     def encode(images: Tensor, **_: object) -> dict:
@@ -189,8 +220,4 @@ def entropy_coding(model: nn.Module, mode: str = "full") -> Iterator[Payloads]:
         latent = strings if isinstance(strings, Tensor) else coder.decode(strings[0], shape)
         return bottleneck.decoder(latent.contiguous(memory_format=torch.channels_last))
 
-    bottleneck.encode, bottleneck.decode = encode, decode
-    try:
-        yield payloads
-    finally:
-        del bottleneck.encode, bottleneck.decode
+    return {"encode": encode, "decode": decode}

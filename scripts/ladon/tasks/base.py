@@ -94,6 +94,8 @@ class Task(ABC):
 def to_device(value: Any, device: torch.device) -> Any:
     """Moves the tensors in nested lists, tuples and dicts; other values stay."""
     if isinstance(value, Tensor):
+        if device.type == "cuda" and not value.is_cuda:
+            value = value.pin_memory()  # only from pinned memory does a copy overlap with work
         return value.to(device, non_blocking=True)
     if isinstance(value, Mapping):
         return {k: to_device(v, device) for k, v in value.items()}

@@ -16,19 +16,21 @@ class Accuracy(Metric):
 
     def __init__(self, top: Sequence[int] = (1, 5)) -> None:
         self._top = tuple(top)
-        self._correct = torch.zeros(len(self._top), dtype=torch.int64)
+        self._correct: Tensor | None = None  # on the outputs' device, read once in the end
         self._count = 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Takes logits [N, K] and labels [N]."""
         k = min(max(self._top), outputs.shape[1])
         ranked = outputs.float().topk(k, dim=1).indices == targets[:, None]
-        self._correct += torch.stack([ranked[:, :t].any(dim=1).sum().cpu() for t in self._top])
+        correct = torch.stack([ranked[:, :t].any(dim=1).sum() for t in self._top])
+        self._correct = correct if self._correct is None else self._correct + correct
         self._count += len(targets)
 
     def state(self) -> tuple[list[int], int]:
         """Returns the number of correct images for each k, and of images."""
-        return self._correct.tolist(), self._count
+        correct = [0] * len(self._top) if self._correct is None else self._correct.tolist()
+        return correct, self._count
 
     def compute(self, states: Sequence[tuple[list[int], int]]) -> dict[str, Any]:
         """Returns ``acc1`` and ``acc5`` in percent."""

@@ -24,29 +24,55 @@ class ConfusionMatrix(Metric):
 
     def __init__(self, num_classes: int) -> None:
         self._num_classes = num_classes
+        # on the outputs' device, read once in the end
         self._counts: Tensor | None = None
+        self._extremes: Tensor | None = None
 
     def update(self, outputs: Mapping[str, Tensor] | Tensor, targets: Tensor) -> None:
         """Takes logits [N, K, H, W] (or a dict with them under 'out') and labels [N, H, W].
 
         Raises:
-            DataError: for a label outside the classes.
+            DataError: for a label outside the classes; on a GPU ``state`` raises it, because
+                looking at labels here would make the host wait.
         """
         logits = outputs["out"] if isinstance(outputs, Mapping) else outputs
-        predicted, labels = logits.argmax(dim=1).flatten(), targets.flatten()
-        kept = labels != IGNORED
-        predicted, labels = predicted[kept], labels[kept]
         n = self._num_classes
-        highest = int(labels.max()) if labels.numel() else 0
-        if highest >= n or (labels.numel() and int(labels.min()) < 0):
-            raise DataError(f"a mask holds class {highest}, but the task has {n} classes")
         if logits.shape[1] > n:
             raise DataError(f"the model predicts {logits.shape[1]} classes, but the task has {n}")
-        counts = torch.bincount(labels * n + predicted, minlength=n * n).reshape(n, n)
+        ignored = targets == IGNORED
+        extremes = torch.stack(targets.masked_fill(ignored, 0).aminmax())
+        if self._extremes is not None:
+            both = torch.stack([self._extremes, extremes])
+            extremes = torch.stack([both[:, 0].amin(), both[:, 1].amax()])
+        self._extremes = extremes
+        if not targets.is_cuda:
+            self._check_labels()
+        # one more row takes what is ignored; a bad label must not lead outside the matrix
+        labels = targets.masked_fill(ignored, n).clamp(0, n)
+        cells = (labels * n + logits.argmax(dim=1)).flatten()
+        if cells.is_cuda:  # bincount would ask the host for the largest value
+            counts = torch.zeros((n + 1) * n, dtype=torch.int64, device=cells.device)
+            counts.index_add_(0, cells, torch.ones_like(cells))
+        else:
+            counts = torch.bincount(cells, minlength=(n + 1) * n)
+        counts = counts.reshape(n + 1, n)[:n]
         self._counts = counts if self._counts is None else self._counts + counts
 
+    def _check_labels(self) -> None:
+        lowest, highest = (0, 0) if self._extremes is None else self._extremes.tolist()
+        if lowest < 0 or highest >= self._num_classes:
+            wrong = lowest if lowest < 0 else highest
+            raise DataError(
+                f"a mask holds class {wrong}, but the task has {self._num_classes} classes"
+            )
+
     def state(self) -> list[list[int]]:
-        """Returns the confusion matrix."""
+        """Returns the confusion matrix.
+
+        Raises:
+            DataError: for a label outside the classes.
+        """
+        self._check_labels()
         n = self._num_classes
         return [[0] * n for _ in range(n)] if self._counts is None else self._counts.tolist()
 

@@ -1,0 +1,8 @@
+"""What flags and configs may choose between. Imports nothing: the command line reads it first."""
+
+MODES = ("full", "encode", "estimate")
+"""How an evaluation codes. full: encode, decode, score what was decoded; encode: encode for the
+size, score the quantised latent; estimate: size from the tables, nothing is coded."""
+
+PRECISIONS = ("float32", "bf16")
+"""Arithmetic of decoder, body and heads; what comes before the payload is always float32."""

@@ -1,0 +1,187 @@
+"""A model made fast for evaluation while a context is open, and left as it was afterwards.
+
+with inference(model, "full", precision="bf16") as payloads:
+    with forward_only(device, "bf16"):
+        outputs = model(images)      # once per batch, from any thread
+    sizes = payloads.pop()           # of this thread's passes
+
+- GDN's reparametrisation is computed once instead of at every call, with the same values;
+- BatchNorm is folded into the convolution before it (float32 rounding, about 1e-6 relative);
+- bf16 is autocast of decoder, body and heads; encoder, quantisation and entropy model stay in
+  float32 and in their one pinned form of execution, so that the payloads are the same to the bit;
+- the bottleneck codes with this project's coder (``ladon.models.bottleneck``).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from compressai.layers import GDN1
+from timm.layers.split_attn import SplitAttn
+from timm.models.resnest import ResNestBottleneck
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from ladon.models.bottleneck import Payloads, entropy_coding, find_bottleneck
+from ladon.models.precision import float32_where_it_matters
+
+# blocks whose forward is known to run each convolution and then its normalisation, and nothing
+# else in between; in a block that is not listed the order of names would prove nothing
+_BLOCKS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
+    ResNet: (("conv1", "bn1"),),
+    BasicBlock: (("conv1", "bn1"), ("conv2", "bn2")),
+    Bottleneck: (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
+    ResNestBottleneck: (("conv1", "bn1"), ("conv3", "bn3")),
+    SplitAttn: (("conv", "bn0"), ("fc1", "bn1")),
+}
+_COMPILED = ("layer1", "layer2", "layer3", "layer4", "fpn")
+
+
+class FoldedGDN1(nn.Module):
+    """CompressAI's GDN1 with its reparametrisation computed once; same values to the bit.
+
+    y = x / (beta + gamma |x|), inverse: y = x (beta + gamma |x|) (Johnston et al., 2019,
+    "Computationally efficient neural image compression").
+
+    Args:
+        gdn: the layer, whose parameters are read now.
+    """
+
+    def __init__(self, gdn: GDN1) -> None:
+        super().__init__()
+        self.inverse = gdn.inverse
+        channels = len(gdn.beta)
+        self.register_buffer("beta", gdn.beta_reparam(gdn.beta).detach())
+        gamma = gdn.gamma_reparam(gdn.gamma).detach().reshape(channels, channels, 1, 1)
+        self.register_buffer("gamma", gamma.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises [N, C, H, W]."""
+        norm = functional.conv2d(x.abs(), self.gamma, self.beta)
+        if not self.inverse:
+            norm.reciprocal_()
+        return norm.mul_(x)
+
+
+@contextmanager
+def inference(
+    model: nn.Module,
+    mode: str = "full",
+    *,
+    precision: str = "float32",
+    compiled: bool = False,
+) -> Iterator[Payloads]:
+    """Everything that makes evaluation fast, while it is open.
+
+    Args:
+        model: in eval mode and channels_last, on its device.
+        mode: how latents are coded, one of ``ladon.choices.MODES``.
+        precision: one of ``ladon.choices.PRECISIONS``; the autocast itself is entered by
+            ``forward_only``, because it belongs to a thread.
+        compiled: let ``torch.compile`` have decoder, body and heads (not the encoder: the
+            bitstream must not depend on it).
+
+    Yields:
+        Payloads, filled by each forward pass.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_folded(model))
+        if precision != "float32":
+            stack.enter_context(float32_where_it_matters(model))
+        if compiled:
+            stack.enter_context(_compiled(model))
+        yield stack.enter_context(entropy_coding(model, mode))
+
+
+@contextmanager
+def _folded(model: nn.Module) -> Iterator[None]:
+    """Exchanges layers for folded ones, and takes them back in the end."""
+    exchanged: list[tuple[nn.Module, str, nn.Module]] = []
+
+    def exchange(parent: nn.Module, name: str, layer: nn.Module) -> None:
+        exchanged.append((parent, name, parent._modules[name]))
+        parent._modules[name] = layer
+
+    with torch.no_grad():
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                if type(child) is GDN1 and not _is_watched(child):
+                    exchange(parent, name, FoldedGDN1(child))
+            for conv_name, norm_name in _pairs(parent):
+                conv, norm = parent._modules[conv_name], parent._modules[norm_name]
+                if _can_fold(conv, norm):
+                    exchange(parent, conv_name, _fold(conv, norm))
+                    exchange(parent, norm_name, nn.Identity())
+    try:
+        yield
+    finally:
+        for parent, name, layer in reversed(exchanged):
+            parent._modules[name] = layer
+
+
+def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
+    """Names of a module's (convolution, normalisation) pairs that surely run one after another."""
+    for block, pairs in _BLOCKS.items():
+        if type(parent) is block:
+            return [p for p in pairs if None not in (getattr(parent, n, None) for n in p)]
+    if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
+        names = list(parent._modules)
+        return list(itertools.pairwise(names))
+    return []
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether somebody's hook wants to see this very layer."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _can_fold(conv: Any, norm: Any) -> bool:
+    if type(conv) is not nn.Conv2d or _is_watched(conv) or _is_watched(norm):
+        return False
+    return type(norm) is FrozenBatchNorm2d or (
+        type(norm) is nn.BatchNorm2d and not norm.training and norm.running_mean is not None
+    )
+
+
+def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
+    """Returns the convolution that gives what convolution and normalisation give together."""
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight,
+        conv.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    folded = nn.Conv2d(
+        *(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding),
+        *(conv.dilation, conv.groups, True, conv.padding_mode, "meta"),
+    )
+    weight = weight.detach().contiguous(memory_format=torch.channels_last)
+    folded.weight = nn.Parameter(weight, requires_grad=False)
+    folded.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return folded.eval()
+
+
+@contextmanager
+def _compiled(model: nn.Module) -> Iterator[None]:
+    """Compiles what follows the latent, in place; shapes beyond the first are made dynamic."""
+    bottleneck = find_bottleneck(model)
+    modules = [m for n, m in model.named_modules() if n.rpartition(".")[2] in _COMPILED]
+    if bottleneck is not None:
+        modules.append(bottleneck.decoder)
+    for module in modules:
+        module.compile()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module._compiled_call_impl = None

@@ -1,0 +1,72 @@
+"""bf16 by autocast: decoder, body and heads; never what a payload or a coordinate depends on."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ladon.models.bottleneck import find_bottleneck, replaced
+
+# what anchors, boxes and upsampled logits are computed from must not have 8 bits of mantissa
+_DETECTOR = ("backbone", "fpn", "rpn.head", "roi_heads.box_predictor", "head", "classifier", "fc")
+_OTHER = ("classifier", "aux_classifier", "fc")
+
+
+@contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """The autocast of a precision (one of ``ladon.choices.PRECISIONS``), for this thread."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        yield
+
+
+@contextmanager
+def forward_only(device: torch.device, precision: str = "float32") -> Iterator[None]:
+    """No gradients, and the autocast of a precision; both belong to the thread that enters."""
+    with torch.inference_mode(), autocast(device, precision):
+        yield
+
+
+@contextmanager
+def float32_where_it_matters(model: nn.Module) -> Iterator[None]:
+    """Keeps, under autocast, what decides about bits and coordinates in float32.
+
+    Encoder and entropy model run without autocast; the outputs of a few modules, from which
+    anchors, boxes and upsampled logits are computed, become float32 again.
+    """
+    is_detector = hasattr(model, "rpn") or hasattr(model, "anchor_generator")
+    found = dict(model.named_modules())
+    with ExitStack() as stack:
+        for name in _DETECTOR if is_detector else _OTHER:
+            if name in found:
+                handle = found[name].register_forward_hook(lambda m, i, output: as_float32(output))
+                stack.callback(handle.remove)
+        bottleneck = find_bottleneck(model)
+        if bottleneck is not None:
+            for module in (bottleneck.encoder, bottleneck.entropy_bottleneck):
+                method = types.MethodType(_without_autocast(type(module)), module)
+                stack.enter_context(replaced(module, forward=method))
+        yield
+
+
+def _without_autocast(kind: type[nn.Module]) -> Any:
+    def forward(self: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(x.device.type, enabled=False):
+            return kind.forward(self, x.float(), *args, **kwargs)
+
+    return forward
+
+
+def as_float32(value: Any) -> Any:
+    """Turns the floating-point tensors in nested dicts, lists and tuples into float32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return type(value)((k, as_float32(v)) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value)(as_float32(v) for v in value)
+    return value
