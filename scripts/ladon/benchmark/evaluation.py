@@ -14,6 +14,7 @@ from ladon.benchmark.parts import Bench
 from ladon.benchmark.published import evaluate_published, keep_latents
 from ladon.benchmark.results import PartResult
 from ladon.benchmark.workload import CONFIGS, Workload, make_workload
+from ladon.choices import PRECISIONS
 from ladon.codec import LatentCoder
 from ladon.engine.distributed import World
 from ladon.engine.evaluate import Evaluation, evaluate
@@ -22,7 +23,6 @@ from ladon.errors import LadonError
 from ladon.models import find_bottleneck
 from ladon.tasks import Task
 
-PRECISIONS = ("float32",)
 # two full batches of classification and detection, one of segmentation
 NUM_IMAGES = {"image_classification": 32, "object_detection": 8, "semantic_segmentation": 8}
 QUICK_IMAGES = 2
@@ -39,11 +39,12 @@ def evaluate_ours(
         model: channels_last, on the device.
         task: the task's adapter.
         device: where it runs.
-        precision: one of ``PRECISIONS``.
+        precision: one of ``ladon.choices.PRECISIONS``.
     """
     return evaluate(
         *(model, work.dataset, work.loader, task, World(device), StopRequest()),
         options=work.options,
+        precision=precision,
     )
 
 

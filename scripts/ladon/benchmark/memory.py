@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 
-from ladon.benchmark.evaluation import PRECISIONS, evaluate_ours
+from ladon.benchmark.evaluation import evaluate_ours
 from ladon.benchmark.parts import ROOT, Bench
 from ladon.benchmark.published import evaluate_published
 from ladon.benchmark.results import Measurement, PartResult, Spread
 from ladon.benchmark.workload import make_workload
+from ladon.choices import PRECISIONS
 from ladon.errors import LadonError
 
 NUM_IMAGES, QUICK_IMAGES = 32, 2
@@ -44,7 +45,7 @@ def measure(bench: Bench) -> PartResult:
     """Runs both ways, each in processes of its own, without loader workers."""
     num_images = QUICK_IMAGES if bench.quick else NUM_IMAGES
     theirs = [_run(bench, PUBLISHED, num_images) for _ in range(bench.repeats)]
-    found = PartResult(facts={"images": num_images, "batch": "16 against 1"})
+    found = PartResult(facts={"images": num_images})
     for precision in PRECISIONS:
         ours = [_run(bench, precision, num_images) for _ in range(bench.repeats)]
         pairs = zip(ours, theirs, strict=True)

@@ -6,41 +6,60 @@ above 1 is possible where an algorithm needs fewer products than the counted one
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ladon.benchmark.evaluation import NUM_IMAGES, PRECISIONS, QUICK_IMAGES, evaluate_ours
+from ladon.benchmark.evaluation import NUM_IMAGES, QUICK_IMAGES, evaluate_ours
 from ladon.benchmark.parts import Bench
 from ladon.benchmark.results import Measurement, PartResult, Spread
 from ladon.benchmark.workload import CONFIGS, Workload, make_workload
+from ladon.choices import PRECISIONS
 from ladon.models.bottleneck import entropy_coding, find_bottleneck
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 MATRIX_SIDE, QUICK_SIDE = 2048, 128
+_PRODUCTS = 5
 _BODY = ("layer2", "layer3", "layer4")
 _HEADS = (*("fc", "backbone.fpn", "rpn", "roi_heads", "classifier", "aux_classifier"),)
 
 
-def matrix_rate(dtype: torch.dtype, device: torch.device, side: int, repeats: int) -> Spread:
-    """Returns GFLOP/s of products of two square matrices of a side."""
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(side, side, generator=generator).to(device, dtype) for _ in range(2))
-    rates = []
-    for repeat in range(repeats + 1):
-        start = time.perf_counter()
-        product = a @ b
-        product[0, 0].item()  # a GPU is done then, too
-        if repeat:  # the first is the warm-up
-            rates.append(2e-9 * side**3 / (time.perf_counter() - start))
-    return Spread.of(rates)
+@dataclass(frozen=True)
+class Matrices:
+    """Large square matrices, whose products are the bound.
+
+    Attributes:
+        side: of both.
+        device: where they are.
+    """
+
+    side: int
+    device: torch.device
+
+    def rate(self, precision: str) -> float:
+        """Returns GFLOP/s of their product, the median of some."""
+        generator = torch.Generator().manual_seed(0)
+        a, b = (
+            torch.randn(self.side, self.side, generator=generator).to(
+                self.device, DTYPES[precision]
+            )
+            for _ in range(2)
+        )
+        rates = []
+        for _ in range(_PRODUCTS):
+            start = time.perf_counter()
+            product = a @ b
+            product[0, 0].item()  # a GPU is done then, too
+            rates.append(2e-9 * self.side**3 / (time.perf_counter() - start))
+        return statistics.median(rates)
 
 
 def model_parts(model: nn.Module) -> dict[str, nn.Module]:
@@ -113,31 +132,25 @@ def seconds_by_part(
 
 def measure(bench: Bench) -> PartResult:
     """Measures the machine's bound and each task's shares of it."""
-    device = torch.device(bench.device)
-    side = QUICK_SIDE if bench.quick else MATRIX_SIDE
-    bounds = {
-        name: matrix_rate(dtype, device, side, max(5, bench.repeats))
-        for name, dtype in DTYPES.items()
-    }
-    found = PartResult(facts={"matrices": f"{side}x{side}"})
-    found.measurements += [
-        Measurement(f"matrix product: {name}", "GFLOP/s", rate) for name, rate in bounds.items()
-    ]
+    matrices = Matrices(QUICK_SIDE if bench.quick else MATRIX_SIDE, torch.device(bench.device))
+    found = PartResult(facts={"matrices": f"{matrices.side}x{matrices.side}"})
+    for precision in DTYPES:
+        matrices.rate(precision)  # warm-up
+        rates = Spread.of(matrices.rate(precision) for _ in range(bench.repeats))
+        found.measurements.append(Measurement(f"matrix product: {precision}", "GFLOP/s", rates))
     for name in bench.tasks or CONFIGS:
         num_images = QUICK_IMAGES if bench.quick else min(NUM_IMAGES[name], 16)
-        _measure_task(bench, make_workload(name, bench.folder / name, num_images), bounds, found)
+        _measure_task(bench, make_workload(name, bench.folder / name, num_images), matrices, found)
     return found
 
 
-def _measure_task(
-    bench: Bench, work: Workload, bounds: dict[str, Spread], found: PartResult
-) -> None:
-    device, name, count = torch.device(bench.device), work.task.name, len(work.dataset)
+def _measure_task(bench: Bench, work: Workload, matrices: Matrices, found: PartResult) -> None:
+    device, name = matrices.device, work.task.name
     model = work.model.to(device, memory_format=torch.channels_last)
     parts = model_parts(model)
     gflop = gflop_per_image(work, model, parts)
     found.facts[f"{name}, GFLOP per image"] = {
-        **{part: round(value, 2) for part, value in gflop.items()},
+        **{part: round(value, 3) for part, value in gflop.items()},
         "all": round(sum(gflop.values()), 2),
     }
     # no loader workers: nothing else computes while a part does
@@ -149,37 +162,48 @@ def _measure_task(
             evaluate_ours(alone, model, work.task, device, precision)
 
         evaluate()  # warm-up
-        runs = [seconds_by_part(parts, evaluate, device) for _ in range(bench.repeats)]
+        runs: list[dict[str, float]] = []
+        bounds: dict[str, list[float]] = defaultdict(list)
+        for _ in range(bench.repeats):  # in turn: the bound is the machine's of this very minute
+            for dtype in dict.fromkeys(("float32", precision)):
+                bounds[dtype].append(matrices.rate(dtype))
+            runs.append(seconds_by_part(parts, evaluate, device))
         for part in parts:
-            # the encoder computes in float32 whatever the rest does
-            bound = bounds["float32" if part == "encoder" else precision]
-            found.measurements.append(
-                _share(
-                    f"{name}, {precision}: {part}",
-                    [count * gflop[part] / run[part] for run in runs],
-                    bound,
-                )
-            )
+            rates = [len(work.dataset) * gflop[part] / run[part] for run in runs]
+            bound = bounds[_precision_of(part, precision)]
+            found.measurements.append(_share(f"{name}, {precision}: {part}", rates, bound))
         found.measurements.append(_whole(bench, work, precision, gflop, bounds))
 
 
-def _share(name: str, rates: list[float], bound: Spread) -> Measurement:
-    shares = Spread.of(rate / bound.median for rate in rates)
-    return Measurement(name, "GFLOP/s", Spread.of(rates), bound, shares)
+def _precision_of(part: str, precision: str) -> str:
+    """The encoder computes in float32 whatever the rest does."""
+    return "float32" if part == "encoder" else precision
+
+
+def _share(name: str, rates: list[float], bounds: list[float]) -> Measurement:
+    pairs = zip(rates, bounds, strict=True)
+    shares = Spread.of(rate / bound for rate, bound in pairs)
+    return Measurement(name, "GFLOP/s", Spread.of(rates), Spread.of(bounds), shares)
 
 
 def _whole(
-    bench: Bench, work: Workload, precision: str, gflop: dict, bounds: dict[str, Spread]
+    bench: Bench,
+    work: Workload,
+    precision: str,
+    gflop: Mapping[str, float],
+    bounds: Mapping[str, list[float]],
 ) -> Measurement:
     """The images/s of the part `evaluation`, if it ran, against what the network could reach."""
-    encoder = gflop["encoder"] / bounds["float32"].median
-    rest = (sum(gflop.values()) - gflop["encoder"]) / bounds[precision].median
-    bound = 1 / (encoder + rest)
+    seconds = [
+        sum(gflop[part] / bounds[_precision_of(part, precision)][n] for part in gflop)
+        for n in range(bench.repeats)
+    ]
+    bound = Spread.of(1 / s for s in seconds)
     title = f"{work.task.name}: {precision}"
     earlier = bench.results.parts.get("evaluation", PartResult()).measurements
     rate = next((m.ours for m in earlier if m.name.startswith(title)), None)
     name = f"{work.task.name}, {precision}: whole evaluation, bound by products alone"
     if rate is None:
-        return Measurement(name, "images/s", Spread(bound, bound, bound, 1))
-    share = Spread(rate.median / bound, rate.min / bound, rate.max / bound, rate.n)
-    return Measurement(name, "images/s", rate, Spread(bound, bound, bound, 1), share)
+        return Measurement(f"{name}; not evaluated yet", "images/s", bound)
+    share = Spread.of([rate.median / bound.median])
+    return Measurement(name, "images/s", rate, bound, share)
