@@ -170,6 +170,11 @@ def test_all_problems_at_once_in_the_order_of_the_file(tmp_path):
         (f"{STAGE1}.train_data_loader.sampler.class_or_func=RandomSampler", "an !import_get of a"),
         (f"{STAGE1}.train_data_loader.dataset_id=fake", 'there is no dataset "fake" under'),
         ("dependencies=[nowhere_at_all]", 'cannot import the dependency "nowhere_at_all"'),
+        ("test.evaluation=ful", "must be one of full, encode, estimate, not 'ful'; did you mean"),
+        ("test.precision=fp16", "must be one of float32, bf16, not 'fp16'"),
+        ("test.input=3", "must be one of reference, fast, not 3"),
+        ("test.compile=1", "must be true or false, not a number (1)"),
+        ("train.precision=half", "must be one of float32, bf16, not 'half'"),
         # what is missing
         ("models.student_model=", '"model" is missing (or "student_model"'),
         ("models.teacher_model=", 'teacher: there is no "teacher_model" under models'),

@@ -98,3 +98,59 @@ def test_evaluation_modes_agree(lab, family):
         assert full[key] == encode[key]
     mean = full["payload_bytes"]["mean"]
     assert abs(estimate["payload_bytes"]["mean"] - mean) <= 0.001 * mean + 16
+
+
+@pytest.mark.parametrize("family", ["classification", "detection", "segmentation"])
+def test_bf16_changes_no_payload_and_hardly_a_score(lab, family):
+    if not lab.checkpoint(family).exists():
+        assert lab.run(family) == 0
+    found = {}
+    for precision in ("float32", "bf16"):
+        name = f"{family}_{precision}"
+        flags = ("-test_only", "-student_only", "--precision", precision)
+        assert lab.run(family, *flags, log=name) == 0
+        found[precision] = lab.metrics(name)["models"]["student"]
+    key = lab.metrics(f"{family}_bf16")["key_metric"]
+    exact, rough = (found[p]["metrics"][key] for p in ("float32", "bf16"))
+    assert rough == pytest.approx(exact, abs=100 / 12 if family == "classification" else 5)
+    assert found["bf16"]["payload_bytes"] == found["float32"]["payload_bytes"]
+    assert found["bf16"]["data_size_kb"] == found["float32"]["data_size_kb"]
+
+
+def test_flags_win_over_the_config(own_lab, monkeypatch):
+    """--precision and --input are handed to the evaluation; so is what the config says."""
+    import ladon.app as app
+
+    seen = []
+    original = app.evaluate
+    monkeypatch.setattr(
+        app, "evaluate", lambda *a, **how: seen.append(how["precision"]) or original(*a, **how)
+    )
+    config = own_lab.config("classification", test__precision="bf16")
+    flags = ("-test_only", "-student_only")
+    assert own_lab.run("classification", *flags, config=config) == 0
+    assert own_lab.run("classification", *flags, "--precision", "float32", config=config) == 0
+    assert seen == ["bf16", "float32"]
+
+
+def test_fast_input_is_used_where_it_can_be(own_lab):
+    flags = ("-test_only", "-student_only", "--input", "fast")
+    assert own_lab.run("classification", *flags) == 0
+    log = own_lab.log("classification")
+    assert "for 12 samples" in log
+    assert "input: fast has no form" not in log
+
+
+def test_training_in_bf16(own_lab):
+    assert own_lab.run("teacher", "--precision", "bf16") == 0
+    config = own_lab.config(
+        "classification",
+        "half",
+        models__student_model__dst_ckpt=str(own_lab.folder / "half.pt"),
+        train__precision="bf16",
+    )
+    assert own_lab.run("classification", "-student_only", config=config) == 0
+    model = read_checkpoint(own_lab.folder / "half.pt", "test").model
+    floats = {t.dtype for t in model.values() if t.is_floating_point()}
+    assert floats == {torch.float32}
+    assert own_lab.metrics("half")["models"]["student"]["payload_bytes"]["n"] == 12

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ladon.config import check_config, load_config
+from ladon.data.fast_input import use_fast_input
 from ladon.data.transforms import without_normalization
 from ladon.engine.distributed import World, join_world, leave_world
 from ladon.engine.evaluate import Evaluation, evaluate
@@ -222,6 +223,8 @@ class _Session:
         loader, dataset = self._test_set()
         if isinstance(model, ThreeHeadedLadon):
             without_normalization(dataset)
+        if run.setting("input", "test", "reference") == "fast":
+            use_fast_input(dataset)
         found = evaluate(
             *(model, dataset, loader, run.task, run.world, run.stop),
             options=run.options,

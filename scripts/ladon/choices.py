@@ -4,5 +4,8 @@ MODES = ("full", "encode", "estimate")
 """How an evaluation codes. full: encode, decode, score what was decoded; encode: encode for the
 size, score the quantised latent; estimate: size from the tables, nothing is coded."""
 
+INPUTS = ("reference", "fast")
+"""How a classifier's test images are read: as published (PIL), or on uint8 tensors."""
+
 PRECISIONS = ("float32", "bf16")
 """Arithmetic of decoder, body and heads; what comes before the payload is always float32."""

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ladon.choices import MODES, PRECISIONS
+from ladon.choices import INPUTS, MODES, PRECISIONS
 from ladon.errors import LadonError
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ def build_parser(task: str, *, legacy: bool = False) -> argparse.ArgumentParser:
         choices=PRECISIONS,
         help="of decoder, body and heads; payloads don't depend on it (default: float32)",
     )
+    add("--input", choices=INPUTS, help="fast: read test images as tensors, not pixel-equal")
     add("--compile", action="store_true", default=None, help="torch.compile after the bottleneck")
     add("--world_size", type=int, default=1, help="processes (torchrun sets it by itself)")
     add("--dist_url", default="env://", help="how processes find each other")

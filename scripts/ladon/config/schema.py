@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ladon.choices import MODES, PRECISIONS
+from ladon.choices import INPUTS, MODES, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,7 @@ TEST = Section(
         "test_data_loader": LOADER,
         "evaluation": OneOf(MODES),
         "precision": _PRECISION,
+        "input": OneOf(INPUTS),
         "compile": FLAG,
         "log_freq": COUNT,
     },

@@ -1,0 +1,79 @@
+"""An image classifier's input on uint8 tensors instead of PIL images: faster, not pixel-equal.
+
+torchvision's antialiased resize of tensors rounds about one pixel in 5,000 to the neighbouring
+level; everything else is equal. That is why PIL stays the default, and `scripts/benchmark.py`
+prints what the difference does to the accuracy.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+from torchvision import datasets, io
+from torchvision import transforms as tv
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.functional import pil_to_tensor
+
+from ladon.data.images import open_image
+from ladon.data.transforms import WrappedResize
+
+logger = logging.getLogger(__name__)
+
+_RESIZES = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
+
+
+def use_fast_input(dataset: Any) -> bool:
+    """Makes a folder of images decode, resize and crop on uint8 tensors.
+
+    Args:
+        dataset: changed in place, if it is an ImageFolder whose transforms are resizing, central
+            cropping, `ToTensor` and `Normalize`; else left as it is, with a warning.
+
+    Returns:
+        Whether it was changed (or had been before).
+    """
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    if getattr(dataset, "loader", None) is read_tensor:
+        return True
+    steps = getattr(getattr(dataset, "transform", None), "transforms", None)
+    fast = [_fast_form(step) for step in steps or []]
+    if not isinstance(dataset, datasets.DatasetFolder) or not fast or None in fast:
+        odd = [type(s).__name__ for s, f in zip(steps or [], fast, strict=True) if f is None]
+        logger.warning(
+            "input: fast has no form for %s%s: using the reference",
+            *(type(dataset).__name__, f" with {', '.join(odd)}" if odd else ""),
+        )
+        return False
+    dataset.loader, dataset.transform = read_tensor, v2.Compose(fast)
+    return True
+
+
+def read_tensor(path: str | os.PathLike) -> Tensor:
+    """Reads an image as uint8 [3, H, W], RGB.
+
+    Raises:
+        DataError: the file is missing, truncated or no image.
+    """
+    try:
+        return io.decode_image(os.fspath(path), mode=io.ImageReadMode.RGB)
+    except RuntimeError:  # a format that torchvision doesn't know, or a file that nobody can read
+        return pil_to_tensor(open_image(path))
+
+
+def _fast_form(step: Any) -> Any:
+    """The same transform on uint8 tensors; None where there is none."""
+    if type(step) in (tv.Resize, WrappedResize) and step.interpolation in _RESIZES:
+        return v2.Resize(step.size, step.interpolation, step.max_size, antialias=True)
+    if type(step) is tv.CenterCrop:
+        return v2.CenterCrop(step.size)
+    if type(step) is tv.ToTensor:
+        return v2.ToDtype(torch.float32, scale=True)
+    if type(step) is tv.Normalize:
+        return v2.Normalize(step.mean, step.std, inplace=True)
+    return None
