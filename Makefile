@@ -27,6 +27,9 @@ test: .venv/ready  ## run all tests
 	$(RUN) scripts/validate.py
 	$(RUN) -m pytest -n 2
 
+bench: .venv/ready  ## time everything against the published way (about 10 minutes on 2 cores)
+	$(RUN) scripts/benchmark.py
+
 tables: .venv/ready  ## write the published results and pictures into README.md and imgs
 	$(RUN) scripts/report.py --published --readme README.md --images imgs
 	$(RUN) scripts/draw_architecture.py --out imgs
@@ -34,4 +37,4 @@ tables: .venv/ready  ## write the published results and pictures into README.md 
 clean:  ## remove the demo's data, checkpoints and logs
 	rm -rf resource/data resource/ckpt/digit_scenes logs/digit_scenes
 
-.PHONY: help env demo test tables clean
+.PHONY: help env demo test bench tables clean

@@ -20,21 +20,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from layouts import (
-    as_saved,
-    photos,
-    settle_batch_norm,
-    spread_latent,
-    without_tables,
-    write_2022,
-    write_coco,
-    write_voc,
-)
+from layouts import without_tables, write_2022
 from PIL import Image
 from tiny import ROOT
 from torch import nn
 from torchvision import transforms
 
+from ladon.benchmark.workload import (
+    as_saved,
+    let_some_boxes_pass,
+    make_model,
+    photos,
+    spread_latent,
+    write_coco,
+    write_voc,
+)
 from ladon.cli import main
 from ladon.config import load_config
 from ladon.models import build_model, entropy_coding, update_bottleneck, write_checkpoint
@@ -147,14 +147,7 @@ def make_site(task: str, folder: Path) -> Site:
     (folder / "legacy").symlink_to(ROOT / "legacy")
     words = shlex.split(COMMANDS[task])
     config = load_config(ROOT / words[words.index("--config") + 1])
-    section = "student_model" if task == "image_classification" else "model"
-    torch.manual_seed(3)
-    key = f"models.{section}"
-    model = build_model(config.build(config.section(key)), task, key, replaced=True).eval()
-    spread_latent(model)
-    settle_batch_norm(model.backbone if task == "object_detection" else model)
-    update_bottleneck(model)
-    return Site(task, folder, model)
+    return Site(task, folder, make_model(config, task))
 
 
 @pytest.fixture(autouse=True)
@@ -224,9 +217,7 @@ def ilsvrc_site(folder: Path) -> Site:
 def coco_site(folder: Path) -> Site:
     """Three photos; most of the boxes are the ones that the model is surest of."""
     site = make_site("object_detection", folder)
-    predictor = site.model.roi_heads.box_predictor
-    predictor.cls_score.weight.mul_(0.02)
-    predictor.cls_score.bias[1:4] = torch.tensor([3.0, 2.9, 2.8])  # else few pass 0.05
+    let_some_boxes_pass(site.model)
     names = [f"{139 + n:012d}.jpg" for n in range(3)]
     data = site.data / "coco2017"
     images = [

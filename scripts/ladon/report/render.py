@@ -42,10 +42,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table for people: rows of one task, the columns to show, and a line below."""
+    """A table for people: rows, the columns to show, and a line below; a view if of one task."""
 
     title: str
-    view: TaskView
+    view: TaskView | None
     columns: list[Column]
     rows: list[Any]
     caption: str = ""

@@ -1,0 +1,93 @@
+"""Benchmark against the published way: codec, evaluation, training, start-up, memory, roofline.
+
+    python scripts/benchmark.py                              # everything, about 10 minutes
+    python scripts/benchmark.py --only codec roofline        # parts; others in the file stay
+    python scripts/benchmark.py --only evaluation --tasks image_classification
+    python scripts/benchmark.py --quick --out /tmp/x.json    # tiny sizes: does it run?
+
+Both ways run side by side in one process, in turn; the table shows medians and ranges, and the
+JSON file (resource/benchmarks/, one per machine) holds the same. It is written after each part.
+Exit code: 0 all parts done, 1 some failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+from ladon.benchmark.parts import PARTS, ROOT, Bench, run_parts
+from ladon.errors import LadonError
+
+TASKS = ("image_classification", "object_detection", "semantic_segmentation")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to run")
+    add("--tasks", nargs="+", choices=TASKS, default=TASKS, help="of evaluation and roofline")
+    add("--quick", action="store_true", help="smallest sizes; such numbers mean nothing")
+    add("--repeats", type=int, default=3, help="timed repeats of each way (default: 3)")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    add("--threads", type=int, help="torch's threads (default: what torch takes)")
+    add("--out", type=Path, metavar="FILE.json", help="(default: resource/benchmarks/MACHINE.json)")
+    args = parser.parse_args(argv)
+    if args.repeats < 1 or (args.threads is not None and args.threads < 1):
+        parser.error("--repeats and --threads must be 1 or more")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the parts; returns the exit code."""
+    args = parse_args(argv)
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category)
+    try:
+        return benchmark(args)
+    except LadonError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; finished parts are in the file", file=sys.stderr)
+        return 130
+
+
+def benchmark(args: argparse.Namespace) -> int:
+    """Runs the parts that were asked for, prints their tables, and says where the file is."""
+    import torch
+
+    from ladon.benchmark.machine import describe_machine, machine_slug
+    from ladon.benchmark.results import open_results
+    from ladon.benchmark.table import part_sheet
+    from ladon.report.render import print_sheet
+    from ladon.report.tables import make_console
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    machine = describe_machine(torch.device(args.device))
+    out = args.out or ROOT / "resource" / "benchmarks" / f"{machine_slug(machine)}.json"
+    results, console = open_results(out, machine, quick=args.quick), make_console()
+    with tempfile.TemporaryDirectory(prefix="ladon-benchmark-") as folder:
+
+        def bench(name: str) -> Bench:
+            own = Path(folder) / name
+            own.mkdir()
+            return Bench(own, results, args.device, args.repeats, args.quick, args.tasks)
+
+        failed = run_parts(
+            args.only, bench, out, lambda *part: print_sheet(console, part_sheet(*part))
+        )
+    print(f"written: {out}")
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

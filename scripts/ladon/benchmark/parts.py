@@ -1,0 +1,89 @@
+"""The parts of the benchmark, and running them so that a failure costs one part only.
+
+A part is a module with `measure(bench: Bench) -> PartResult` and one line in `PARTS`. Imports
+nothing heavy before a part runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ladon.benchmark.results import PartResult, Results
+from ladon.errors import in_one_line
+
+logger = logging.getLogger(__name__)
+
+# in the order in which they run: the roofline reads what the evaluation found
+PARTS = {
+    "codec": "ladon.benchmark.codec",
+    "evaluation": "ladon.benchmark.evaluation",
+    "training": "ladon.benchmark.training",
+    "startup": "ladon.benchmark.startup",
+    "memory": "ladon.benchmark.memory",
+    "roofline": "ladon.benchmark.roofline",
+}
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a part needs to know.
+
+    Attributes:
+        folder: an empty folder for its files, removed at the end.
+        results: what the parts before it found.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        repeats: timed repeats of each way.
+        quick: use the smallest sizes that still run through everything.
+        tasks: names of the tasks to measure, for the parts that have several.
+    """
+
+    folder: Path
+    results: Results
+    device: str = "cpu"
+    repeats: int = 3
+    quick: bool = False
+    tasks: Sequence[str] = ()
+
+
+def run_parts(
+    names: Sequence[str],
+    make_bench: Callable[[str], Bench],
+    out: Path,
+    show: Callable[[str, PartResult], None],
+) -> list[str]:
+    """Runs parts, and writes the file after each.
+
+    Args:
+        names: keys of ``PARTS``, in whatever order.
+        make_bench: returns what the part of a name needs; all share one ``results``.
+        out: the JSON file.
+        show: is given each part's result.
+
+    Returns:
+        The names of the parts that failed.
+
+    Raises:
+        LadonError: if the file cannot be written.
+    """
+    failed = []
+    for name in (part for part in PARTS if part in names):
+        bench, start = make_bench(name), time.perf_counter()
+        try:
+            result = importlib.import_module(PARTS[name]).measure(bench)
+        except Exception as error:  # whatever it was, the other parts must not be lost
+            logger.exception("Part %s failed", name)
+            result = PartResult(error=in_one_line(error))
+            failed.append(name)
+        result.date = time.strftime("%Y-%m-%d %H:%M:%S")
+        result.seconds = round(time.perf_counter() - start, 1)
+        bench.results.parts[name] = result
+        bench.results.date = result.date
+        bench.results.write(out)
+        show(name, result)
+    return failed

@@ -1,0 +1,90 @@
+"""An evaluation as the paper's code does it, with sc2bench's own model and coder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sc2bench.analysis import AnalyzableModule
+from torch import nn
+from torch.utils.data import DataLoader
+from torchdistill.datasets.registry import get_collate_func
+
+from ladon.benchmark.machine import intraop_threads
+from ladon.benchmark.workload import Workload
+from ladon.tasks import Task
+
+
+@dataclass
+class PublishedEvaluation:
+    """What it found.
+
+    Attributes:
+        metrics: metric values by name.
+        sizes: data size of each image in KiB, in the data set's order.
+    """
+
+    metrics: dict[str, Any]
+    sizes: list[float]
+
+
+@torch.inference_mode()
+def evaluate_published(
+    work: Workload, model: nn.Module, task: Task, device: torch.device
+) -> PublishedEvaluation:
+    """Evaluates image by image, contiguous, float32, coded by CompressAI on the way.
+
+    The images come through a plain loader with the config's transform and as many workers as
+    ours; the metric is the same. Detection computes on one thread, as torchvision's reference
+    evaluation does on which the published script stands.
+
+    Args:
+        work: dataset and loader section; its own model is not used.
+        model: in eval mode, contiguous, on the device, with CDF tables.
+        task: the task's adapter.
+        device: where it runs.
+    """
+    kwargs = work.loader.get("kwargs") or {}
+    loader = DataLoader(
+        work.dataset,
+        batch_size=1,
+        num_workers=min(kwargs.get("num_workers") or 0, os.cpu_count() or 1),
+        collate_fn=get_collate_func(work.loader.get("collate_fn")),
+    )
+    metric = task.metric(work.dataset, work.options)
+    model.activate_analysis()
+    one_thread = task.name == "object_detection"
+    try:
+        with intraop_threads(1) if one_thread else nullcontext():
+            for images, targets, *_ in loader:
+                images, targets = task.move(images, targets, device)
+                metric.update(model(images), targets)
+        return PublishedEvaluation(metric.compute([metric.state()]), _sizes(model))
+    finally:
+        model.deactivate_analysis()
+        model.clear_analysis()
+
+
+def _sizes(model: nn.Module) -> list[float]:
+    """What sc2bench's FileSizeAnalyzer noted; of a detector both it and its body may have one."""
+    for module in model.modules():
+        if isinstance(module, AnalyzableModule):
+            for analyzer in module.analyzers:
+                if analyzer.file_size_list:
+                    return list(analyzer.file_size_list)
+    return []
+
+
+def keep_latents(encoder: nn.Module, limit: int) -> tuple[list, Callable]:
+    """Keeps an encoder's first outputs; returns the list, and what ends it."""
+    kept: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, latent: torch.Tensor) -> None:
+        if len(kept) < limit:
+            kept.append(latent.detach().clone())
+
+    return kept, encoder.register_forward_hook(keep).remove

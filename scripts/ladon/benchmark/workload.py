@@ -1,0 +1,226 @@
+"""Models with random weights and small data in the layouts of ILSVRC 2012, COCO 2017 and PASCAL
+VOC 2012. Everything follows from seeds; nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import nn
+from torchvision.transforms.functional import to_tensor
+
+from ladon.benchmark.parts import ROOT
+from ladon.config import Config, load_config
+from ladon.models import build_model, find_bottleneck, update_bottleneck
+from ladon.tasks import TASKS, Task
+
+CONFIGS = {
+    "image_classification": (
+        "configs/ilsvrc2012/ladon/splittable_resnet50-fp-beta0.32_from_resnet50.yaml"
+    ),
+    "object_detection": (
+        "configs/coco2017/ladon/faster_rcnn_splittable_resnet50-fp-beta0.32_fpn.yaml"
+    ),
+    "semantic_segmentation": (
+        "configs/pascal_voc2012/ladon/deeplabv3_splittable_resnet50-fp-beta0.32_two_stages.yaml"
+    ),
+}
+_SIZES = ((427, 500), (375, 500), (427, 640), (400, 320))  # height, width
+
+
+def photos(*sizes: tuple[int, int]) -> list[Image.Image]:
+    """Cuts a photograph of each (height, width), at most 427x640, from two in turn."""
+    sources = [Image.fromarray(a) for a in load_sample_images().images]
+    cuts = []
+    for number, (height, width) in enumerate(sizes):
+        source = sources[number % len(sources)]
+        left = (37 * number) % (source.width - width + 1)
+        top = (23 * number) % (source.height - height + 1)
+        cuts.append(source.crop((left, top, left + width, top + height)))
+    return cuts
+
+
+def as_saved(image: Image.Image, path: Path) -> Image.Image:
+    """Saves a JPEG and returns what whoever opens it sees."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, format="JPEG", quality=95)
+    with Image.open(path) as saved:
+        return saved.convert("RGB")
+
+
+def write_coco(folder: Path, names: Sequence[str], images: Sequence[Image.Image], boxes) -> None:
+    """Writes annotations/instances_val2017.json.
+
+    Args:
+        folder: the data set's, `coco2017`.
+        names: image files in `val2017`.
+        images: the images.
+        boxes: per image a list of (category, x1, y1, x2, y2).
+    """
+    annotations = [
+        {
+            "id": 10 * number + rank,
+            "image_id": 1000 + number,
+            "category_id": category,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": (x2 - x1) * (y2 - y1),
+            "iscrowd": 0,
+            "segmentation": [[x1, y1, x2, y1, x2, y2, x1, y2]],
+        }
+        for number, found in enumerate(boxes)
+        for rank, (category, x1, y1, x2, y2) in enumerate(found, start=1)
+    ]
+    content = {
+        "info": {"year": 2017},
+        "licenses": [],
+        "images": [
+            {"id": 1000 + n, "file_name": name, "width": image.width, "height": image.height}
+            for n, (name, image) in enumerate(zip(names, images, strict=True))
+        ],
+        "annotations": annotations,
+        "categories": [{"id": n, "name": str(n), "supercategory": "x"} for n in (1, 2, 3)],
+    }
+    path = folder / "annotations" / "instances_val2017.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def write_voc(folder: Path, names: Sequence[str], masks: Sequence[np.ndarray]) -> None:
+    """Writes the masks (uint8 [H, W]) and the list of VOCdevkit/VOC2012's val set."""
+    base = folder / "VOCdevkit" / "VOC2012"
+    for name, mask in zip(names, masks, strict=True):
+        path = base / "SegmentationClass" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(mask)
+        image.putpalette([value for n in range(256) for value in (n, 255 - n, n)])
+        image.save(path)
+    listing = base / "ImageSets" / "Segmentation" / "val.txt"
+    listing.parent.mkdir(parents=True, exist_ok=True)
+    listing.write_text("".join(f"{name}\n" for name in names))
+
+
+@torch.no_grad()
+def spread_latent(model: nn.Module, std: float = 2.0) -> None:
+    """Scales an untrained encoder so that its latent fills some symbols: payloads have a size."""
+    encoder = find_bottleneck(model).encoder
+    latent = encoder(torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
+    encoder[-1].weight.mul_(std / latent.std())
+
+
+@torch.no_grad()
+def settle_batch_norm(module: nn.Module) -> None:
+    """Gives an untrained network the statistics of two photos: its activations keep in bounds."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    module(torch.stack([to_tensor(photo) for photo in photos((256, 256), (256, 256))]))
+    for norm in norms:
+        norm.eval()
+
+
+@torch.no_grad()
+def make_model(config: Config, task: str, *, tables: bool = True) -> nn.Module:
+    """Builds a config's student with sane random weights, in eval mode and contiguous.
+
+    Args:
+        config: names the model.
+        task: name of the task.
+        tables: with CDF tables, so that entropy coding is on.
+    """
+    key = next(f"models.{s}" for s in TASKS[task].student_sections if f"models.{s}" in config)
+    torch.manual_seed(3)
+    model = build_model(config.build(config.section(key)), task, key, replaced=True).eval()
+    spread_latent(model)
+    settle_batch_norm(model.backbone if task == "object_detection" else model)
+    if tables:
+        update_bottleneck(model)
+    return model
+
+
+@torch.no_grad()
+def let_some_boxes_pass(detector: nn.Module) -> None:
+    """Biases an untrained detector towards three classes: else few boxes score above 0.05."""
+    predictor = detector.roi_heads.box_predictor
+    predictor.cls_score.weight.mul_(0.02)
+    predictor.cls_score.bias[1:4] = torch.tensor([3.0, 2.9, 2.8])
+
+
+@dataclass
+class Workload:
+    """What an evaluation needs: a shipped config's model, small data, and the task.
+
+    Attributes:
+        task: the task's adapter.
+        config: the shipped config, its data root set.
+        model: with random weights and CDF tables, in eval mode, contiguous, on the CPU.
+        dataset: the config's test set, of few images.
+        loader: the config's test loader section.
+    """
+
+    task: Task
+    config: Config
+    model: nn.Module
+    dataset: Any
+    loader: Mapping[str, Any]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the task's metric may want to know."""
+        return {"num_classes": None, "iou_types": None}
+
+
+def make_workload(task: str, folder: Path, num_images: int) -> Workload:
+    """Writes images under a folder and builds the task's shipped ResNet-50 config on them.
+
+    Args:
+        task: key of ``CONFIGS``.
+        folder: becomes the data root.
+        num_images: number of test images.
+    """
+    _WRITERS[task](folder, photos(*(_SIZES[n % len(_SIZES)] for n in range(num_images))))
+    config = load_config(ROOT / CONFIGS[task], data_root=str(folder))
+    config.import_dependencies()
+    model = make_model(config, task)
+    if task == "object_detection":
+        let_some_boxes_pass(model)
+    loader = config.build(config.section("test.test_data_loader"))
+    dataset = config.build(config.get("datasets")[loader["dataset_id"]])
+    return Workload(TASKS[task](), config, model, dataset, loader)
+
+
+def _write_ilsvrc(folder: Path, images: Sequence[Image.Image]) -> None:
+    for number, image in enumerate(images):
+        wnid = ("n01440764", "n01443537")[number % 2]
+        as_saved(image, folder / "ilsvrc2012" / "val" / wnid / f"{number:08d}.JPEG")
+
+
+def _write_coco_photos(folder: Path, images: Sequence[Image.Image]) -> None:
+    data, names = folder / "coco2017", [f"{n:012d}.jpg" for n in range(len(images))]
+    for image, name in zip(images, names, strict=True):
+        as_saved(image, data / "val2017" / name)
+    boxes = [[(1, 10.0, 10.0, 120.0, 90.0), (2, 60.0, 40.0, 300.0, 300.0)] for _ in images]
+    write_coco(data, names, images, boxes)
+
+
+def _write_voc_photos(folder: Path, images: Sequence[Image.Image]) -> None:
+    names, masks = [f"2007_{n:06d}" for n in range(len(images))], []
+    for image, name in zip(images, names, strict=True):
+        as_saved(image, folder / "VOCdevkit" / "VOC2012" / "JPEGImages" / f"{name}.jpg")
+        stripes = np.arange(image.width) * 21 // image.width
+        masks.append(np.broadcast_to(stripes, (image.height, image.width)).astype(np.uint8))
+    write_voc(folder, names, masks)
+
+
+_WRITERS = {
+    "image_classification": _write_ilsvrc,
+    "object_detection": _write_coco_photos,
+    "semantic_segmentation": _write_voc_photos,
+}
