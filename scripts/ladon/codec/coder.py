@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -97,9 +98,11 @@ class LatentCoder:
             return
         self._lookup = np.empty((len(self._cdf), _FULL >> rans.LOOKUP_SHIFT), np.int32)
         rans.build_lookup(self._cdf, self._length, self._lookup)
-        # numba compiles now (or reads its cache), so that no timing of a batch contains it
-        symbols = np.zeros((len(self._cdf), 1), np.int32)
-        self._decode_one((self._encode_one(symbols), symbols))
+        self._host_medians = _as_array(self._medians, np.float32).reshape(-1)
+        self._scratch = _Scratch()
+        for order in "CF":  # numba compiles now (or reads its cache): no batch's timing has it
+            latent = np.zeros((len(self._cdf), 2), np.float32, order=order)
+            self._decode_one((self._encode_one(latent), latent))
 
     def quantize(self, latent: Tensor) -> Tensor:
         """Returns the latent as the decoder will see it: rounded around the medians."""
@@ -109,8 +112,9 @@ class LatentCoder:
         """Encodes a latent [N, C, h, w] float32 into one payload per image."""
         if rans is None:
             return self._entropy_bottleneck.compress(latent)
-        symbols = torch.round(latent - self._medians).to(torch.int32).flatten(2).contiguous()
-        return self._map(self._encode_one, _on_host(symbols).numpy())
+        # everything per image happens in its thread: torch's own threads spin for a while after an
+        # operation, and would take the cores from ours
+        return self._map(self._encode_one, _on_host(latent).flatten(2).numpy())
 
     def decode(self, payloads: Sequence[bytes], shape: Sequence[int]) -> Tensor:
         """Decodes payloads into a latent [N, C, h, w] float32 on the bottleneck's device.
@@ -125,10 +129,11 @@ class LatentCoder:
         height, width = (int(side) for side in shape)
         if rans is None:
             return self._entropy_bottleneck.decompress(list(payloads), (height, width))
-        symbols = np.empty((len(payloads), len(self._cdf), height * width), np.int32)
-        self._map(self._decode_one, list(zip(payloads, symbols, strict=True)))
-        latent = _on_device(torch.from_numpy(symbols), self._medians.device).float()
-        return latent.reshape(len(payloads), -1, height, width) + self._medians
+        size = (len(payloads), len(self._cdf), height, width)
+        latent = torch.empty(size, memory_format=torch.channels_last)
+        arrays = latent.flatten(2).numpy()
+        self._map(self._decode_one, list(zip(payloads, arrays, strict=True)))
+        return _on_device(latent, self._medians.device)
 
     def estimate(self, latent: Tensor) -> list[int]:
         """Returns each image's payload size in bytes from the tables, without coding.
@@ -167,23 +172,46 @@ class LatentCoder:
             return list(_pool().map(function, items))
         return [function(item) for item in items]
 
-    def _encode_one(self, symbols: np.ndarray) -> bytes:
-        words = np.empty(rans.WORDS_PER_SYMBOL * symbols.size + 4, np.uint32)
+    def _encode_one(self, latent: np.ndarray) -> bytes:
+        symbols, words = self._scratch.symbols(latent.shape), self._scratch.words(latent.size)
+        rans.quantize(latent, self._host_medians, symbols)
         first = rans.encode(symbols, self._cdf, self._length, self._offset, words)
         return words[first:].astype("<u4", copy=False).tobytes()
 
     def _decode_one(self, item: tuple[bytes, np.ndarray]) -> None:
-        payload, symbols = item
+        payload, latent = item
         if len(payload) % 4:
             raise PayloadError(f"payload of {len(payload)} bytes: not a whole number of words")
+        symbols = self._scratch.symbols(latent.shape)
         words = np.frombuffer(payload, "<u4").astype(np.uint32, copy=False)
         status = rans.decode(words, self._cdf, self._length, self._offset, self._lookup, symbols)
         if status:
             raise PayloadError(f"payload of {len(payload)} bytes is damaged: {_REASONS[status]}")
+        rans.dequantize(symbols, self._host_medians, latent)
 
 
-def _as_array(table: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(table.detach().cpu().numpy().astype(np.int32))
+class _Scratch(threading.local):
+    """A thread's buffers, kept from image to image: fresh memory costs page faults."""
+
+    _symbols = np.empty((0, 0), np.int32)
+    _words = np.empty(0, np.uint32)
+
+    def symbols(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns an int32 array of a shape."""
+        if self._symbols.shape != shape:
+            self._symbols = np.empty(shape, np.int32)
+        return self._symbols
+
+    def words(self, count: int) -> np.ndarray:
+        """Returns uint32 room for the payload of so many symbols."""
+        size = rans.WORDS_PER_SYMBOL * count + 4
+        if len(self._words) != size:
+            self._words = np.empty(size, np.uint32)
+        return self._words
+
+
+def _as_array(table: Tensor, dtype: type[np.generic] = np.int32) -> np.ndarray:
+    return np.ascontiguousarray(table.detach().cpu().numpy().astype(dtype))
 
 
 def _check_tables(cdf: np.ndarray, length: np.ndarray, offset: np.ndarray) -> None:

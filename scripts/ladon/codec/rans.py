@@ -159,3 +159,38 @@ def build_lookup(cdf, cdf_length, lookup):  # pragma: no cover (compiled)
             while s < cdf_length[c] - 2 and cdf[c, s + 1] <= (i << LOOKUP_SHIFT):
                 s += 1
             lookup[c, i] = s
+
+
+@numba.njit(inline="always")
+def _symbol(value):  # pragma: no cover (compiled)
+    rounded = np.rint(value)
+    fits = abs(rounded) < np.float32(2147483648.0)
+    return np.int32(rounded) if fits else np.int32(-2147483648)
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False)
+def quantize(latent, medians, symbols):  # pragma: no cover (compiled)
+    """Rounds one image's latent around its medians, half to even, as torch.round does.
+
+    Args:
+        latent: [C, N] float32, in any order.
+        medians: [C] float32.
+        symbols: [C, N] int32, filled; what is beyond it becomes -2^31, as torch's cast on x86.
+    """
+    channels, count = latent.shape
+    if latent.strides[0] < latent.strides[1]:  # channels_last: read it in one stream
+        for n in range(count):
+            for c in range(channels):
+                symbols[c, n] = _symbol(latent[c, n] - medians[c])
+    else:
+        for c in range(channels):
+            for n in range(count):
+                symbols[c, n] = _symbol(latent[c, n] - medians[c])
+
+
+@numba.njit(nogil=True, cache=True, boundscheck=False)
+def dequantize(symbols, medians, latent):  # pragma: no cover (compiled)
+    """Fills one image's latent [C, N] float32, in any order, from symbols [C, N] int32."""
+    for n in range(latent.shape[1]):
+        for c in range(latent.shape[0]):
+            latent[c, n] = np.float32(symbols[c, n]) + medians[c]
