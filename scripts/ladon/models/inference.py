@@ -6,8 +6,8 @@ with inference(model, "full", precision="bf16") as payloads:
     sizes = payloads.pop()           # of this thread's passes
 
 - GDN's reparametrisation is computed once instead of at every call, with the same values;
-- BatchNorm is folded into the convolution before it, and on a CPU 2x2 and 3x3 convolutions behind
-  the payload are Winograd's (float32 rounding, about 1e-6 relative);
+- BatchNorm is folded into the convolution before it; on a CPU, convolutions behind the payload are
+  Winograd's, and ResNet's blocks fused with packed weights (float32 rounding, about 1e-6 relative);
 - bf16 is autocast of decoder, body and heads; encoder, quantisation and entropy model stay in
   float32 and in their one pinned form of execution, so that the payloads are the same to the bit;
 - the bottleneck codes with this project's coder (``ladon.models.bottleneck``).
@@ -34,6 +34,7 @@ from ladon.models.bottleneck import Payloads, entropy_coding, find_bottleneck
 from ladon.models.precision import float32_where_it_matters
 
 try:
+    from ladon.models.fused_blocks import replaced_blocks
     from ladon.models.winograd import WinogradConv2d
 except ImportError:  # numba does not come for every new Python at once
     WinogradConv2d = None
@@ -98,7 +99,7 @@ def inference(
         Payloads, filled by each forward pass.
     """
     with ExitStack() as stack:
-        stack.enter_context(_folded(model))
+        stack.enter_context(_folded(model, fused=not compiled))
         if precision != "float32":
             stack.enter_context(float32_where_it_matters(model))
         if compiled:
@@ -107,8 +108,11 @@ def inference(
 
 
 @contextmanager
-def _folded(model: nn.Module) -> Iterator[None]:
-    """Exchanges layers for folded ones, and takes them back in the end."""
+def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
+    """Exchanges layers for folded ones, and takes them back in the end.
+
+    With ``fused`` also for those of a CPU, which torch.compile would not look into.
+    """
     exchanged: list[tuple[nn.Module, str, nn.Module]] = []
 
     def exchange(parent: nn.Module, name: str, layer: nn.Module) -> None:
@@ -125,10 +129,13 @@ def _folded(model: nn.Module) -> Iterator[None]:
                 if _can_fold(conv, norm):
                     exchange(parent, conv_name, _fold(conv, norm))
                     exchange(parent, norm_name, nn.Identity())
-        for parent in [m for part in _after_the_payload(model) for m in part.modules()]:
-            for name, child in list(parent.named_children()):
-                if can_replace(child) and not _is_watched(child):
-                    exchange(parent, name, WinogradConv2d.from_conv(child))
+        for part in _after_the_payload(model) if fused and WinogradConv2d is not None else []:
+            for parent, name, block in replaced_blocks(part):
+                exchange(parent, name, block)
+            for parent in list(part.modules()):
+                for name, child in list(parent.named_children()):
+                    if WinogradConv2d.can_replace(child) and not _is_watched(child):
+                        exchange(parent, name, WinogradConv2d.from_conv(child))
     try:
         yield
     finally:
@@ -155,11 +162,6 @@ def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
         names = list(parent._modules)
         return list(itertools.pairwise(names))
     return []
-
-
-def can_replace(conv: nn.Module) -> bool:
-    """Whether there is a faster form of a convolution on this machine."""
-    return WinogradConv2d is not None and WinogradConv2d.can_replace(conv)
 
 
 def _is_watched(module: nn.Module) -> bool:

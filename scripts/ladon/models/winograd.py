@@ -79,8 +79,10 @@ class WinogradConv2d(nn.Module):
             and not isinstance(module.padding, str)
             and module.in_channels % LANES == module.out_channels % LANES == 0
             and module.weight.device.type == "cpu"
+            and module.weight.dtype == torch.float32
             and torch.backends.mkldnn.is_available()
             and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         )
 
     @classmethod
