@@ -20,6 +20,7 @@ from ladon.data.transforms import without_normalization
 from ladon.engine.distributed import World, join_world, leave_world
 from ladon.engine.evaluate import evaluate_all
 from ladon.engine.interrupt import catch_signals
+from ladon.engine.learner import Learner
 from ladon.engine.randomness import seed_everything
 from ladon.engine.run import seconds_since_start
 from ladon.engine.together import Member, check_agreement
@@ -158,9 +159,9 @@ def _build_teachers(sessions: Sequence[Session]) -> list[_Teacher]:
 
 def _train(sessions: Sequence[Session], teacher: nn.Module | None) -> None:
     """Trains the students; they have the best checkpoints' weights then."""
-    for session in sessions:
-        seed_everything(session.run.seed + session.run.world.rank)
-        train(session.run, session.student, teacher, session.best_path)
+    run = sessions[0].run
+    seed_everything(run.seed + run.world.rank)
+    train([Learner(s.run, s.student, s.best_path) for s in sessions], teacher)
     for session in _left(sessions):
         with session.member.own():
             session.take_best()

@@ -121,7 +121,7 @@ class Session:
                 teacher = self._build(section, TEACHER, replaced=True)
         if not run.args.test_only:
             for plan in read_plan(config).stages:
-                section = build_stage_section(config, plan, without_data=True)
+                section = build_stage_section(config, plan)
                 Stage(section, student, teacher, 1, World(torch.device("meta"))).close()
         logger.info("Dry run: nothing wrong with %s", config.path)
 

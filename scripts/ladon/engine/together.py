@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ladon.engine.hooked import paths_read_of_teacher
 from ladon.errors import Interrupted, LadonError, UsageError
 from ladon.logs import concerning
 
@@ -21,7 +22,7 @@ _TESTED = (
     *("test.input", "models.model.key", "models.model.kwargs.num_classes"),
 )
 # β's weights, the optimizers and their schedules may differ: every student has its own
-_TRAINED = ("num_epochs", "train_data_loader", "val_data_loader", "teacher")
+_TRAINED = ("num_epochs", "train_data_loader", "val_data_loader", "teacher", "criterion")
 _TRAIN = ("train.log_freq", "train.epoch_to_update", "train.precision")
 
 
@@ -73,7 +74,7 @@ def check_agreement(configs: dict[str, Config], *, test_only: bool) -> None:
     (beta, first), *others = configs.items()
     for other_beta, other in others:
         for key in _shared_keys([first, other], test_only):
-            if first.dump(key) != other.dump(key):
+            if _value(first, key) != _value(other, key):
                 raise UsageError(
                     f"--fused: {key} differs between β {beta} ({first.where(key)}) and β "
                     f"{other_beta} ({other.where(key)}), but the runs would share it; leave out "
@@ -81,6 +82,13 @@ def check_agreement(configs: dict[str, Config], *, test_only: bool) -> None:
                 )
     if not test_only:
         _check_own_checkpoints(configs)
+
+
+def _value(config: Config, key: str) -> Any:
+    """What must be equal: a key's resolved text, of a criterion only what it reads of a teacher."""
+    if key.endswith(".criterion"):
+        return paths_read_of_teacher(config.section(key))
+    return config.dump(key)
 
 
 def _shared_keys(configs: Sequence[Config], test_only: bool) -> list[str]:
