@@ -164,6 +164,7 @@ def test_interrupted_and_resumed_equals_separate_training(whole, monkeypatch, ca
     for beta in BETAS:
         progress = load_safely(folder(whole, group, beta) / "last.pt")["progress"]
         places.append((progress["epoch"], progress["step"]))
+        assert "SIGINT: stopping after this step" in whole.log(f"{group}-beta{beta}")
         assert "are saved: add --resume" in whole.log(f"{group}-beta{beta}")
     step = (calls + 1) // 2
     assert places == [((step - 1) // 2, (step - 1) % 2 + 1)] * 2
