@@ -7,7 +7,9 @@ r"""Runs a task script for several β, one after the other, and tabulates what b
 `{beta}` in --config and --run_log stands for β's text. Every flag not listed below goes to the
 task script as it is (--device cpu, --set key=value, --data_root DIR, -student_only, …). A failed
 run does not stop the others. With --resume, finished runs are skipped and the others go on where
-they stopped. Exit code: 0 all done, 1 some failed, 2 wrong usage, 130/143 stopped by a signal.
+they stopped. With --fused, all β run at once in one process: each image is loaded once for all of
+them, and in training (classification only) the teacher runs once per batch; results are those of
+separate runs. Exit code: 0 all done, 1 some failed, 2 wrong usage, 130/143 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import logging
 import shlex
 import sys
 
-from ladon.errors import LadonError
+from ladon.cli import answer
 from ladon.report.tables import make_console
 from ladon.sweep import TASKS, Sweep, run_sweep, summary_table, task_script
 
@@ -40,6 +42,7 @@ def parse_args(argv: list[str] | None = None) -> Sweep:
     parser.add_argument("--run_log", help="log file path with {beta}")
     parser.add_argument("-test_only", "--test_only", action="store_true", help="evaluate only")
     parser.add_argument("--resume", "-resume", action="store_true", help="skip what is finished")
+    parser.add_argument("--fused", action="store_true", help="all β at once, sharing data")
     args, passed_on = parser.parse_known_args(argv)
     return Sweep(
         script=task_script(args.task),
@@ -48,6 +51,7 @@ def parse_args(argv: list[str] | None = None) -> Sweep:
         run_log=args.run_log,
         test_only=args.test_only,
         resume=args.resume,
+        fused=args.fused,
         passed_on=tuple(passed_on),
     )
 
@@ -56,11 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the sweep; returns the exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     sweep = parse_args(argv)
-    try:
-        result = run_sweep(sweep, announce=lambda line: print(f"== {line}", flush=True))
-    except LadonError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return answer(lambda: _run(sweep))
+
+
+def _run(sweep: Sweep) -> int:
+    result = run_sweep(sweep, announce=lambda line: print(f"== {line}", flush=True))
     make_console().print(summary_table(result))
     if result.finished_folders:
         folders = [str(folder) for folder in result.finished_folders]

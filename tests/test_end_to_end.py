@@ -122,9 +122,9 @@ def test_flags_win_over_the_config(own_lab, monkeypatch):
     import ladon.app as app
 
     seen = []
-    original = app.evaluate
+    original = app.evaluate_all
     monkeypatch.setattr(
-        app, "evaluate", lambda *a, **how: seen.append(how["precision"]) or original(*a, **how)
+        app, "evaluate_all", lambda *a, **how: seen.append(how["precision"]) or original(*a, **how)
     )
     config = own_lab.config("classification", test__precision="bf16")
     flags = ("-test_only", "-student_only")

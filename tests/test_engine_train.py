@@ -195,14 +195,15 @@ def test_not_finite_loss_stops_the_run_and_keeps_the_last_good_state(own_lab, mo
 def scores(monkeypatch, values):
     """Gives each validation the next of these values."""
     values = iter(values)
-    original = train_module.evaluate
+    original = train_module.evaluate_all
 
-    def evaluate(model, dataset, loader, task, *args, **kwargs):
-        found = original(model, dataset, loader, task, *args, **kwargs)
-        found.metrics[task.key_metric] = next(values)
-        return found
+    def evaluate_all(models, dataset, loader, task, *args, **kwargs):
+        results = original(models, dataset, loader, task, *args, **kwargs)
+        for found in results:
+            found.metrics[task.key_metric] = next(values)
+        return results
 
-    monkeypatch.setattr(train_module, "evaluate", evaluate)
+    monkeypatch.setattr(train_module, "evaluate_all", evaluate_all)
 
 
 def test_best_of_an_early_stage_survives_to_the_final_test(own_lab, monkeypatch):

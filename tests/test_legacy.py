@@ -124,7 +124,7 @@ def test_models_and_losses_are_built_alike(name):
             model = tensors(build_model(section, TASK_OF[task], key, replaced=True))
         losses = []
         for stage in read_plan(config).stages if "train" in config else ():
-            criterion = build_stage_section(config, stage, without_data=True)["criterion"]
+            criterion = build_stage_section(config, stage)["criterion"]
             losses.append(str(get_high_level_loss(criterion)))
         found.append((model, losses))
     assert found[0] == found[1]

@@ -126,26 +126,40 @@ def main(task: str, argv: Sequence[str] | None = None, *, legacy: bool = False) 
         Exit code: 0 done, 1 failed work, 2 wrong usage or input, 130/143 interrupted.
     """
     args = build_parser(task, legacy=legacy).parse_args(argv)
+    prepare_process()
+
+    def work() -> int:
+        from ladon.app import run_task
+
+        run_task(task, args)
+        return 0
+
+    return answer(work)
+
+
+def prepare_process() -> None:
+    """What must be said before torch and its friends are imported."""
     keep_freed_memory()
     # what libraries tell their developers while they are imported
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)
-    try:
-        from ladon.app import run_task
 
-        run_task(task, args)
+
+def answer(work: Callable[[], int]) -> int:
+    """Works; returns the exit code, what is raised becomes one line that a person reads."""
+    try:
+        return work()
     except LadonError as error:
-        return report_error(error)
+        return _report(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     finally:
         if logs := sys.modules.get("ladon.logs"):
             logs.shut_down_logging()
-    return 0
 
 
-def report_error(error: LadonError) -> int:
+def _report(error: LadonError) -> int:
     """Says what was wrong, in the log if it is set up; returns the exit code."""
     logs = sys.modules.get("ladon.logs")
     if logs is not None and logs.is_set_up():

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from rich.console import Console
@@ -27,9 +28,34 @@ DATE_FORMAT = "%Y/%m/%d %H:%M:%S"
 _CHATTY = ("torchdistill", "sc2bench", "timm", "matplotlib", "PIL", "filelock")
 _console = Console(stderr=True)
 _handlers: list[logging.Handler] = []
+_beta: ContextVar[str | None] = ContextVar("beta", default=None)
 
 
-def set_up_logging(log_file: Path | None, *, is_main: bool = True) -> None:
+@contextmanager
+def concerning(beta: str | None) -> Iterator[None]:
+    """Lines logged within concern one of several runs in this process: they go to its file alone.
+
+    Args:
+        beta: the run's β as the user typed it; None changes nothing.
+    """
+    token = None if beta is None else _beta.set(beta)
+    try:
+        yield
+    finally:
+        if token is not None:
+            _beta.reset(token)
+
+
+class _Shown(logging.Formatter):
+    """For the terminal, where the lines of several runs come together: says which is meant."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if _beta.get() is not None:
+            record.message = f"[β {_beta.get()}] {record.message}"
+        return super().formatMessage(record)
+
+
+def set_up_logging(log_file: Path | None = None, *, is_main: bool = True) -> None:
     """Sends log lines to the terminal and, with ``log_file``, to a file as well.
 
     Args:
@@ -45,30 +71,43 @@ def set_up_logging(log_file: Path | None, *, is_main: bool = True) -> None:
         root.removeHandler(handler)
         handler.close()
     root.setLevel(logging.INFO if is_main else logging.WARNING)
-    plain = logging.Formatter(FORMAT, DATE_FORMAT)
     if _console.is_terminal:
         # through rich, so that lines and a progress bar don't overwrite each other
         shown: logging.Handler = RichHandler(
             console=_console, show_path=False, markup=False, highlighter=None, rich_tracebacks=False
         )
-        shown.setFormatter(logging.Formatter("%(message)s"))
+        shown.setFormatter(_Shown("%(message)s"))
     else:
         shown = logging.StreamHandler(sys.stderr)
-        shown.setFormatter(plain)
+        shown.setFormatter(_Shown(FORMAT, DATE_FORMAT))
     _add(shown)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
     if log_file is not None and is_main:
-        try:
-            log_file.parent.mkdir(parents=True, exist_ok=True)
-            written = logging.FileHandler(log_file, encoding="utf-8")
-        except OSError as error:
-            raise UsageError(
-                f"--run_log {log_file}: cannot be written: {error.strerror or error}"
-            ) from error
-        written.setFormatter(plain)
-        _add(written)
+        add_log_file(log_file)
+
+
+def add_log_file(log_file: Path, beta: str | None = None) -> None:
+    """Sends log lines to a file as well.
+
+    Args:
+        log_file: appended to; its folders are made.
+        beta: of the run whose log it is: lines that concern another are left out.
+
+    Raises:
+        UsageError: if the file cannot be written.
+    """
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        written = logging.FileHandler(log_file, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"--run_log {log_file}: cannot be written: {error.strerror or error}"
+        ) from error
+    written.setFormatter(logging.Formatter(FORMAT, DATE_FORMAT))
+    written.addFilter(lambda record: beta is None or _beta.get() in (None, beta))
+    _add(written)
 
 
 def _add(handler: logging.Handler) -> None:

@@ -1,4 +1,5 @@
-"""A sweep over β: one run of a task script per β, in order, each in a process of its own.
+"""A sweep over β: one run of a task script per β, in order, each in a process of its own; or all
+of them at once in this process (``--fused``), where they share data and teacher.
 
 A failed run does not stop the others; a signal does, after the run under way has saved its state.
 """
@@ -21,6 +22,7 @@ from types import FrameType
 
 from rich.table import Table
 
+from ladon.cli import build_parser, prepare_process
 from ladon.errors import UsageError
 from ladon.paths import run_folder, run_log_path
 
@@ -54,6 +56,7 @@ class Sweep:
         run_log: `--run_log` of the task script, with `{beta}`; None for its default.
         test_only: evaluate only.
         resume: skip finished runs and let the others go on from their last checkpoint.
+        fused: all β at once, in this process.
         passed_on: further arguments of the task script, unchanged.
     """
 
@@ -63,6 +66,7 @@ class Sweep:
     run_log: str | None = None
     test_only: bool = False
     resume: bool = False
+    fused: bool = False
     passed_on: tuple[str, ...] = ()
 
     def check(self) -> None:
@@ -87,6 +91,11 @@ class Sweep:
             problems.append(f"no such task script: {self.script}")
         if self.passed_on and not self.passed_on[0].startswith("-"):
             problems.append(f"'{self.passed_on[0]}' belongs to no flag")
+        if self.fused and not self.test_only and self.script.stem != TASKS["classification"]:
+            problems.append(
+                "--fused trains classification only: the models of other tasks stand on a frozen "
+                "body per β and have no teacher to share; leave it out, or add -test_only"
+            )
         if problems:
             raise UsageError("; ".join(problems))
 
@@ -255,31 +264,63 @@ def run_sweep(
     Args:
         sweep: what to run.
         announce: is given one line before each β.
-        run: runs one command; None for child processes.
+        run: runs one command; None for child processes. A fused sweep starts none.
 
     Raises:
         UsageError: the sweep cannot start (`Sweep.check`).
+        LadonError: what concerns all β of a fused sweep.
     """
     sweep.check()
+    if sweep.fused:
+        return _run_fused(sweep, announce)
     outcomes: list[Outcome] = []
     with ChildProcess() as child:
         for number, beta in enumerate(sweep.betas, start=1):
             position = f"[{number}/{len(sweep.betas)}] β {beta}"
-            status, detail, seconds = "not run", "", None
-            if child.signum is None and sweep.resume and sweep.is_finished(beta):
+            if child.signum is not None:
+                outcomes.append(_outcome(sweep, beta, "not run"))
+            elif sweep.resume and sweep.is_finished(beta):
                 announce(f"{position}: already finished, skipped")
-                status, detail = "skipped", "already finished"
-            elif child.signum is None:
+                outcomes.append(_outcome(sweep, beta, "skipped", "already finished"))
+            else:
                 announce(f"{position}: {sweep.config_of(beta)}")
                 start = time.monotonic()
                 code = (run or child)(sweep.command(beta))
-                seconds = time.monotonic() - start
-                status, detail = _judge(code, interrupted=child.signum is not None)
-            outcome = Outcome(
-                beta, status, detail, seconds, sweep.log_of(beta), sweep.folder_of(beta)
-            )
-            outcomes.append(outcome)
+                judged = _judge(code, interrupted=child.signum is not None)
+                outcomes.append(_outcome(sweep, beta, *judged, time.monotonic() - start))
         return SweepResult(outcomes, child.signum)
+
+
+def _run_fused(sweep: Sweep, announce: Callable[[str], None]) -> SweepResult:
+    """Runs all β at once that are not finished; each one's time is that of all."""
+    finished = [beta for beta in sweep.betas if sweep.resume and sweep.is_finished(beta)]
+    for beta in finished:
+        announce(f"β {beta}: already finished, skipped")
+    parser = build_parser(sweep.script.stem)
+    runs = {b: parser.parse_args(sweep.command(b)[2:]) for b in sweep.betas if b not in finished}
+    codes, start = {}, time.monotonic()
+    if runs:
+        announce(f"β {', '.join(runs)} together: {sweep.config}")
+        prepare_process()
+        from ladon.app import run_fused  # seconds of imports
+
+        codes = run_fused(sweep.script.stem, runs)
+    seconds = time.monotonic() - start
+    outcomes = [
+        _outcome(sweep, beta, "skipped", "already finished")
+        if beta in finished
+        else _outcome(sweep, beta, *_judge(codes[beta], interrupted=codes[beta] > 128), seconds)
+        for beta in sweep.betas
+    ]
+    signals = [code - 128 for code in codes.values() if code > 128]
+    return SweepResult(outcomes, signals[0] if signals else None)
+
+
+def _outcome(
+    sweep: Sweep, beta: str, status: str, detail: str = "", seconds: float | None = None
+) -> Outcome:
+    log, folder = sweep.log_of(beta), sweep.folder_of(beta)
+    return Outcome(beta, status, detail, seconds, log, folder)
 
 
 def _judge(code: int, interrupted: bool) -> tuple[str, str]:

@@ -86,7 +86,7 @@ def measure(bench: Bench) -> PartResult:
     for plan in read_plan(config).stages:
         if plan.number == 2:  # entropy coding begins there
             update_bottleneck(models.student)
-        section = build_stage_section(config, plan, without_data=True)
+        section = build_stage_section(config, plan)
         for precision in PRECISIONS:
             steps = _Steps(section, models, batch, device, precision)
             first = steps.ours(), steps.published()

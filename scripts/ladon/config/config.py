@@ -88,9 +88,14 @@ class Config:
         """
         return str(nearest_mark(self.root, dotted) or self.path)
 
-    def dump(self) -> str:
-        """Return the resolved config as YAML that `load_config` reads back."""
-        return dump_yaml(self.resolver)
+    def dump(self, dotted: str | None = None) -> str:
+        """Return the resolved config as YAML that `load_config` reads back, or the value of a key.
+
+        Args:
+            dotted: the key; equal texts mean equal values, what is built included.
+        """
+        value = self.resolver.resolve(self.root) if dotted is None else self.get(dotted)
+        return dump_yaml(self.resolver, value)
 
     @property
     def beta(self) -> float | None:

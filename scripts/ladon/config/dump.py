@@ -18,13 +18,17 @@ class _Dumper(yaml.SafeDumper):
 add_exponent_floats(_Dumper)
 
 
-def dump_yaml(resolver: Resolver) -> str:
-    """Return the YAML of a resolver's config.
+def dump_yaml(resolver: Resolver, value: Any) -> str:
+    """Return the YAML of a value.
+
+    Args:
+        resolver: of the value's config.
+        value: what the resolver made of a raw value.
 
     Raises:
         ConfigError: a reference cannot be resolved.
     """
-    node = _Writer(resolver).write(resolver.resolve(resolver.root), keeps_private=False)
+    node = _Writer(resolver).write(value, keeps_private=False)
     return yaml.serialize(node, Dumper=_Dumper, width=4096, allow_unicode=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import signal
 import time
@@ -35,7 +36,9 @@ class StopRequest:
                 raise KeyboardInterrupt  # asked again: the person does not want to wait
             return
         self.signum, self._since = signum, time.monotonic()
-        logger.warning(
+        # it may have come while one of several runs had its turn, but concerns them all
+        contextvars.Context().run(
+            logger.warning,
             "%s: stopping after this step (once more to stop at once)",
             signal.Signals(signum).name,
         )

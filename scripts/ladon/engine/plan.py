@@ -83,15 +83,10 @@ def read_plan(config: Config) -> Plan:
     return Plan(tuple(stages), None if update is None else int(update), int(log_freq))
 
 
-def build_stage_section(
-    config: Config, plan: StagePlan, *, without_data: bool = False
-) -> dict[str, Any]:
+def build_stage_section(config: Config, plan: StagePlan) -> dict[str, Any]:
     """Returns a stage's config, built, less what is derived from the stage itself.
 
-    Args:
-        config: the whole config.
-        plan: the stage.
-        without_data: leave the loaders out: their arguments may build datasets.
+    The loaders are left out: their arguments may build datasets.
     """
     section = config.section(plan.key)
     scheduler = dict(section.get("scheduler") or {})
@@ -99,7 +94,7 @@ def build_stage_section(
         kwargs = dict(scheduler.get("kwargs") or {})
         _drop_computed_length(config, plan, section, kwargs)
         section = section | {"scheduler": scheduler | {"kwargs": kwargs}}
-    dropped = ("log_freq", *(LOADERS if without_data else ()))
+    dropped = ("log_freq", *LOADERS)
     kept = {k: v for k, v in section.items() if k not in dropped and not str(k).startswith("_")}
     return config.build(kept)
 

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ladon.config import Config
 from ladon.engine.distributed import World
 from ladon.engine.interrupt import StopRequest
+from ladon.engine.together import Member
 from ladon.errors import LadonError, UsageError
 from ladon.tasks import Task
 
@@ -42,6 +43,7 @@ class Run:
         folder: where its files go.
         args: the command line.
         seed: all randomness follows from it.
+        member: its place among the runs of this process.
     """
 
     task: Task
@@ -51,6 +53,7 @@ class Run:
     folder: Path
     args: argparse.Namespace
     seed: int
+    member: Member = field(default_factory=Member)
 
     @property
     def last_path(self) -> Path:
@@ -163,6 +166,18 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
+
+
+def seconds_since_start() -> float | None:
+    """Seconds since this process was started, imports included; None where that is not known."""
+    try:
+        # field 22 of proc_pid_stat(5): clock ticks between the machine's start and the process's;
+        # the second field, a name in brackets, may hold spaces
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, AttributeError):  # not Linux
+        return None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -114,13 +114,6 @@ class Stage:
         student_section = section.get("student") or section.get("model") or {}
         self._world = world
         self.student = HookedModel(student, student_section, "student", world.device)
-        self.teacher: HookedModel | None = None
-        if teacher is not None and section.get("teacher") is not None:
-            self.teacher = HookedModel(teacher, section["teacher"], "teacher", world.device)
-            self.teacher.stop_after(paths_read_of_teacher(section["criterion"]))
-        if precision != "float32":
-            for model in (student, teacher) if teacher is not None else (student,):
-                self._open.enter_context(float32_where_it_matters(model))
         self.loss = StudentLoss(self.student, section["criterion"], world.device, precision)
         self._forward = self._synchronised()
         self.optimizer, self._max_grad_norm, self.grad_accum_step = self._build_optimizer(
@@ -130,6 +123,14 @@ class Stage:
             section.get("scheduler"), int(section["num_epochs"]), steps_per_epoch
         )
         self.grad_count = 0
+        # last: a student that cannot be set up must leave no hook on a teacher that others share
+        self.teacher: HookedModel | None = None
+        if teacher is not None and section.get("teacher") is not None:
+            self.teacher = HookedModel(teacher, section["teacher"], "teacher", world.device)
+            self.teacher.stop_after(paths_read_of_teacher(section["criterion"]))
+        if precision != "float32":
+            for model in (student, teacher) if teacher is not None else (student,):
+                self._open.enter_context(float32_where_it_matters(model))
 
     def _synchronised(self) -> nn.Module:
         """The loss module, averaging gradients over the processes of a distributed run."""

@@ -1,0 +1,283 @@
+"""A student that is trained, with everything that is its own: stage, progress, noise, files.
+
+Several learners may share a loop, its data and a teacher (``ladon.engine.train``); each then draws
+from generators of its own, so that it learns what it would have learnt alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ladon.engine.evaluate import Evaluation
+from ladon.engine.losses import LossRecord
+from ladon.engine.plan import StagePlan
+from ladon.engine.randomness import global_states, restore_global_states
+from ladon.engine.run import Run
+from ladon.engine.stage import Stage
+from ladon.engine.state import Progress, Resumed, load_last, save_last
+from ladon.errors import ConfigError, LadonError, in_one_line
+from ladon.models.bottleneck import CDF_TABLES, find_bottleneck, update_bottleneck, use_own_noise
+from ladon.models.checkpoint import write_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class Learner:
+    """A student in training.
+
+    Attributes:
+        run: its run.
+        student: the model that learns.
+        progress: how far it is.
+        stage: the stage it is in, None between stages.
+
+    Args:
+        run: the run.
+        student: model that learns, on its device.
+        best_path: where the best checkpoint goes, in the published format.
+    """
+
+    stage: Stage | None = None
+    _plan: StagePlan
+    _losses: LossRecord
+    _begun: tuple[float, float, int]  # clock, seconds and steps of the epoch when it was taken up
+
+    def __init__(self, run: Run, student: nn.Module, best_path: Path) -> None:
+        self.run, self.student = run, student
+        self._best_path = best_path
+        self._noise = use_own_noise(
+            student, run.seed * 1_000_003 + run.world.rank, run.world.device
+        )
+        self._resumed: Resumed | None = None
+        self.progress = Progress(epoch=run.args.start_epoch)
+        self._writer = _tensorboard(run)
+        self._generators = global_states()
+
+    @contextmanager
+    def own(self) -> Iterator[None]:
+        """Within it, log lines, failures and random draws are this learner's (see ``Member``)."""
+        with self.run.member.own():
+            if self.run.member.is_alone:
+                yield
+                return
+            restore_global_states(self._generators)
+            yield
+            self._generators = global_states()
+
+    def resume(self) -> None:
+        """Takes up what ``last.pt`` holds, if it is asked for and there."""
+        run = self.run
+        there = run.world.broadcast(run.last_path.is_file())
+        if run.args.resume and there:
+            self._resumed = load_last(run.last_path, self.student)
+            self.progress = self._resumed.progress
+        elif run.args.resume:
+            logger.info("Nothing to resume: %s does not exist; starting anew", run.last_path)
+        elif there:
+            logger.warning("Starting anew over %s (--resume would go on from it)", run.last_path)
+        if self._resumed is None and run.world.is_main:
+            (run.folder / "metrics.jsonl").unlink(missing_ok=True)
+
+    def enter(
+        self, plan: StagePlan, section: Mapping[str, Any], teacher: nn.Module | None, steps: int
+    ) -> None:
+        """Builds a stage, or brings it to where the run goes on.
+
+        Args:
+            plan: the stage's place in the training.
+            section: the stage's config, built.
+            teacher: the teacher, if it is this learner's stage that runs it.
+            steps: batches of an epoch.
+        """
+        run, self._plan = self.run, plan
+        lr_factor = float(run.world.size) if run.args.adjust_lr else 1.0
+        precision = run.setting("precision", "train", "float32")
+        try:
+            self.stage = Stage(
+                *(section, self.student, teacher, steps, run.world, lr_factor, precision)
+            )
+        except LadonError:
+            raise
+        except Exception as error:  # whatever a library makes of arguments that it cannot use
+            where = f"{plan.key} in {run.config.where(plan.key)}"
+            raise ConfigError(f"{where}: cannot set up: {in_one_line(error)}") from error
+        done = self.progress.epoch - plan.first_epoch
+        if self._resumed is not None:
+            if self._resumed.stage is not None and (done or self.progress.step):
+                self.stage.load_state_dict(self._resumed.stage)
+            self._resumed.restore_generators(run.world, self._noise)
+            self._resumed = None
+        elif done:
+            self.stage.skip_epochs(done, steps)
+
+    def leave(self) -> None:
+        """Leaves the stage."""
+        if self.stage is not None:
+            self.stage.close()
+            self.stage = None
+
+    def begin_epoch(self, update_epoch: int | None) -> None:
+        """Entropy coding begins when it is due; then the student is put into train mode."""
+        progress = self.progress
+        if update_epoch is not None and progress.epoch >= update_epoch:
+            self._update_bottleneck()
+        self.stage.begin_epoch()
+        self._begun = time.perf_counter(), progress.seconds, progress.step
+        self._losses = LossRecord(progress.loss_sum, progress.step, self.run.world.device)
+
+    def _update_bottleneck(self) -> None:
+        """Builds the CDF tables and turns entropy coding on; equal tables in every process."""
+        bottleneck = find_bottleneck(self.student)
+        if bottleneck is None or bottleneck.updated:
+            return
+        logger.info("Updating entropy bottleneck")
+        update_bottleneck(self.student)
+        coder, device = bottleneck.entropy_bottleneck, self.run.world.device
+        tables = {name: getattr(coder, name).cpu() for name in CDF_TABLES}
+        for name, table in self.run.world.broadcast(tables).items():
+            setattr(coder, name, table.to(device))
+
+    def learn(self, images: Any, targets: Any, supp: Any, teacher_io: dict[str, Any]) -> None:
+        """One step on a batch.
+
+        Raises:
+            LadonError: for a loss that is not finite, before it is learnt from on a CPU.
+        """
+        progress = self.progress
+        loss = self.stage.student_loss(images, targets, supp, teacher_io)
+        self._losses.add(loss)
+        if self.run.world.device.type == "cpu":  # reading a loss makes nothing wait here
+            self.read_losses()
+        self.stage.step(loss)
+        progress.step += 1
+        clock, seconds, _ = self._begun
+        progress.seconds = seconds + time.perf_counter() - clock
+
+    def read_losses(self) -> float:
+        """Waits for the losses so far; returns the last one.
+
+        Raises:
+            LadonError: if one of them was not finite.
+        """
+        value, self.progress.loss_sum, bad = self._losses.read()
+        if bad is None:
+            return value
+        terms = ", ".join(f"{name} {v:g}" for name, v in self.stage.loss.terms().items())
+        raise LadonError(
+            f"loss is {bad[1]} in {self._plan.name}, epoch {self.progress.epoch}, step {bad[0]} "
+            f"(last batch: {terms}); {self.run.last_path} keeps the last good state. "
+            "Lower the learning rate or look at the data"
+        )
+
+    def log_step(self, steps: int, batch: int) -> None:
+        """Logs where the epoch stands.
+
+        Args:
+            steps: of the epoch.
+            batch: number of images in the last batch.
+        """
+        progress, loss, lr = self.progress, self.read_losses(), self.stage.learning_rates[0]
+        clock, _, first_step = self._begun
+        steps_per_s = (progress.step - first_step) / (time.perf_counter() - clock)
+        eta = timedelta(seconds=int((steps - progress.step) / steps_per_s))
+        logger.info(
+            "Epoch: [%d]\t[%d/%d]\teta: %s\tlr: %.6g\timg/s: %.2f\tloss: %.4f (%.4f)",
+            *(progress.epoch, progress.step - 1, steps, eta, lr),
+            *(steps_per_s * batch, loss, progress.loss_sum / progress.step),
+        )
+        if self._writer is not None:
+            global_step = progress.epoch * steps + progress.step
+            self._writer.add_scalar("train/loss", loss, global_step)
+            self._writer.add_scalar("train/lr", lr, global_step)
+
+    def end_epoch(self, steps: int, dataset_id: str | None, found: Evaluation | None) -> None:
+        """Keeps the student if it is the best so far, and all that a resumed run needs.
+
+        Args:
+            steps: of the epoch.
+            dataset_id: what it was validated on.
+            found: the validation, None where the stage has none.
+        """
+        progress = self.progress
+        value = None if found is None else float(found.metrics[self.run.task.key_metric])
+        is_best = self._keep_best(dataset_id, value)
+        # counted before the schedule moves on, with the learning rates of this epoch
+        self._record(steps, found, is_best)
+        self.stage.end_epoch(value)
+        progress.next_epoch()
+        self.save_last(between_stages=progress.epoch == self._plan.end_epoch)
+
+    def _keep_best(self, dataset_id: str | None, value: float | None) -> bool:
+        """Writes the best checkpoint if this epoch is better on the same validation set."""
+        progress = self.progress
+        if dataset_id != progress.best_dataset:
+            progress.best_value, progress.best_dataset = None, dataset_id
+        better = value is None or progress.best_value is None or value > progress.best_value
+        if not better:
+            return False
+        name = self.run.task.key_metric
+        if value is not None:
+            was = "none" if progress.best_value is None else f"{progress.best_value:.4f}"
+            logger.info("Best %s: %s -> %.4f", name, was, value)
+        progress.best_value, progress.best_epoch = value, progress.epoch
+        if self.run.world.is_main:
+            state = self.stage.state_dict()
+            write_checkpoint(
+                self._best_path,
+                self.student,
+                optimizer=state["optimizer"],
+                lr_scheduler=state["scheduler"],
+                best_value=value,
+                args=self.run.args,
+            )
+        return True
+
+    def _record(self, steps: int, found: Evaluation | None, is_best: bool) -> None:
+        progress = self.progress
+        record = {
+            "stage": self._plan.number,
+            "epoch": progress.epoch,
+            "steps": steps,
+            "lr": self.stage.learning_rates,
+            "train_loss": progress.loss_sum / max(1, progress.step),
+            "train_seconds": round(progress.seconds, 3),
+            "best": is_best,
+        }
+        if found is not None:
+            record["val"] = found.metrics
+            record["val_seconds"] = round(found.seconds, 3)
+            if self._writer is not None:
+                for name, value in found.metrics.items():
+                    if isinstance(value, float):
+                        self._writer.add_scalar(f"val/{name}", value, progress.epoch)
+        self.run.log_epoch(record)
+
+    def save_last(self, *, between_stages: bool = False) -> None:
+        """Writes what a resumed run goes on from."""
+        run, stage = self.run, None if between_stages else self.stage
+        save_last(run.last_path, self.student, stage, self.progress, run.world, self._noise)
+
+    def finish(self) -> None:
+        """Notes that all stages are done."""
+        self.progress.finished = True
+        self.save_last()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _tensorboard(run: Run) -> Any:
+    if not run.args.tensorboard or not run.world.is_main:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise LadonError("--tensorboard needs the package tensorboard") from error
+    return SummaryWriter(str(run.folder / "tensorboard"))
