@@ -15,7 +15,7 @@ from torchvision.models import resnet50
 
 from ladon.models import freeze_batch_norm, update_bottleneck
 from ladon.models.bottleneck import encode_latent, replaced
-from ladon.models.inference import FoldedGDN1, inference
+from ladon.models.inference import FoldedGDN1, _folded, inference
 from ladon.models.precision import float32_where_it_matters, forward_only
 
 CPU = torch.device("cpu")
@@ -64,12 +64,15 @@ def test_batch_norm_is_folded_where_it_surely_follows(make, layers):
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = model(images)
-        with inference(model):
+        with _folded(model, fused=False):
             folded = sum(isinstance(m, nn.Identity) for m in model.modules())
             found = model(images)
+        with inference(model):
+            fused = model(images)
         again = model(images)
     assert folded - sum(t is nn.Identity for t in before) == layers
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(fused, expected, rtol=1e-3, atol=1e-3)
     assert not torch.equal(found, expected), "nothing was folded"
     assert torch.equal(again, expected), "the model is not what it was"
     assert [type(m) for m in model.modules()] == before
