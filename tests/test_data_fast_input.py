@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from layouts import as_saved, photos
 from torch.utils.data import Subset
 from torchvision import transforms
 
+from ladon.benchmark.workload import as_saved, photos
 from ladon.data.fast_input import read_tensor, use_fast_input
 from ladon.data.folder import ImageFolder
 from ladon.errors import DataError
