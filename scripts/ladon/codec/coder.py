@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,10 +64,15 @@ def _on_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    """As many threads as this process has CPUs."""
+def _cpus() -> int:
+    """CPUs that this process may use."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ThreadPoolExecutor(count or 1, thread_name_prefix="ladon-codec")
+    return count or 1
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, _cpus() - 1), thread_name_prefix="ladon-codec")
 
 
 def quantize(latent: Tensor, medians: Tensor) -> Tensor:
@@ -168,9 +174,25 @@ class LatentCoder:
         return torch.from_numpy(16 - np.log2(safe))
 
     def _map(self, function, items) -> list:
-        if self._parallel and len(items) > 1:
-            return list(_pool().map(function, items))
-        return [function(item) for item in items]
+        shares = min(_cpus(), len(items)) if self._parallel else 1
+        if shares <= 1:
+            return [function(item) for item in items]
+        results: list[Any] = [None] * len(items)
+
+        def work(share: int) -> None:
+            results[share::shares] = [function(item) for item in items[share::shares]]
+
+        # this thread takes a share too: were it to sleep, the system would wake the others on its
+        # own CPU, and for the few milliseconds that it takes not move them
+        others = [_pool().submit(work, share) for share in range(1, shares)]
+        try:
+            work(0)
+        finally:
+            for other in others:
+                other.exception()  # what they write to must not outlive this call
+        for other in others:
+            other.result()
+        return results
 
     def _encode_one(self, latent: np.ndarray) -> bytes:
         symbols, words = self._scratch.symbols(latent.shape), self._scratch.words(latent.size)
