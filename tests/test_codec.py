@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -177,3 +179,41 @@ def test_without_numba_compressais_coder_is_used_and_says_so(monkeypatch, caplog
     assert caplog.text.count("numba cannot be imported") == 1
     assert slow.encode(latent) == expected
     assert torch.equal(slow.decode(expected, (5, 5)), slow.quantize(latent))
+
+
+@pytest.mark.parametrize("value", [3e9, -3e9, 1e30, math.inf, -math.inf, math.nan])
+def test_what_no_symbol_can_hold_still_ends(value):
+    """CompressAI's encoder never returns from 2^27 on; a symbol has 32 bits here."""
+    own = LatentCoder(bottleneck(4))
+    latent = torch.randn(2, 4, 5, 3)
+    latent[1, 2, 3, 1] = value
+    payloads = own.encode(latent)
+    decoded = own.decode(payloads, (5, 3))
+    expected = own.quantize(latent)
+    outside = torch.zeros_like(latent, dtype=torch.bool)
+    outside[1, 2, 3, 1] = True
+    assert torch.equal(decoded[~outside], expected[~outside])
+    assert bool(decoded.isfinite().all())
+
+
+@pytest.mark.parametrize("bad", range(5))
+def test_one_damaged_payload_of_a_batch_is_refused(bad):
+    """Wherever it is, in this thread's share or another's."""
+    own = LatentCoder(bottleneck(4))
+    payloads = own.encode(torch.randn(5, 4, 6, 5) * 4)
+    payloads[bad] = payloads[bad][:-4]
+    with pytest.raises(PayloadError):
+        own.decode(payloads, (6, 5))
+
+
+def test_latents_of_any_layout_are_rounded_as_torch_does():
+    """Halves go to the even neighbour; decoded latents are channels_last, ready for the decoder."""
+    made = bottleneck(6)
+    own = LatentCoder(made)
+    medians = made._get_medians().detach().reshape(1, -1, 1, 1)
+    halves = torch.arange(2 * 6 * 7 * 3).reshape(2, 6, 7, 3).float() / 2 - 50
+    latent = halves + medians
+    for form in (latent, latent.to(memory_format=torch.channels_last), latent.mT.contiguous().mT):
+        decoded = own.decode(own.encode(form), (7, 3))
+        assert torch.equal(decoded, own.quantize(latent))
+        assert decoded.is_contiguous(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ from test_models import coded, splittable
 from torch import nn
 from torchvision.models import resnet50
 
-from ladon.models import freeze_batch_norm, update_bottleneck
+from ladon.models import build_model, freeze_batch_norm, update_bottleneck
 from ladon.models.bottleneck import encode_latent, replaced
 from ladon.models.inference import FoldedGDN1, _folded, inference
 from ladon.models.precision import float32_where_it_matters, forward_only
@@ -227,3 +227,38 @@ def test_compiled_modules_are_put_back(monkeypatch):
     assert {id(m) for m in (model.layer2, model.layer4, bottleneck.decoder)} <= inner
     assert id(bottleneck.encoder) not in inner
     assert all(m._compiled_call_impl is None for m in model.modules())
+
+
+@pytest.mark.parametrize("updated", [False, True])
+def test_another_bottleneck_runs_as_sc2bench_has_it(updated, caplog):
+    """A hyperprior codes two latents: it is evaluated with sc2bench's own coder."""
+    section = {
+        "key": "splittable_resnet",
+        "kwargs": {
+            "resnet_name": "resnet18",
+            "num_classes": 3,
+            "skips_avgpool": False,
+            "skips_fc": False,
+            "bottleneck_config": {
+                "key": "SHPBasedResNetBottleneck",
+                "kwargs": {
+                    "num_latent_channels": 4,
+                    "num_bottleneck_channels": 6,
+                    "num_target_channels": 64,
+                },
+            },
+        },
+    }
+    torch.manual_seed(0)
+    model = build_model(section, "image_classification", "models.student_model").eval()
+    if updated:
+        update_bottleneck(model)
+    model.to(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model(images)
+        with inference(model) as payloads:
+            found = model(images)
+            assert payloads.pop() == ([], [])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert "sc2bench codes this bottleneck itself" in caplog.text

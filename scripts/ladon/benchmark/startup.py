@@ -24,7 +24,7 @@ _NUM_IMAGES = 2  # one batch
 # what a script logs when it gets there; lines arrive as they are written
 MARKS = {
     "imports and config": "\tConfig ",
-    "model and checkpoint": "\t[Student: ",
+    "model and checkpoint": "\tLoaded ",
     "first batch": "\t * Acc@1 ",
 }
 

@@ -52,7 +52,7 @@ def get_num_iterations(dataset: Dataset, batch_size: int, world_size: int) -> in
         world_size: number of processes.
 
     Returns:
-        Batches that each process sees per epoch.
+        Batches per process and epoch.
     """
     return math.ceil(len(dataset) / batch_size / world_size)
 
@@ -252,10 +252,7 @@ def iterate(loader: Iterable) -> Iterator[Any]:
     """Go through a loader; a worker's DataError arrives as the one line it was raised with.
 
     Args:
-        loader: a DataLoader.
-
-    Yields:
-        The loader's batches.
+        loader: a DataLoader, whose batches are yielded.
 
     Raises:
         DataError: a sample cannot be used.

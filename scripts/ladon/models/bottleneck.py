@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
-from sc2bench.models.layer import BaseBottleneck
+from sc2bench.models.layer import BaseBottleneck, FPBasedResNetBottleneck
 from torch import Tensor, nn
 
 from ladon.codec import LatentCoder, quantize
@@ -33,6 +33,15 @@ _PROTOCOL = 4
 def find_bottleneck(model: nn.Module) -> BaseBottleneck | None:
     """Returns the model's bottleneck (encoder, entropy bottleneck, decoder), or None."""
     return next((m for m in model.modules() if isinstance(m, BaseBottleneck)), None)
+
+
+def find_coded(model: nn.Module) -> FPBasedResNetBottleneck | None:
+    """Returns the model's bottleneck if it is the paper's: one latent with a factorised prior.
+
+    Others (sc2bench's hyperpriors) code two latents; they run as sc2bench has them.
+    """
+    bottleneck = find_bottleneck(model)
+    return bottleneck if isinstance(bottleneck, FPBasedResNetBottleneck) else None
 
 
 def is_updated(model: nn.Module) -> bool:
@@ -172,7 +181,7 @@ def entropy_coding(model: nn.Module, mode: str = "full") -> Iterator[Payloads]:
     without the likelihoods, which nothing in an evaluation reads.
 
     Args:
-        model: model in eval mode; one without a bottleneck is left as it is.
+        model: model in eval mode; one without the paper's bottleneck is left as it is.
         mode: one of ``ladon.choices.MODES``. Coding is lossless, so scores are the same in all of
             them; sizes are those of real payloads in the first two.
 
@@ -180,8 +189,10 @@ def entropy_coding(model: nn.Module, mode: str = "full") -> Iterator[Payloads]:
         Payloads, filled by each forward pass.
     """
     payloads = Payloads()
-    bottleneck = find_bottleneck(model)
+    bottleneck = find_coded(model)
     if bottleneck is None:
+        if find_bottleneck(model) is not None:
+            logger.warning("sc2bench codes this bottleneck itself: data sizes are not recorded")
         yield payloads
         return
     bottleneck.encoder.to(memory_format=torch.channels_last)

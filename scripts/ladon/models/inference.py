@@ -30,7 +30,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from ladon.models.bottleneck import Payloads, entropy_coding, find_bottleneck
+from ladon.models.bottleneck import Payloads, entropy_coding, find_bottleneck, find_coded
 from ladon.models.precision import float32_where_it_matters
 
 try:
@@ -145,9 +145,9 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
 
 def _after_the_payload(model: nn.Module) -> list[nn.Module]:
     """The parts of a model whose rounding no payload depends on."""
-    bottleneck = find_bottleneck(model)
+    bottleneck = find_coded(model)
     if bottleneck is None:
-        return [model]
+        return [model] if find_bottleneck(model) is None else []
     above = [m for m in model.modules() if bottleneck in list(m.modules()) and m is not bottleneck]
     beside = [c for m in above for c in m.children() if c not in above and c is not bottleneck]
     return [bottleneck.decoder, *beside]
@@ -201,7 +201,7 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
 @contextmanager
 def _compiled(model: nn.Module) -> Iterator[None]:
     """Compiles what follows the latent, in place; shapes beyond the first are made dynamic."""
-    bottleneck = find_bottleneck(model)
+    bottleneck = find_coded(model)
     modules = [m for n, m in model.named_modules() if n.rpartition(".")[2] in _COMPILED]
     if bottleneck is not None:
         modules.append(bottleneck.decoder)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ladon.models.bottleneck import find_bottleneck, replaced
+from ladon.models.bottleneck import find_coded, replaced
 
 # what anchors, boxes and upsampled logits are computed from must not have 8 bits of mantissa
 _DETECTOR = ("backbone", "fpn", "rpn.head", "roi_heads.box_predictor", "head", "classifier", "fc")
@@ -45,7 +45,7 @@ def float32_where_it_matters(model: nn.Module) -> Iterator[None]:
             if name in found:
                 handle = found[name].register_forward_hook(lambda m, i, output: as_float32(output))
                 stack.callback(handle.remove)
-        bottleneck = find_bottleneck(model)
+        bottleneck = find_coded(model)
         if bottleneck is not None:
             for module in (bottleneck.encoder, bottleneck.entropy_bottleneck):
                 method = types.MethodType(_without_autocast(type(module)), module)
