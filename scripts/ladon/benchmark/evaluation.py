@@ -24,7 +24,7 @@ from ladon.models import find_bottleneck
 from ladon.tasks import Task
 
 # enough that starting the loaders does not count for much
-NUM_IMAGES = {"image_classification": 64, "object_detection": 16, "semantic_segmentation": 16}
+NUM_IMAGES = {"image_classification": 64, "object_detection": 16, "semantic_segmentation": 40}
 QUICK_IMAGES = 2
 _LATENTS_COMPARED = 4
 
