@@ -14,43 +14,19 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from ladon.errors import LadonError
+from ladon.models.packed_conv import PackedConv2d, inference_dtype, is_watched
 from ladon.models.winograd import WinogradConv2d
 
 
-def _inference_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that a convolution computes in, which is autocast's where that is on."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+class FusedConv2d(PackedConv2d):
+    """A convolution, the sum with a shortcut and ReLU in one; see :meth:`from_conv`."""
 
-
-class FusedConv2d(nn.Module):
-    """A convolution, the sum with a shortcut and ReLU in one; see :meth:`from_conv`.
-
-    Like WinogradConv2d it computes with the weights of when it was made, and has no parameters.
-    """
+    kind, operator = "fused", "_convolution_pointwise_"
 
     def __init__(self, conv: nn.Conv2d, *, relu: bool) -> None:
-        super().__init__()
-        # not buffers: one float32 original, whatever the model is converted to
-        self._weight = conv.weight.detach().float().clone()
+        super().__init__(conv.weight, relu=relu)
         self._bias = None if conv.bias is None else conv.bias.detach().float().clone()
         self._geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        self.relu = relu
-        self._packed: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
-
-    @staticmethod
-    def can_replace(module: nn.Module) -> bool:
-        """Whether :meth:`from_conv` takes the module and PyTorch has the operators here."""
-        return (
-            type(module) is nn.Conv2d
-            and module.padding_mode == "zeros"
-            and not isinstance(module.padding, str)
-            and module.groups == 1
-            and module.weight.device.type == "cpu"
-            and module.weight.dtype == torch.float32
-            and torch.backends.mkldnn.is_available()
-            and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
-            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, *, relu: bool = False) -> FusedConv2d:
@@ -70,10 +46,6 @@ class FusedConv2d(nn.Module):
                 f"keep the nn.Conv2d"
             )
         return cls(conv, relu=relu)
-
-    def __getstate__(self) -> dict:
-        # packed weights can neither be copied nor pickled
-        return {**self.__dict__, "_packed": {}}
 
     def _pack(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns weight and bias in x's dtype, the weight in the layout that oneDNN wants."""
@@ -102,21 +74,7 @@ class FusedConv2d(nn.Module):
         Raises:
             LadonError: any other x.
         """
-        x = x.to(_inference_dtype(x))
-        inputs = self._weight.shape[1]  # no groups
-        if (
-            x.device.type != "cpu"
-            or x.dtype not in (torch.float32, torch.bfloat16)
-            or (torch.is_grad_enabled() and x.requires_grad)
-            or x.dim() != 4
-            or x.shape[1] != inputs
-        ):
-            raise LadonError(
-                f"this fused convolution is for inference on the CPU, with [N, {inputs}, H, W] in "
-                f"float32 or bfloat16; got {x.dtype} {list(x.shape)} on {x.device}, "
-                f"requires_grad={x.requires_grad}: keep the nn.Conv2d for anything else"
-            )
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = self._prepared(x)
         weight, bias = self._pack(x)
         conv, then = (weight, bias, *self._geometry), "relu" if self.relu else "none"
         if shortcut is None:
@@ -157,7 +115,7 @@ class FusedBottleneck(nn.Module):
             all(map(FusedConv2d.can_replace, convs))
             and all(type(norm) is nn.Identity for norm in norms)
             and type(module.relu) is nn.ReLU
-            and not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+            and not any(map(is_watched, module.modules()))
         )
 
     @classmethod
@@ -179,7 +137,7 @@ class FusedBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Computes [N, C, H, W] -> [N, K, H', W'], x left as it is."""
-        x = x.to(_inference_dtype(x))  # once, not for each of its two readers
+        x = x.to(inference_dtype(x))  # once, not for each of its two readers
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.conv2(self.conv1(x))
         return self.conv3(y, shortcut, owned=self.downsample is not None)

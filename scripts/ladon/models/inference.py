@@ -31,6 +31,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.models.bottleneck import Payloads, entropy_coding, find_bottleneck, find_coded
+from ladon.models.packed_conv import is_watched
 from ladon.models.precision import float32_where_it_matters
 
 try:
@@ -122,7 +123,7 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
     with torch.no_grad():
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
-                if type(child) is GDN1 and not _is_watched(child):
+                if type(child) is GDN1 and not is_watched(child):
                     exchange(parent, name, FoldedGDN1(child))
             for conv_name, norm_name in _pairs(parent):
                 conv, norm = parent._modules[conv_name], parent._modules[norm_name]
@@ -134,7 +135,7 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
                 exchange(parent, name, block)
             for parent in list(part.modules()):
                 for name, child in list(parent.named_children()):
-                    if WinogradConv2d.can_replace(child) and not _is_watched(child):
+                    if WinogradConv2d.can_replace(child) and not is_watched(child):
                         exchange(parent, name, WinogradConv2d.from_conv(child))
     try:
         yield
@@ -164,13 +165,8 @@ def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
     return []
 
 
-def _is_watched(module: nn.Module) -> bool:
-    """Whether somebody's hook wants to see this very layer."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
 def _can_fold(conv: Any, norm: Any) -> bool:
-    if type(conv) is not nn.Conv2d or _is_watched(conv) or _is_watched(norm):
+    if type(conv) is not nn.Conv2d or is_watched(conv) or is_watched(norm):
         return False
     return type(norm) is FrozenBatchNorm2d or (
         type(norm) is nn.BatchNorm2d and not norm.training and norm.running_mean is not None

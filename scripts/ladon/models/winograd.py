@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ladon.errors import LadonError
+from ladon.models.packed_conv import PackedConv2d
 from ladon.models.winograd_kernels import JOB, LANES, transform, transform_matrices
 
 # V of one part of an image: enough tiles for the matrix products, and stays in the L3 cache
@@ -49,40 +50,26 @@ def _buffer(name: str, nbytes: int) -> Tensor:
     return kept
 
 
-class WinogradConv2d(nn.Module):
-    """A convolution with stride 1 for inference on the CPU; see :meth:`from_conv`.
+class WinogradConv2d(PackedConv2d):
+    """A convolution with stride 1 and fewer multiplications; see :meth:`from_conv`."""
 
-    It computes with the weights that the convolution had when this was made: they are no
-    parameters, and not in its state dict.
-    """
+    kind, operator = "Winograd", "_convolution_pointwise"
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], relu: bool
     ) -> None:
-        super().__init__()
-        # not buffers: the kernels rely on float32, whatever the model is converted to
-        self._weight = weight.detach().float().contiguous().clone()
+        super().__init__(weight, relu=relu)
         self._bias = torch.zeros(len(weight)) if bias is None else bias.detach().float().clone()
         self.padding = padding
-        self.relu = relu
-        self._packed: dict[tuple[int, torch.dtype], Tensor] = {}
 
-    @staticmethod
-    def can_replace(module: nn.Module) -> bool:
+    @classmethod
+    def can_replace(cls, module: nn.Module) -> bool:
         """Whether :meth:`from_conv` takes the module and this PyTorch has the operators for it."""
         return (
-            type(module) is nn.Conv2d
+            super().can_replace(module)
             and module.kernel_size in ((2, 2), (3, 3))
             and module.stride == module.dilation == (1, 1)
-            and module.groups == 1
-            and module.padding_mode == "zeros"
-            and not isinstance(module.padding, str)
             and module.in_channels % LANES == module.out_channels % LANES == 0
-            and module.weight.device.type == "cpu"
-            and module.weight.dtype == torch.float32
-            and torch.backends.mkldnn.is_available()
-            and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         )
 
     @classmethod
@@ -103,10 +90,6 @@ class WinogradConv2d(nn.Module):
                 f"{LANES}; keep the nn.Conv2d"
             )
         return cls(conv.weight, conv.bias, conv.padding, relu)
-
-    def __getstate__(self) -> dict:
-        # packed weights can neither be copied nor pickled
-        return {**self.__dict__, "_packed": {}}
 
     def _tile_size(self, height: int, width: int, dtype: torch.dtype) -> int:
         """Returns the m with the fewest multiplications for an output of that size."""
@@ -134,6 +117,14 @@ class WinogradConv2d(nn.Module):
             self._packed[m, dtype] = packed
         return packed
 
+    def _output_size(self, x: Tensor) -> tuple[int, int]:
+        r = self._weight.shape[-1]
+        height, width = (x.shape[i] + 2 * self.padding[i] - r + 1 for i in (-2, -1))
+        return height, width
+
+    def _is_large_enough(self, x: Tensor) -> bool:
+        return min(self._output_size(x)) >= 1
+
     def forward(self, x: Tensor) -> Tensor:
         """Convolves.
 
@@ -147,25 +138,9 @@ class WinogradConv2d(nn.Module):
         Raises:
             LadonError: any other input, or one that needs a gradient.
         """
-        if torch.is_autocast_enabled("cpu"):
-            x = x.to(torch.get_autocast_dtype("cpu"))
-        outputs, inputs, r, _ = self._weight.shape
-        height, width = (x.shape[i] + 2 * self.padding[i] - r + 1 for i in (-2, -1))
-        if (
-            x.device.type != "cpu"
-            or x.dtype not in (torch.float32, torch.bfloat16)
-            or (torch.is_grad_enabled() and x.requires_grad)
-            or x.dim() != 4
-            or x.shape[1] != inputs
-            or min(height, width) < 1
-        ):
-            raise LadonError(
-                f"this Winograd convolution is for inference on the CPU, with [N, {inputs}, H, W] "
-                f"in float32 or bfloat16, no smaller than its {r}x{r} kernel; got {x.dtype} "
-                f"{list(x.shape)} on {x.device}, requires_grad={x.requires_grad}: keep the "
-                f"nn.Conv2d for anything else"
-            )
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = self._prepared(x)
+        outputs = len(self._weight)
+        height, width = self._output_size(x)
         m = self._tile_size(height, width, x.dtype)
         y = torch.empty(
             (len(x), outputs, height, width), dtype=x.dtype, memory_format=torch.channels_last
