@@ -15,12 +15,10 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 from ladon.benchmark.parts import PARTS, ROOT, Bench, run_parts
-from ladon.errors import LadonError
-from ladon.memory import keep_freed_memory
+from ladon.cli import answer, prepare_process
 
 TASKS = ("image_classification", "object_detection", "semantic_segmentation")
 
@@ -47,17 +45,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the parts; returns the exit code."""
     args = parse_args(argv)
-    keep_freed_memory()  # as the task scripts do; what the reference gains by it, it may keep
-    for category in (FutureWarning, DeprecationWarning):
-        warnings.filterwarnings("ignore", category=category)
-    try:
-        return benchmark(args)
-    except LadonError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; finished parts are in the file", file=sys.stderr)
-        return 130
+    prepare_process()  # as the task scripts do; what the reference gains by it, it may keep
+
+    def work() -> int:
+        try:
+            return benchmark(args)
+        except KeyboardInterrupt:
+            print("finished parts are in the file", file=sys.stderr)
+            raise
+
+    return answer(work)
 
 
 def benchmark(args: argparse.Namespace) -> int:

@@ -15,7 +15,6 @@ that of the part that failed.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 import warnings
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from ladon.demo import Children, Crew, Part
 from ladon.errors import LadonError
+from ladon.process import usable_cores
 from ladon.report.files import write_report
 from ladon.report.runs import collect_runs
 from ladon.report.tables import make_console, print_table
@@ -67,13 +67,6 @@ def report(parts: list[Part]) -> None:
         print_table(console, results)
     files = write_report(runs, REPORT, extra_plot=PLOT)
     say(f"written: {', '.join(str(path) for path in files)}")
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def say(line: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import pytest
 import torch
 from rich.console import Console
+from test_models import splittable
 
 import benchmark
 from ladon.benchmark import parts
@@ -28,7 +29,6 @@ from ladon.benchmark.results import (
 from ladon.benchmark.roofline import model_parts
 from ladon.benchmark.table import part_sheet, spread_text
 from ladon.errors import LadonError, UsageError
-from ladon.models import build_model
 from ladon.report.render import print_sheet
 
 MACHINE = {"cpu": "x", "cores": 2}
@@ -216,20 +216,7 @@ def test_agreement_of_labels_and_of_boxes():
 
 
 def test_parts_of_a_network_are_found_by_name():
-    section = {
-        "key": "splittable_resnet",
-        "kwargs": {
-            "resnet_name": "resnet18",
-            "num_classes": 3,
-            "skips_avgpool": False,
-            "skips_fc": False,
-            "bottleneck_config": {
-                "key": "FPBasedResNetBottleneck",
-                "kwargs": {"num_bottleneck_channels": 4, "num_target_channels": 64},
-            },
-        },
-    }
-    model = build_model(section, "image_classification", "models.student_model")
+    model = splittable()
     found = model_parts(model)
     assert list(found) == ["encoder", "decoder", "layer2", "layer3", "layer4", "fc"]
     assert found["layer3"] is model.layer3

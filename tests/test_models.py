@@ -52,7 +52,7 @@ FAMILIES = {
 }
 
 
-def splittable(channels=4, name="resnet18", classes=3, **kwargs):
+def splittable(channels=4, name="resnet18", classes=3, bottleneck=None, **kwargs):
     section = {
         "key": "splittable_resnet",
         "kwargs": {
@@ -60,7 +60,8 @@ def splittable(channels=4, name="resnet18", classes=3, **kwargs):
             "num_classes": classes,
             "skips_avgpool": False,
             "skips_fc": False,
-            "bottleneck_config": {
+            "bottleneck_config": bottleneck
+            or {
                 "key": "FPBasedResNetBottleneck",
                 "kwargs": {
                     "num_bottleneck_channels": channels,

@@ -13,7 +13,7 @@ from test_models import coded, splittable
 from torch import nn
 from torchvision.models import resnet50
 
-from ladon.models import build_model, freeze_batch_norm, update_bottleneck
+from ladon.models import freeze_batch_norm, update_bottleneck
 from ladon.models.bottleneck import encode_latent, replaced
 from ladon.models.inference import FoldedGDN1, _folded, inference
 from ladon.models.precision import float32_where_it_matters, forward_only
@@ -232,25 +232,8 @@ def test_compiled_modules_are_put_back(monkeypatch):
 @pytest.mark.parametrize("updated", [False, True])
 def test_another_bottleneck_runs_as_sc2bench_has_it(updated, caplog):
     """A hyperprior codes two latents: it is evaluated with sc2bench's own coder."""
-    section = {
-        "key": "splittable_resnet",
-        "kwargs": {
-            "resnet_name": "resnet18",
-            "num_classes": 3,
-            "skips_avgpool": False,
-            "skips_fc": False,
-            "bottleneck_config": {
-                "key": "SHPBasedResNetBottleneck",
-                "kwargs": {
-                    "num_latent_channels": 4,
-                    "num_bottleneck_channels": 6,
-                    "num_target_channels": 64,
-                },
-            },
-        },
-    }
-    torch.manual_seed(0)
-    model = build_model(section, "image_classification", "models.student_model").eval()
+    kwargs = {"num_latent_channels": 4, "num_bottleneck_channels": 6, "num_target_channels": 64}
+    model = splittable(bottleneck={"key": "SHPBasedResNetBottleneck", "kwargs": kwargs}).eval()
     if updated:
         update_bottleneck(model)
     model.to(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from typing import Any
 
 from ladon.choices import INPUTS, MODES, PRECISIONS
 from ladon.errors import LadonError
-from ladon.memory import keep_freed_memory
+from ladon.process import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor
 
 from ladon.errors import CheckpointError, PayloadError
+from ladon.process import usable_cores
 
 try:
     from ladon.codec import rans
@@ -64,15 +64,8 @@ def _on_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 @cache
-def _cpus() -> int:
-    """CPUs that this process may use."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return count or 1
-
-
-@cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, _cpus() - 1), thread_name_prefix="ladon-codec")
+    return ThreadPoolExecutor(max(1, usable_cores() - 1), thread_name_prefix="ladon-codec")
 
 
 def quantize(latent: Tensor, medians: Tensor) -> Tensor:
@@ -174,7 +167,7 @@ class LatentCoder:
         return torch.from_numpy(16 - np.log2(safe))
 
     def _map(self, function, items) -> list:
-        shares = min(_cpus(), len(items)) if self._parallel else 1
+        shares = min(usable_cores(), len(items)) if self._parallel else 1
         if shares <= 1:
             return [function(item) for item in items]
         results: list[Any] = [None] * len(items)
