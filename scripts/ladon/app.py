@@ -185,6 +185,8 @@ def _test(
     # one after the other where there is one run: its images/s are those of one model
     passes = [first, second] if run.member.is_alone else [first + second]
     for tested in filter(None, passes):
+        if run.member.is_alone:  # a test may take hours: say whose it is before
+            sessions[0].announce(tested[0][0])
         found = evaluate_all(
             *([model for _, model, _ in tested], dataset, loader, run.task, run.world, run.stop),
             options=run.options,
@@ -198,4 +200,6 @@ def _test(
         for (role, _, concerned), evaluation in zip(tested, found, strict=True):
             for session in concerned:
                 with session.member.own():
+                    if not session.member.is_alone:  # in its own log, above its own results
+                        session.announce(role)
                     session.take_result(role, evaluation)

@@ -220,10 +220,13 @@ class Session:
             raise ConfigError(f"{config.path}: has no test.test_data_loader: nothing to test on")
         return loader, self.run.dataset(loader["dataset_id"])
 
-    def take_result(self, role: str, found: Evaluation) -> None:
-        """Logs what the test found of the teacher or the student, and keeps it."""
+    def announce(self, role: str) -> None:
+        """Logs whose test begins, or whose results follow: the teacher's or the student's."""
         key = TEACHER if role == "teacher" else self._student_key
         logger.info("[%s: %s]", role.capitalize(), self.config.get(f"{key}.key"))
+
+    def take_result(self, role: str, found: Evaluation) -> None:
+        """Logs what the test found of the teacher or the student, and keeps it."""
         found.log()
         self.results[role] = found
 
