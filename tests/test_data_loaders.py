@@ -1,5 +1,4 @@
 import logging
-import os
 import random
 import signal
 
@@ -60,7 +59,7 @@ class Shapes(Dataset):
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(loaders, "usable_cores", lambda: 2)
 
 
 def rng_states():
@@ -233,6 +232,15 @@ def test_workers_are_capped_at_the_cores_and_it_is_said_once(caplog):
         assert build_train_loader(Noise(), config, 0).num_workers == 2
         assert build_eval_loader(Noise(), config).num_workers == 2
     assert caplog.text.count("2 loader workers instead of 16") == 1
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(2, 0), (7, 0), (8, 1), (64, 2)])
+def test_beside_a_network_on_the_cpu_few_workers_start(monkeypatch, cores, workers):
+    monkeypatch.setattr(loaders, "usable_cores", lambda: cores)
+    config = {"kwargs": {"num_workers": 2, "prefetch_factor": 3}}
+    loader = build_eval_loader(Noise(), config, network_on_cpu=True)
+    assert loader.num_workers == workers
+    assert len(list(loader)) == 20
 
 
 def test_loader_kwargs_are_passed_on_and_what_needs_workers_is_left_out():

@@ -11,7 +11,7 @@ from test_engine_stage import CPU, batches, make_models, squared_error, train_co
 
 from ladon.engine.hooked import HookedModel, paths_read_of_teacher
 from ladon.engine.losses import LossRecord
-from ladon.engine.pipeline import Stopwatch, run_ahead
+from ladon.engine.pipeline import Stopwatch, run_ahead, taken_ahead
 from ladon.engine.stage import Stage
 from ladon.models import find_bottleneck, update_bottleneck
 
@@ -199,6 +199,54 @@ def test_items_run_ahead_in_order(ahead):
 def test_an_error_under_way_is_raised():
     with pytest.raises(ZeroDivisionError):
         list(run_ahead(lambda n: 1 // n, [2, 1, 0, 3], 2))
+
+
+def test_items_are_taken_ahead_in_one_thread_and_no_further_than_one():
+    taken, here = [], threading.get_ident()
+    cores = torch.get_num_threads()
+
+    def items():
+        for n in range(5):
+            taken.append((n, threading.get_ident(), torch.get_num_threads()))
+            yield n
+
+    seen = []
+    for n in taken_ahead(items()):
+        seen.append(n)
+        assert len(taken) <= n + 2
+    assert seen == list(range(5))
+    assert [n for n, _, _ in taken] == seen
+    (thread,) = {thread for _, thread, _ in taken}
+    assert thread != here
+    assert {count for _, _, count in taken} == {1}
+    later = []
+    threads = [threading.Thread(target=lambda: later.append(torch.get_num_threads()))]
+    threads[0].start()
+    threads[0].join()
+    assert [torch.get_num_threads(), *later] == [cores, cores]
+    assert list(taken_ahead([])) == []
+
+
+def test_an_item_is_taken_while_the_one_before_it_is_worked_on():
+    taken = threading.Event()
+
+    def items():
+        yield 0
+        taken.set()
+        yield 1
+
+    ahead = taken_ahead(items())
+    assert next(ahead) == 0
+    assert taken.wait(30)
+    ahead.close()
+
+
+def test_an_error_of_an_item_taken_ahead_comes_in_its_turn():
+    ahead = taken_ahead(1 // n for n in (1, 0))
+    assert next(ahead) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(ahead)
+    assert not any(t.name.startswith("ladon-taking") for t in threading.enumerate())
 
 
 def test_stopwatch_measures_the_waiting_alone(monkeypatch):

@@ -16,7 +16,7 @@ from torch import nn
 from ladon.data.loaders import bucketed, build_eval_loader, collate
 from ladon.engine.distributed import World
 from ladon.engine.interrupt import StopRequest
-from ladon.engine.pipeline import Stopwatch, run_ahead
+from ladon.engine.pipeline import Stopwatch, run_ahead, taken_ahead
 from ladon.logs import progress
 from ladon.models.bottleneck import Payloads
 from ladon.models.inference import inference
@@ -203,7 +203,11 @@ def evaluate_all(
     Returns:
         One evaluation per model, the same on every process; None if a signal stopped it.
     """
-    loader = build_eval_loader(dataset, loader_section, world.rank, world.size)
+    loader = build_eval_loader(
+        *(dataset, loader_section, world.rank, world.size),
+        network_on_cpu=world.device.type == "cpu",
+    )
+    workers_asked = (loader_section.get("kwargs") or {}).get("num_workers")
     jobs = [_Job(model, task, dataset, options or {}) for model in models]
     collate_fn, waiting, stopped = loader_section.get("collate_fn"), Stopwatch(), False
 
@@ -222,7 +226,8 @@ def evaluate_all(
             job.payloads = stack.enter_context(how)
         advance = stack.enter_context(progress(title, len(loader.sampler)))
         start = time.perf_counter()
-        batches = bucketed(loader, sizes, _images_at_once(loader_section, world))
+        samples = taken_ahead(loader) if workers_asked and not loader.num_workers else loader
+        batches = bucketed(samples, sizes, _images_at_once(loader_section, world))
         ahead = 2 if world.device.type == "cuda" else 1
         for results in run_ahead(predict, waiting.around(batches), ahead):
             if stop:
