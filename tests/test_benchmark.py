@@ -183,6 +183,21 @@ def test_codec_quickly(tmp_path, capsys):
     assert f"written: {out}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_input_quickly(tmp_path):
+    out = tmp_path / "x.json"
+    arguments = ["--quick", "--only", "input", "--repeats", "2", "--out", str(out)]
+    assert benchmark.main(arguments) == 0
+    part = read_results(out).parts["input"]
+    assert part.error is None
+    (line,) = part.measurements
+    assert line.ratio.n == 2
+    # by construction every image is recognised by the features that it gave itself
+    assert part.facts["acc1"].endswith("and 100.0000")
+    assert part.facts["images"] == 2
+    assert 0 < float(part.facts["pixels of another level"].split()[0]) < 1
+
+
 def test_rates_follow_from_the_scale_alone():
     first, second = (Rate.make(1.5, 1, 5) for _ in range(2))
     assert torch.equal(first.latents, second.latents)

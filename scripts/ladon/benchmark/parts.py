@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 PARTS = {
     "codec": "ladon.benchmark.codec",
     "evaluation": "ladon.benchmark.evaluation",
+    "input": "ladon.benchmark.fast_input",
     "validation": "ladon.benchmark.validation",
     "fused": "ladon.benchmark.fused",
     "training": "ladon.benchmark.training",
