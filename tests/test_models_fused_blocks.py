@@ -121,6 +121,43 @@ def test_the_sum_overwrites_only_what_is_owned(relu):
     assert got.data_ptr() == shortcut.data_ptr()
 
 
+@pytest.mark.parametrize("first", ["no downsample", "downsample"])
+def test_a_chain_of_blocks_keeps_one_sum_and_leaves_its_input_alone(first):
+    chain = nn.Sequential(
+        made_block(**BLOCKS[first]), made_block(64, 16), made_block(64, 16), nn.Identity()
+    )
+    x = torch.randn(2, BLOCKS[first]["inputs"], 14, 11).contiguous(
+        memory_format=torch.channels_last
+    )
+    before, expected = x.clone(), copy.deepcopy(chain).double()(x.double())
+    for parent, name, block in replaced_blocks(chain):
+        parent._modules[name] = block
+    assert [block.owns_input for block in list(chain)[:3]] == [False, True, True]
+    sums = []
+    for block in chain:
+        sums.append(block(sums[-1] if sums else x))
+    assert len({total.data_ptr() for total in sums} | {x.data_ptr()}) == 2
+    assert error(sums[-1], expected) < 5e-6
+    assert torch.equal(x, before)
+    # whatever goes through them: equal to blocks that own nothing
+    for block in list(chain)[1:3]:
+        block.owns_input = False
+    assert torch.equal(chain(x), sums[-1])
+
+
+def test_a_block_owns_nothing_that_somebody_else_may_keep():
+    def owners(parent):
+        return [(name, block.owns_input) for _, name, block in replaced_blocks(parent)]
+
+    watched = nn.Sequential(*(made_block(64, 16) for _ in range(3)))
+    watched[0].register_forward_hook(lambda *_: None)
+    assert owners(watched) == [("1", False), ("2", True)]
+    assert owners(nn.ModuleList(made_block(64, 16) for _ in range(2))) == [
+        ("0", False),
+        ("1", False),
+    ]
+
+
 def test_two_threads_at_once():
     fused = FusedBottleneck.from_block(made_block(32, 16))
     images = [torch.randn(1, 32, size, size) for size in range(10, 30)]

@@ -380,7 +380,7 @@ def _worker_kwargs(
     asked = rest.pop("num_workers", 0) or 0
     num_workers = min(asked, usable_cores() // cores_per_worker)
     if num_workers < asked:
-        _log_cap(asked, num_workers, usable_cores())
+        _log_cap(asked, num_workers, usable_cores(), cores_per_worker)
     if num_workers == 0:  # torch refuses these without workers
         for key in ("prefetch_factor", "persistent_workers", "timeout", "multiprocessing_context"):
             rest.pop(key, None)
@@ -395,8 +395,9 @@ def _worker_kwargs(
 
 
 @cache
-def _log_cap(asked: int, workers: int, cores: int) -> None:
-    logger.info("With %d cores here, %d loader workers instead of %d", cores, workers, asked)
+def _log_cap(asked: int, workers: int, cores: int, cores_per_worker: int) -> None:
+    why = "" if cores_per_worker == 1 else ": the network needs the cores"
+    logger.info("%d cores here, so %d loader workers instead of %d%s", cores, workers, asked, why)
 
 
 def _start_worker(_worker_id: int) -> None:

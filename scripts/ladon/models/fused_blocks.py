@@ -89,8 +89,9 @@ class FusedConv2d(PackedConv2d):
 class FusedBottleneck(nn.Module):
     """A torchvision ``Bottleneck`` with BatchNorm folded; see :meth:`from_block`."""
 
-    def __init__(self, block: Bottleneck) -> None:
+    def __init__(self, block: Bottleneck, *, owns_input: bool = False) -> None:
         super().__init__()
+        self.owns_input = owns_input
         self.conv1 = FusedConv2d.from_conv(block.conv1, relu=True)
         fast = WinogradConv2d if WinogradConv2d.can_replace(block.conv2) else FusedConv2d
         self.conv2 = fast.from_conv(block.conv2, relu=True)
@@ -119,11 +120,12 @@ class FusedBottleneck(nn.Module):
         )
 
     @classmethod
-    def from_block(cls, block: Bottleneck) -> FusedBottleneck:
+    def from_block(cls, block: Bottleneck, *, owns_input: bool = False) -> FusedBottleneck:
         """Returns a module that computes what the block does, up to rounding.
 
         Args:
             block: in eval mode, its normalisations folded into the convolutions and nn.Identity.
+            owns_input: its input is of use to nobody else: the result may overwrite it.
 
         Raises:
             LadonError: :meth:`can_replace` is false.
@@ -133,14 +135,14 @@ class FusedBottleneck(nn.Module):
                 f"no fused block for this {type(block).__name__}: it has to be a Bottleneck in "
                 f"eval mode on the CPU, without groups and hooks, BatchNorm folded; keep the block"
             )
-        return cls(block)
+        return cls(block, owns_input=owns_input)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Computes [N, C, H, W] -> [N, K, H', W'], x left as it is."""
+        """Computes [N, C, H, W] -> [N, K, H', W'], x left as it is unless it is owned."""
         x = x.to(inference_dtype(x))  # once, not for each of its two readers
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.conv2(self.conv1(x))
-        return self.conv3(y, shortcut, owned=self.downsample is not None)
+        return self.conv3(y, shortcut, owned=self.downsample is not None or self.owns_input)
 
 
 def replaced_blocks(model: nn.Module) -> list[tuple[nn.Module, str, FusedBottleneck]]:
@@ -149,9 +151,13 @@ def replaced_blocks(model: nn.Module) -> list[tuple[nn.Module, str, FusedBottlen
     Returns:
         (parent, name of the child, fused block) for each block that can be replaced.
     """
-    return [
-        (parent, name, FusedBottleneck.from_block(child))
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if FusedBottleneck.can_replace(child)
-    ]
+    found = []
+    for parent in model.modules():
+        follows = False  # a block that nobody watches, in a chain that hands its result on
+        for name, child in parent.named_children():
+            fits = FusedBottleneck.can_replace(child)
+            if fits:
+                block = FusedBottleneck.from_block(child, owns_input=follows)
+                found.append((parent, name, block))
+            follows = fits and type(parent) is nn.Sequential
+    return found
