@@ -27,7 +27,7 @@ test: .venv/ready  ## run all tests
 	$(RUN) scripts/validate.py
 	$(RUN) -m pytest -n 2
 
-bench: .venv/ready  ## time everything against the published way (about 25 minutes on 2 cores)
+bench: .venv/ready  ## time everything against the published way (about 20 minutes on 2 cores)
 	$(RUN) scripts/benchmark.py
 
 tables: .venv/ready  ## write the published results and pictures into README.md and imgs

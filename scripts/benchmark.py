@@ -1,6 +1,6 @@
 """Benchmark against the published way: codec, evaluation, input, sweep, training, start-up, memory.
 
-    python scripts/benchmark.py                              # everything, about 25 minutes
+    python scripts/benchmark.py                              # everything, about 20 minutes
     python scripts/benchmark.py --only codec roofline        # parts; others in the file stay
     python scripts/benchmark.py --only evaluation --tasks image_classification
     python scripts/benchmark.py --quick --out /tmp/x.json    # tiny sizes: does it run?

@@ -220,9 +220,9 @@ def test_items_are_taken_ahead_in_one_thread_and_no_further_than_one():
     assert thread != here
     assert {count for _, _, count in taken} == {1}
     later = []
-    threads = [threading.Thread(target=lambda: later.append(torch.get_num_threads()))]
-    threads[0].start()
-    threads[0].join()
+    started_later = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    started_later.start()
+    started_later.join()
     assert [torch.get_num_threads(), *later] == [cores, cores]
     assert list(taken_ahead([])) == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from ladon.benchmark.parts import Bench
 from ladon.benchmark.results import Measurement, PartResult
 from ladon.codec import LatentCoder
 from ladon.errors import LadonError
+from ladon.process import usable_cores
 
 # of the latent: from rates far below the published ones to far above
 SCALES = (0.1, 0.4, 1.5, 6.0, 24.0)
@@ -78,7 +78,7 @@ def measure(bench: Bench) -> PartResult:
         found.facts["payloads"][label] = f"{len(payload)} bytes"
         found.measurements += [_named(m, f"{label}, one thread against CompressAI") for m in pair]
         threads = _all_cores_against_one(rate, bench.repeats)
-        cores = f"{label}, {batch} images, {os.cpu_count()} cores against one"
+        cores = f"{label}, {batch} images, {usable_cores()} cores against one"
         found.measurements += [_named(m, cores) for m in threads]
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torchdistill.datasets.registry import get_collate_func
 
 from ladon.benchmark.machine import intraop_threads
 from ladon.benchmark.workload import Workload
+from ladon.process import usable_cores
 from ladon.tasks import Task
 
 
@@ -38,9 +38,9 @@ def evaluate_published(
 ) -> PublishedEvaluation:
     """Evaluates image by image, contiguous, float32, coded by CompressAI on the way.
 
-    The images come through a plain loader with the config's transform and as many workers as
-    ours; the metric is the same. Detection computes on one thread, as torchvision's reference
-    evaluation does on which the published script stands.
+    The images come through a plain loader with the config's transform and as many of its workers
+    as there are cores; the metric is the same as ours. Detection computes on one thread, as
+    torchvision's reference evaluation does on which the published script stands.
 
     Args:
         work: dataset and loader section; its own model is not used.
@@ -52,7 +52,7 @@ def evaluate_published(
     loader = DataLoader(
         work.dataset,
         batch_size=1,
-        num_workers=min(kwargs.get("num_workers") or 0, os.cpu_count() or 1),
+        num_workers=min(kwargs.get("num_workers") or 0, usable_cores()),
         collate_fn=get_collate_func(work.loader.get("collate_fn")),
     )
     metric = task.metric(work.dataset, work.options)

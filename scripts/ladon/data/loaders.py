@@ -257,7 +257,9 @@ def build_eval_loader(
         batch_size=kwargs.get("batch_size") or 1,
         sampler=order[rank::world_size],
         collate_fn=_as_list,
-        **_worker_kwargs(kwargs, False, False, cores_per_worker),
+        **_worker_kwargs(
+            kwargs, pin_memory=False, persistent=False, cores_per_worker=cores_per_worker
+        ),
     )
 
 
@@ -378,9 +380,10 @@ def _worker_kwargs(
 ) -> dict[str, Any]:
     rest = {key: value for key, value in kwargs.items() if key not in _OWN_KWARGS}
     asked = rest.pop("num_workers", 0) or 0
-    num_workers = min(asked, usable_cores() // cores_per_worker)
+    cores = usable_cores()
+    num_workers = min(asked, cores // cores_per_worker)
     if num_workers < asked:
-        _log_cap(asked, num_workers, usable_cores(), cores_per_worker)
+        _log_cap(asked, num_workers, cores, cores_per_worker)
     if num_workers == 0:  # torch refuses these without workers
         for key in ("prefetch_factor", "persistent_workers", "timeout", "multiprocessing_context"):
             rest.pop(key, None)
