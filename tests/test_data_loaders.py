@@ -252,6 +252,13 @@ def test_loader_kwargs_are_passed_on_and_what_needs_workers_is_left_out():
     assert (loader.prefetch_factor, loader.persistent_workers) == (4, False)
 
 
+def test_a_large_batch_is_sent_in_parts():
+    loader = build_eval_loader(Noise(40), {"kwargs": {"batch_size": 64}})
+    assert [len(samples) for samples in iterate(loader)] == [16, 16, 8]
+    (whole,) = bucketed(loader, len, lambda size: 64)
+    assert [index for index, _, _ in whole] == list(range(40))
+
+
 def test_workers_ignore_ctrl_c():
     class Signals(Noise):
         def __getitem__(self, index):
@@ -259,7 +266,7 @@ def test_workers_ignore_ctrl_c():
             return torch.tensor([ignored, torch.get_num_threads() == 1]), index
 
     before = signal.getsignal(signal.SIGINT)
-    (_, flags, _), *_ = next(iter(build_eval_loader(Signals(), {"kwargs": {"num_workers": 1}})))
+    (_, flags, _), *_ = next(iterate(build_eval_loader(Signals(), {"kwargs": {"num_workers": 1}})))
     assert flags.all()
     assert signal.getsignal(signal.SIGINT) is before
 

@@ -106,6 +106,7 @@ class CocoDataset(Dataset):
         self.is_segment = is_segment
         self.transforms = transforms
         self.jpeg_quality = jpeg_quality
+        self.converts = F.to_tensor  # what `data.device_input` exchanges
         self.coco = load_coco(annotation_file)
         self.ids = sorted(self.coco.imgs)
         if annotated_only:
@@ -154,7 +155,7 @@ class CocoDataset(Dataset):
             return self.transforms(image, target)
         if self.is_segment:
             return image, target
-        return self._maybe_flip(F.to_tensor(image), target)
+        return self._maybe_flip(self.converts(image), target)
 
     def _maybe_flip(self, image: torch.Tensor, target: dict) -> tuple[torch.Tensor, dict]:
         if not self.flip_probability or float(torch.rand(())) >= self.flip_probability:

@@ -20,6 +20,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -32,8 +33,10 @@ from torchdistill.datasets.registry import get_batch_sampler, get_collate_func, 
 
 from ladon.data.samples import IndexedDataset, SeededDataset
 from ladon.data.seeding import EVALUATION, ORDER, seeded_rng
+from ladon.data.transport import Packing, unpacked
 from ladon.errors import ConfigError, DataError, in_one_line
 from ladon.process import usable_cores
+from ladon.tensors import map_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,14 @@ logger = logging.getLogger(__name__)
 # a while holds all up. On 2 cores, workers cost 15 ms an image of 96 ms, a thread 3 ms. One
 # worker per this many cores keeps up.
 _CORES_PER_WORKER = 8
+
+# Images that a worker sends at once, of a larger batch, too: the first are there sooner, and the
+# workers' shares more equal.
+_MOST_SENT = 16
+
+# A worker's batch is kept while some of its images wait for others of their size; if they wait for
+# so many batches, they are copied. To copy all that wait takes a core, which then sets the pace.
+_MOST_WAITING = 8
 
 # Decided here, whatever a config's `kwargs` say.
 _OWN_KWARGS = frozenset(
@@ -198,7 +209,7 @@ def build_train_loader(
 
     Returns:
         Loader whose `batch_sampler` is an `EpochBatches`; call its `set_epoch` before each epoch
-        and go through it with `iterate`.
+        and go through it with `iterate`, which unpacks what its workers packed.
     """
     _check_not_empty(dataset, loader_config)
     wrapped, is_wrapped = _wrap(dataset, loader_config)
@@ -217,7 +228,9 @@ def build_train_loader(
     return DataLoader(
         SeededDataset(wrapped, seed, requires_supp),
         batch_sampler=batches,
-        collate_fn=_Collate(_registered(get_collate_func, loader_config.get("collate_fn"))),
+        collate_fn=Packing(
+            _Collate(_registered(get_collate_func, loader_config.get("collate_fn")))
+        ),
         **_worker_kwargs(kwargs, pin_memory, persistent=True),
     )
 
@@ -242,7 +255,7 @@ def build_eval_loader(
             the samples ahead in a thread then (`ladon.engine.pipeline.taken_ahead`).
 
     Returns:
-        Loader of lists of (index, sample, target), for `bucketed`.
+        Loader of lists of (index, sample, target), packed by its workers, for `bucketed`.
     """
     _check_not_empty(dataset, loader_config)
     wrapped, _ = _wrap(dataset, loader_config)
@@ -254,9 +267,9 @@ def build_eval_loader(
     cores_per_worker = _CORES_PER_WORKER if network_on_cpu else 1
     return DataLoader(
         IndexedDataset(wrapped),
-        batch_size=kwargs.get("batch_size") or 1,
+        batch_size=min(kwargs.get("batch_size") or 1, _MOST_SENT),
         sampler=order[rank::world_size],
-        collate_fn=_as_list,
+        collate_fn=Packing(_as_list),
         **_worker_kwargs(
             kwargs, pin_memory=False, persistent=False, cores_per_worker=cores_per_worker
         ),
@@ -267,13 +280,13 @@ def iterate(loader: Iterable) -> Iterator[Any]:
     """Go through a loader; a worker's DataError arrives as the one line it was raised with.
 
     Args:
-        loader: a DataLoader, whose batches are yielded.
+        loader: a DataLoader or its iterator, whose batches are unpacked and yielded.
 
     Raises:
         DataError: a sample cannot be used.
     """
     try:
-        yield from loader
+        yield from map(unpacked, loader)
     except DataError as error:
         own = unwrap_worker_error(error)
         if own is error:
@@ -289,7 +302,7 @@ def bucketed(
     """Regroup samples so that a batch holds one size only and needs no padding.
 
     Args:
-        loader: from `build_eval_loader`.
+        loader: from `build_eval_loader`, or its iterator.
         size_key: from a sample (the image, not the triple) to its size, e.g. `image_size`.
         batch_size: from a size to the most samples per list; with 1 the order stays the loader's.
 
@@ -300,13 +313,24 @@ def bucketed(
         DataError: a sample cannot be used.
     """
     buckets: dict[Hashable, list[tuple]] = defaultdict(list)
-    for samples in iterate(loader):
+    since: dict[Hashable, int] = {}  # which of the loader's batches they wait in
+    for number, samples in enumerate(iterate(loader)):
         for triple in samples:
             key = size_key(triple[1])
             buckets[key].append(triple)
+            since.setdefault(key, number)
             if len(buckets[key]) >= batch_size(key):
+                del since[key]
                 yield buckets.pop(key)
+        for key in [key for key, first in since.items() if number - first >= _MOST_WAITING]:
+            buckets[key] = map_tensors(_own, buckets[key])
+            since[key] = number
     yield from buckets.values()
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Gives a tensor memory of its own: one that waits must not keep its whole batch's."""
+    return tensor.clone() if tensor.is_shared() else tensor
 
 
 def collate(

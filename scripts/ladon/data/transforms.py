@@ -171,16 +171,20 @@ class CustomToTensor:
     Args:
         converts_sample: make the image float32 [3, H, W] in 0..1; else leave it alone (codecs).
         converts_target: make the mask int64 [H, W]; else leave it alone.
+        as_bytes: leave the converted image uint8, in 0..255.
     """
 
-    def __init__(self, converts_sample: bool = True, converts_target: bool = True) -> None:
+    def __init__(
+        self, converts_sample: bool = True, converts_target: bool = True, as_bytes: bool = False
+    ) -> None:
         self.converts_sample = converts_sample
         self.converts_target = converts_target
+        self.as_bytes = as_bytes
 
     def __call__(self, image: Any, target: Any) -> tuple[Any, Any]:
         """Transform a pair."""
         if self.converts_sample:
-            image = F.to_tensor(image)
+            image = F.pil_to_tensor(image) if self.as_bytes else F.to_tensor(image)
         if self.converts_target:
             target = torch.from_numpy(np.array(target, dtype=np.int64))
         return image, target

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from ladon.models.ladon import ThreeHeadedLadon
+from ladon.tensors import map_tensors
 
 
 class Metric(ABC):
@@ -93,12 +94,10 @@ class Task(ABC):
 
 def to_device(value: Any, device: torch.device) -> Any:
     """Moves the tensors in nested lists, tuples and dicts; other values stay."""
-    if isinstance(value, Tensor):
-        if device.type == "cuda" and not value.is_cuda:
-            value = value.pin_memory()  # only from pinned memory does a copy overlap with work
-        return value.to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return {k: to_device(v, device) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(to_device(v, device) for v in value)
-    return value
+
+    def move(tensor: Tensor) -> Tensor:
+        if device.type == "cuda" and not tensor.is_cuda:
+            tensor = tensor.pin_memory()  # only from pinned memory does a copy overlap with work
+        return tensor.to(device, non_blocking=True)
+
+    return map_tensors(move, value)
