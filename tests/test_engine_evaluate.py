@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from ladon.data.coco import coco_dataset
 from ladon.engine.distributed import World, choose_device, join_world
@@ -97,6 +98,28 @@ def pictures(tmp_path):
     }
     (tmp_path / "boxes.json").write_text(json.dumps(content))
     return coco_dataset(str(tmp_path), str(tmp_path / "boxes.json"), annotated_only=False)
+
+
+def test_loader_workers_end_in_order(pictures, monkeypatch):
+    """Forked by the thread that loads ahead, they ended with 1, and some runs with them."""
+    monkeypatch.setattr("ladon.data.loaders.usable_cores", lambda: 16)
+    workers, begin = [], DataLoader.__iter__
+
+    def iterated(self):
+        iterator = begin(self)
+        workers.extend(iterator._workers)
+        return iterator
+
+    monkeypatch.setattr(DataLoader, "__iter__", iterated)
+    model = detector()
+    update_bottleneck(model)
+    loader = {"collate_fn": "coco_collate_fn", "kwargs": {"batch_size": 2, "num_workers": 2}}
+    task = TASKS["object_detection"]()
+    found = evaluate(model, pictures, loader, task, CPU, StopRequest(), mode="encode")
+    assert found.num_images == 9
+    for worker in workers:
+        worker.join(30)
+    assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 def test_detection_of_mixed_sizes_does_not_depend_on_the_batch(pictures):

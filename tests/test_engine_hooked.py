@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import threading
+import weakref
 
 import pytest
 import torch
 from test_engine_stage import CPU, batches, make_models, squared_error, train_config
+from torch import nn
 
 from ladon.engine.hooked import HookedModel, paths_read_of_teacher
 from ladon.engine.losses import LossRecord
-from ladon.engine.pipeline import Stopwatch, run_ahead, taken_ahead
 from ladon.engine.stage import Stage
-from ladon.models import find_bottleneck, update_bottleneck
+from ladon.models import find_bottleneck, update_bottleneck, use_own_noise
 
 
 def section(**terms):
@@ -141,6 +141,90 @@ def test_frozen_parts_keep_no_activations():
     assert not any(saved)
 
 
+def watch_features(*models):
+    """Weak references to what the layers of models give out, in a list that fills."""
+    kept = []
+    for model in models:
+        for module in model.modules():
+            if not list(module.children()):
+                module.register_forward_hook(lambda m, i, output: kept.append(weakref.ref(output)))
+    return kept
+
+
+@pytest.mark.parametrize("name", ["stage1", "stage2"])
+def test_a_batchs_features_do_not_outlive_its_step(name):
+    """They were alive in the next forward: 1.3 GB at batch 32 and 416x416."""
+    teacher, student = make_models()
+    if name == "stage2":
+        update_bottleneck(student)
+    stage = Stage(train_config()[name], student, teacher, 3, CPU)
+    stage.begin_epoch()
+    kept = watch_features(teacher, student)
+    images, targets, supp = batches()[0]
+    io = stage.teacher_forward(images, targets, supp)
+    loss = stage.student_loss(images, targets, supp, io)
+    assert any(reference() is not None for reference in kept)
+    stage.step(loss)
+    del io, loss
+    assert len(kept) > 40
+    assert all(reference() is None for reference in kept)
+    assert len(stage.loss.terms()) >= 1, "their values are still known"
+
+
+def test_the_terms_are_those_of_the_last_loss():
+    teacher, student = make_models()
+    stage = Stage(train_config()["stage1"], student, teacher, 3, CPU)
+    stage.begin_epoch()
+    images, targets, supp = batches()[0]
+    loss = stage.student_loss(images, targets, supp, stage.teacher_forward(images, targets, supp))
+    terms = stage.loss.terms()
+    assert set(terms) == set(train_config()["stage1"]["criterion"]["kwargs"]["sub_terms"])
+    assert sum(terms.values()) == pytest.approx(float(loss.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "precision"), [("stage1", "float32"), ("stage2", "bf16")])
+def test_compiled_stages_learn_the_same(monkeypatch, caplog, name, precision):
+    """Through Dynamo alone: what the hooks read, the losses and the gradients stay."""
+    torch._dynamo.reset()
+    counts, compile_module = [], nn.Module.compile
+
+    def traced(self):
+        counts.append(self)
+        compile_module(self, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    found = []
+    for compile_layers in (False, True):
+        teacher, student = make_models()
+        if name == "stage2":
+            update_bottleneck(student)
+        use_own_noise(student, 7, CPU.device)
+        stage = Stage(
+            *(train_config()[name], student, teacher, 3, CPU),
+            precision=precision,
+            compile_layers=compile_layers,
+        )
+        stage.begin_epoch()
+        for images, targets, supp in batches()[:2]:
+            io = stage.teacher_forward(images, targets, supp)
+            loss = stage.student_loss(images, targets, supp, io)
+            stage.step(loss)
+        stage.close()
+        assert all(m._compiled_call_impl is None for m in (*teacher.modules(), *student.modules()))
+        found.append([loss.detach(), *student.state_dict().values()])
+    assert "recompile_limit" not in caplog.text
+    bottleneck = find_bottleneck(student)
+    assert bottleneck.decoder in counts
+    assert not {bottleneck.encoder, bottleneck.entropy_bottleneck, *bottleneck.encoder} & {*counts}
+    layers = student.layer3, teacher.layer3
+    if name == "stage1":  # its losses read the layers: the blocks are compiled
+        layers = *student.layer3, *teacher.layer3
+        assert student.layer3 not in counts
+    assert {*layers} <= {*counts}
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
 def test_losses_are_summed_and_the_first_bad_one_is_named():
     record = LossRecord(10.0, 3, CPU.device)
     assert record.read() == (10.0, 10.0, None)
@@ -162,96 +246,3 @@ def test_losses_sum_as_python_floats_do():
         record.add(value)
         expected += float(value)
     assert record.read()[1] == expected
-
-
-@pytest.mark.parametrize("ahead", [1, 2, 3])
-def test_items_run_ahead_in_order(ahead):
-    taken, most, under_way, lock = [], 0, 0, threading.Lock()
-    started = threading.Semaphore(0)
-
-    def items():
-        for n in range(7):
-            taken.append(n)
-            yield n
-
-    def work(n):
-        nonlocal most, under_way
-        with lock:
-            under_way += 1
-            most = max(most, under_way)
-        started.release()
-        if ahead > 1 and n == 0:  # the first waits until the others are under way, too
-            for _ in range(ahead):
-                started.acquire()
-        with lock:
-            under_way -= 1
-        return n * n
-
-    results = []
-    for result in run_ahead(work, items(), ahead):
-        results.append(result)
-        assert len(taken) <= len(results) - 1 + ahead
-    assert results == [n * n for n in range(7)]
-    assert most <= ahead
-    assert most == ahead or ahead == 3, "nothing overlapped"
-
-
-def test_an_error_under_way_is_raised():
-    with pytest.raises(ZeroDivisionError):
-        list(run_ahead(lambda n: 1 // n, [2, 1, 0, 3], 2))
-
-
-def test_items_are_taken_ahead_in_one_thread_and_no_further_than_one():
-    taken, here = [], threading.get_ident()
-    cores = torch.get_num_threads()
-
-    def items():
-        for n in range(5):
-            taken.append((n, threading.get_ident(), torch.get_num_threads()))
-            yield n
-
-    seen = []
-    for n in taken_ahead(items()):
-        seen.append(n)
-        assert len(taken) <= n + 2
-    assert seen == list(range(5))
-    assert [n for n, _, _ in taken] == seen
-    (thread,) = {thread for _, thread, _ in taken}
-    assert thread != here
-    assert {count for _, _, count in taken} == {1}
-    later = []
-    started_later = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
-    started_later.start()
-    started_later.join()
-    assert [torch.get_num_threads(), *later] == [cores, cores]
-    assert list(taken_ahead([])) == []
-
-
-def test_an_item_is_taken_while_the_one_before_it_is_worked_on():
-    taken = threading.Event()
-
-    def items():
-        yield 0
-        taken.set()
-        yield 1
-
-    ahead = taken_ahead(items())
-    assert next(ahead) == 0
-    assert taken.wait(30)
-    ahead.close()
-
-
-def test_an_error_of_an_item_taken_ahead_comes_in_its_turn():
-    ahead = taken_ahead(1 // n for n in (1, 0))
-    assert next(ahead) == 1
-    with pytest.raises(ZeroDivisionError):
-        next(ahead)
-    assert not any(t.name.startswith("ladon-taking") for t in threading.enumerate())
-
-
-def test_stopwatch_measures_the_waiting_alone(monkeypatch):
-    clock = iter([0.0, 2.0, 10.0, 13.0, 20.0, 20.5])
-    monkeypatch.setattr("ladon.engine.pipeline.time.perf_counter", lambda: next(clock))
-    watch = Stopwatch()
-    assert list(watch.around("ab")) == ["a", "b"]
-    assert watch.seconds == 2.0 + 3.0 + 0.5

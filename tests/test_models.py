@@ -28,9 +28,10 @@ from ladon.models import (
     write_checkpoint,
 )
 from ladon.models.architecture import differences, published_tensors
-from ladon.models.bottleneck import encode_latent, published_size
+from ladon.models.bottleneck import published_size
 from ladon.models.build import on_meta_device
 from ladon.models.checkpoint import Checkpoint, current_names
+from ladon.models.encoder import encode_latent
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = {

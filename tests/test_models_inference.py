@@ -14,7 +14,8 @@ from torch import nn
 from torchvision.models import resnet50
 
 from ladon.models import freeze_batch_norm, update_bottleneck
-from ladon.models.bottleneck import encode_latent, replaced
+from ladon.models.bottleneck import replaced
+from ladon.models.encoder import encode_latent
 from ladon.models.inference import FoldedGDN1, _folded, inference
 from ladon.models.precision import float32_where_it_matters, forward_only
 

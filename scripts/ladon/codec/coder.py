@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -52,15 +52,10 @@ def _on_host(tensor: Tensor) -> Tensor:
         return tensor
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     host.copy_(tensor, non_blocking=True)
-    done = torch.cuda.Event()
+    done = torch.cuda.Event(blocking=True)  # others need the core on which it would spin
     done.record(torch.cuda.current_stream(tensor.device))
     done.synchronize()
     return host
-
-
-def _on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copies a host tensor to a device without making the host wait."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 @cache
@@ -129,10 +124,14 @@ class LatentCoder:
         if rans is None:
             return self._entropy_bottleneck.decompress(list(payloads), (height, width))
         size = (len(payloads), len(self._cdf), height, width)
-        latent = torch.empty(size, memory_format=torch.channels_last)
+        device = self._medians.device
+        # pinned: it is decoded to where a GPU copies it from, while nothing here waits
+        latent = torch.empty(
+            size, memory_format=torch.channels_last, pin_memory=device.type == "cuda"
+        )
         arrays = latent.flatten(2).numpy()
         self._map(self._decode_one, list(zip(payloads, arrays, strict=True)))
-        return _on_device(latent, self._medians.device)
+        return latent.to(device, non_blocking=True)
 
     def estimate(self, latent: Tensor) -> list[int]:
         """Returns each image's payload size in bytes from the tables, without coding.
@@ -144,9 +143,7 @@ class LatentCoder:
             latent: [N, C, h, w] float32.
         """
         symbols = torch.round(latent - self._medians).flatten(2).to(torch.int64)
-        device = symbols.device
-        offset = torch.from_numpy(self._offset).to(device, torch.int64)[None, :, None]
-        last = torch.from_numpy(self._length).to(device, torch.int64)[None, :, None] - 2
+        offset, last, information = self._device_tables
         value = symbols - offset
         escaped = (value < 0) | (value >= last)
         raw = torch.where(value < 0, -2 * value - 1, 2 * (value - last)).clamp(min=0)
@@ -154,17 +151,27 @@ class LatentCoder:
         for group in range(8):
             groups += (raw >> (4 * group)) > 0
         index = torch.where(escaped, last, value)
-        bits = self._bits().to(device)[None].expand(len(symbols), -1, -1).gather(2, index)
+        bits = information.expand(len(symbols), -1, -1).gather(2, index)
         bits += torch.where(escaped, 4.0 * (groups + 1), 0.0)
         totals = bits.sum(dim=(1, 2)).tolist()
         return [4 * math.ceil((total + 31) / 32) for total in totals]
 
-    def _bits(self) -> Tensor:
-        """Information content of each symbol [C, W] in bits; 0 beyond a row's end."""
+    @cached_property
+    def _device_tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each channel offset and escape symbol [1, C, 1], and each symbol's bits [1, C, W].
+
+        Copied once: at every batch, the copies would make the host wait for the device. Bits are
+        0 beyond a row's end.
+        """
         frequency = np.diff(self._cdf, axis=1).astype(np.float64)
         inside = np.arange(frequency.shape[1])[None] < self._length[:, None] - 1
         safe = np.where(inside & (frequency > 0), frequency, _FULL)
-        return torch.from_numpy(16 - np.log2(safe))
+        device = self._medians.device
+        offset, length = (
+            torch.from_numpy(table).to(device, torch.int64)[None, :, None]
+            for table in (self._offset, self._length)
+        )
+        return offset, length - 2, torch.from_numpy(16 - np.log2(safe)).to(device)[None]
 
     def _map(self, function, items) -> list:
         shares = min(usable_cores(), len(items)) if self._parallel else 1

@@ -181,7 +181,12 @@ STAGE = Section(
     required=("num_epochs", "train_data_loader", "optimizer", "criterion"),
 )
 _PRECISION = OneOf(PRECISIONS)
-TRAIN_KEYS = {"log_freq": COUNT, "epoch_to_update": ANY, "precision": _PRECISION}
+TRAIN_KEYS = {
+    "log_freq": COUNT,
+    "epoch_to_update": ANY,
+    "precision": _PRECISION,
+    "compile": FLAG,
+}
 TEST = Section(
     {
         "test_data_loader": LOADER,

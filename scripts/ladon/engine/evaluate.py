@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ladon.data.device_input import split_input
 from ladon.data.loaders import bucketed, build_eval_loader, collate
 from ladon.engine.distributed import World
 from ladon.engine.interrupt import StopRequest
@@ -25,6 +26,10 @@ from ladon.tasks import Metric, Task
 
 logger = logging.getLogger(__name__)
 
+# Batches under way on a GPU, one for each part of the machine that a batch goes through: copies and
+# encoder, coding, decoder to heads, and one that waits. Each has a thread, whose few operations on
+# the CPU (stacking images) must not take the cores from loaders and coder.
+GPU_AHEAD, GPU_THREAD_CORES = 4, 1
 # What a CPU's caches hold of a batch: on two cores with 32 MiB of them, 4 images of 416x416 at
 # once took 267 ms each, 16 took 290 ms. Small images go together in larger numbers.
 CPU_PIXELS = 4 * 416 * 416
@@ -40,7 +45,8 @@ class Evaluation:
         num_images: images evaluated, each once.
         seconds: wall time, shared by models that are evaluated together.
         loading_seconds: the part of it in which nothing was there to do for lack of data.
-        network_seconds: time inside the model's own passes, coding included.
+        network_seconds: time inside the model's own passes, coding included; None on a GPU, where
+            several batches are under way and a pass only asks for work that is done later.
         data_size_kb: published data size in KiB, mean, std and n; None where nothing was coded.
         payload_bytes: the payloads' own bytes, mean, std and n.
     """
@@ -52,7 +58,7 @@ class Evaluation:
     data_size_kb: dict[str, float] | None = None
     payload_bytes: dict[str, float] | None = None
     loading_seconds: float = 0.0
-    network_seconds: float = 0.0
+    network_seconds: float | None = 0.0
     sizes: list[tuple[int, int, float]] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
@@ -64,7 +70,7 @@ class Evaluation:
             "num_images": self.num_images,
             "wall_time_s": round(self.seconds, 3),
             "loading_s": round(self.loading_seconds, 3),
-            "network_s": round(self.network_seconds, 3),
+            "network_s": None if self.network_seconds is None else round(self.network_seconds, 3),
             "images_per_s": round(self.num_images / self.seconds, 3) if self.seconds else None,
         }
         return {key: value for key, value in found.items() if value is not None}
@@ -131,7 +137,8 @@ class _Job:
         values = self._metric.compute([state for state, _, _ in parts])
         lines = self._metric.lines(values)
         found = Evaluation(values, lines, sum(n for _, _, n in parts), seconds)
-        found.loading_seconds, found.network_seconds = loading_seconds, self._seconds
+        found.loading_seconds = loading_seconds
+        found.network_seconds = None if world.device.type == "cuda" else self._seconds
         found.sizes = sorted(size for _, part, _ in parts for size in part)
         if found.sizes:
             found.payload_bytes = _statistics([nbytes for _, nbytes, _ in found.sizes])
@@ -184,8 +191,8 @@ def evaluate_all(
 ) -> list[Evaluation] | None:
     """Evaluates models on a dataset, each image loaded and decoded once for all of them.
 
-    Results depend on neither batch size nor processes. On a GPU the next batch's network runs
-    while the payloads of this one are coded on the CPU.
+    Results depend on neither batch size nor processes. On a GPU several batches are under way: one
+    runs through the network while another's payloads are coded and a third is loaded.
 
     Args:
         models: on their device, channels_last; put into eval mode here.
@@ -203,9 +210,10 @@ def evaluate_all(
     Returns:
         One evaluation per model, the same on every process; None if a signal stopped it.
     """
+    is_cuda = world.device.type == "cuda"
+    as_bytes, finish_input = split_input(dataset)
     loader = build_eval_loader(
-        *(dataset, loader_section, world.rank, world.size),
-        network_on_cpu=world.device.type == "cpu",
+        *(as_bytes, loader_section, world.rank, world.size), network_on_cpu=not is_cuda
     )
     workers_asked = (loader_section.get("kwargs") or {}).get("num_workers")
     jobs = [_Job(model, task, dataset, options or {}) for model in models]
@@ -218,6 +226,8 @@ def evaluate_all(
         with forward_only(world.device, precision):
             indices, *batch = collate(samples, collate_fn)
             images, targets = task.move(*batch, world.device)
+            if finish_input is not None:
+                images = finish_input(images)
             return [(indices, targets, *job.predict(images)) for job in jobs]
 
     with ExitStack() as stack:
@@ -226,10 +236,14 @@ def evaluate_all(
             job.payloads = stack.enter_context(how)
         advance = stack.enter_context(progress(title, len(loader.sampler)))
         start = time.perf_counter()
-        samples = taken_ahead(loader) if workers_asked and not loader.num_workers else loader
-        batches = bucketed(samples, sizes, _images_at_once(loader_section, world))
-        ahead = 2 if world.device.type == "cuda" else 1
-        for results in run_ahead(predict, waiting.around(batches), ahead):
+        # its workers start now, in this thread: a process that is forked by a thread which others
+        # wait for ends by waiting for itself
+        loaded = iter(loader)
+        batches = bucketed(loaded, sizes, _images_at_once(loader_section, world))
+        if workers_asked:  # 0 means that the main thread loads
+            batches = taken_ahead(batches)
+        under_way, cores = (GPU_AHEAD, GPU_THREAD_CORES) if is_cuda else (1, None)
+        for results in run_ahead(predict, waiting.around(batches), under_way, cores=cores):
             if stop:
                 stopped = True
                 break
@@ -237,6 +251,7 @@ def evaluate_all(
                 for job, result in zip(jobs, results, strict=True):
                     job.take(*result)
             advance(len(results[0][0]))
+            del results, result  # a batch's outputs must not wait for the next one's
     if world.maximum(int(stopped)):
         return None
     return [job.finish(world, start, waiting.seconds) for job in jobs]

@@ -16,10 +16,11 @@ class LossRecord:
     """
 
     def __init__(self, total: float, step: int, device: torch.device) -> None:
-        self._sum = torch.tensor(total, dtype=torch.float64, device=device)
+        # full, not tensor: no copy that the host would wait for
+        self._sum = torch.full((), total, dtype=torch.float64, device=device)
         self._step = step
         self._last = self._sum
-        self._bad_step = torch.tensor(-1, dtype=torch.int64, device=device)
+        self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self._bad_value = self._sum
 
     def add(self, loss: Tensor) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -13,13 +15,20 @@ import torch
 T = TypeVar("T")
 
 
-def run_ahead(function: Callable[[T], Any], items: Iterable[T], ahead: int) -> Iterator[Any]:
+def run_ahead(
+    function: Callable[[T], Any], items: Iterable[T], ahead: int, *, cores: int | None = None
+) -> Iterator[Any]:
     """Applies a function to items, several of them under way at once; results come in order.
+
+    What the function does for an item may be made of stages that each use another part of the
+    machine (GPU, coder, copies). With as many items under way as there are stages, each part
+    always has the next item to work on, and the slowest sets the pace.
 
     Args:
         function: called in threads of its own if ``ahead`` is more than 1.
         items: taken from in this thread, never more than ``ahead`` before the oldest is done.
         ahead: items under way at once; with 1 nothing overlaps and no thread is started.
+        cores: that an operation may take in each of the threads; None for torch's own choice.
 
     Yields:
         The function's results.
@@ -27,10 +36,11 @@ def run_ahead(function: Callable[[T], Any], items: Iterable[T], ahead: int) -> I
     if ahead == 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(ahead, thread_name_prefix="ladon-ahead") as pool:
+    with _threads(ahead, "ladon-ahead", cores) as submit:
         under_way: deque = deque()
         for item in items:
-            under_way.append(pool.submit(function, item))
+            under_way.append(submit(function, item))
+            del item  # it lives as long as it is worked on
             if len(under_way) == ahead:
                 yield under_way.popleft().result()
         while under_way:
@@ -47,16 +57,29 @@ def taken_ahead(items: Iterable[T]) -> Iterator[T]:
         items: gone through in that thread alone.
     """
     iterator, end = iter(items), object()
-    cores = torch.get_num_threads()
-    pool = ThreadPoolExecutor(1, "ladon-taking", initializer=torch.set_num_threads, initargs=(1,))
-    with pool:
-        item = pool.submit(next, iterator, end).result()
-        # the thread keeps its 1, but torch would also give it to threads that start later
-        torch.set_num_threads(cores)
-        while item is not end:
-            following = pool.submit(next, iterator, end)
+    with _threads(1, "ladon-taking", 1) as submit:
+        following = submit(next, iterator, end)
+        while (item := following.result()) is not end:
+            following = submit(next, iterator, end)
             yield item
-            item = following.result()
+
+
+@contextmanager
+def _threads(number: int, name: str, cores: int | None) -> Iterator[Callable[..., Future]]:
+    """Yields what submits calls to threads in which an operation takes so many cores."""
+    with ThreadPoolExecutor(number, name) as pool:
+        if cores is not None:
+            everyones, all_there = torch.get_num_threads(), threading.Barrier(number)
+
+            def limit() -> None:
+                torch.set_num_threads(cores)
+                all_there.wait()
+
+            for started in [pool.submit(limit) for _ in range(number)]:
+                started.result()
+            # the threads keep their number, but torch would also give it to those that start later
+            torch.set_num_threads(everyones)
+        yield pool.submit
 
 
 class Stopwatch:

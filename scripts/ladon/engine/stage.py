@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -28,6 +28,7 @@ from ladon.engine.distributed import World
 from ladon.engine.hooked import HookedModel, paths_read_of_teacher
 from ladon.errors import ConfigError, DataError
 from ladon.models.bottleneck import find_bottleneck
+from ladon.models.compiled import compiled
 from ladon.models.precision import as_float32, autocast, float32_where_it_matters
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,17 @@ class StudentLoss(nn.Module):
         self._model_losses = get_func2extract_model_output(
             criterion_section.get("func2extract_model_loss")
         )
-        self._last: tuple[Any, ...] = ()
+        self._terms: dict[str, Tensor] = {}
+        for name, (criterion, weight) in getattr(self.criterion, "term_dict", {}).items():
+            criterion.register_forward_hook(self._keeping(name, weight))
+
+    def _keeping(self, name: str, weight: float) -> Callable[..., None]:
+        """A hook that keeps a term's value: not what it was computed from, which is large."""
+
+        def keep(_module: nn.Module, _inputs: Any, value: Tensor) -> None:
+            self._terms[name] = weight * value.detach()
+
+        return keep
 
     def forward(self, images: Any, targets: Any, supp: Any, teacher_io: Any) -> Tensor:
         """Returns the weighted sum of the stage's losses, a scalar."""
@@ -64,9 +75,10 @@ class StudentLoss(nn.Module):
         if self._precision != "float32":
             outputs, io = as_float32(outputs), as_float32(io)
         model_losses = self._model_losses(outputs, targets, supp_dict=supp)
-        self._last = ({"teacher": teacher_io, "student": io}, model_losses, targets)
+        # of a segmenter these are its outputs
+        self._terms = {n: v.detach() for n, v in model_losses.items() if v.numel() == 1}
         try:
-            return self.criterion(*self._last)
+            return self.criterion({"teacher": teacher_io, "student": io}, model_losses, targets)
         except KeyError as error:
             raise ConfigError(
                 f"train: the criterion asks for {error}, which the models do not give: check its "
@@ -77,13 +89,7 @@ class StudentLoss(nn.Module):
 
     def terms(self) -> dict[str, float]:
         """Returns the last batch's loss terms by name, to say which of them is not finite."""
-        io, model_losses, targets = self._last
-        with torch.no_grad():
-            terms = {
-                name: float(weight * criterion(io["student"], io["teacher"], targets))
-                for name, (criterion, weight) in self.criterion.term_dict.items()
-            }
-        return terms | {name: float(value) for name, value in model_losses.items()}
+        return {name: float(value) for name, value in self._terms.items()}
 
 
 class Stage:
@@ -97,6 +103,7 @@ class Stage:
         world: device and processes.
         lr_factor: multiplies learning rates.
         precision: of the teacher, and of the student's decoder, body and heads; losses are float32.
+        compile_layers: use ``torch.compile`` on the student's decoder and body, and the teacher's.
     """
 
     def __init__(
@@ -108,6 +115,7 @@ class Stage:
         world: World,
         lr_factor: float = 1.0,
         precision: str = "float32",
+        compile_layers: bool = False,
     ) -> None:
         section = copy.copy(section)
         self._precision, self._open = precision, ExitStack()
@@ -128,8 +136,10 @@ class Stage:
         if teacher is not None and section.get("teacher") is not None:
             self.teacher = HookedModel(teacher, section["teacher"], "teacher", world.device)
             self.teacher.stop_after(paths_read_of_teacher(section["criterion"]))
-        if precision != "float32":
-            for model in (student, teacher) if teacher is not None else (student,):
+        for model in (student, teacher) if teacher is not None else (student,):
+            if compile_layers:
+                self._open.enter_context(compiled(model))
+            if precision != "float32":
                 self._open.enter_context(float32_where_it_matters(model))
 
     def _synchronised(self) -> nn.Module:

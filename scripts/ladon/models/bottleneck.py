@@ -12,7 +12,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from sc2bench.models.layer import BaseBottleneck, FPBasedResNetBottleneck
 from torch import Tensor, nn
 
 from ladon.codec import LatentCoder, quantize
+from ladon.models.encoder import Encoder, pinned_arithmetic
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,29 @@ def use_own_noise(model: nn.Module, seed: int, device: torch.device) -> torch.Ge
 
     entropy_bottleneck = bottleneck.entropy_bottleneck
     entropy_bottleneck.quantize = types.MethodType(quantize, entropy_bottleneck)
+    if type(entropy_bottleneck).forward is EntropyBottleneck.forward:
+        entropy_bottleneck.forward = types.MethodType(_forward, entropy_bottleneck)
     return generator
+
+
+def _forward(
+    self: EntropyBottleneck, x: Tensor, training: bool | None = None
+) -> tuple[Tensor, Tensor]:
+    """EntropyBottleneck's forward, with the order of dimensions known to the host.
+
+    CompressAI keeps it in a tensor on the device, and reads that eight times in each step.
+    """
+    training = self.training if training is None else training
+    by_channel = x.transpose(0, 1).contiguous()
+    values = by_channel.reshape(x.size(1), 1, -1)
+    outputs = self.quantize(values, "noise" if training else "dequantize", self._get_medians())
+    likelihood, _, _ = self._likelihood(outputs)
+    if self.use_likelihood_bound:
+        likelihood = self.likelihood_lower_bound(likelihood)
+    return tuple(
+        part.reshape(by_channel.shape).transpose(0, 1).contiguous()
+        for part in (outputs, likelihood)
+    )
 
 
 def published_size(payload: bytes, shape: torch.Size) -> float:
@@ -134,28 +157,6 @@ class Payloads(threading.local):
         return sizes
 
 
-def encode_latent(encoder: nn.Module, images: Tensor) -> Tensor:
-    """Runs the encoder in its one pinned form of execution: float32, channels_last, no TF32.
-
-    One image at a time: libraries choose algorithms by batch size, rounding differs with them and
-    with memory formats, and one latent symbol in a million with it. On a CPU it is also the
-    fastest, because an image's activations fit its caches.
-
-    Args:
-        encoder: the bottleneck's encoder, weights in channels_last.
-        images: [N, 3, H, W] float.
-
-    Returns:
-        Latent [N, C, h, w], float32.
-    """
-    images = images.float().contiguous(memory_format=torch.channels_last)
-    with (
-        torch.autocast(images.device.type, enabled=False),
-        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-    ):
-        return torch.cat([encoder(image[None]) for image in images])
-
-
 def decode_latent(decoder: nn.Module, latent: Tensor) -> Tensor:
     """Runs the decoder in channels_last; on a CPU one image at a time, as its caches have it.
 
@@ -180,6 +181,8 @@ def entropy_coding(model: nn.Module, mode: str = "full") -> Iterator[Payloads]:
     there are no tables to code with: the quantised latent is decoded, as sc2bench does it, but
     without the likelihoods, which nothing in an evaluation reads.
 
+    Open it in the main thread, around all threads that compute (see ``pinned_arithmetic``).
+
     Args:
         model: model in eval mode; one without the paper's bottleneck is left as it is.
         mode: one of ``ladon.choices.MODES``. Coding is lossless, so scores are the same in all of
@@ -190,14 +193,15 @@ def entropy_coding(model: nn.Module, mode: str = "full") -> Iterator[Payloads]:
     """
     payloads = Payloads()
     bottleneck = find_coded(model)
-    if bottleneck is None:
-        if find_bottleneck(model) is not None:
+    with ExitStack() as stack:
+        stack.enter_context(pinned_arithmetic())
+        if bottleneck is not None:
+            bottleneck.encoder.to(memory_format=torch.channels_last)
+            is_coded = bottleneck.updated
+            own = _coded(bottleneck, mode, payloads) if is_coded else _quantised(bottleneck)
+            stack.enter_context(replaced(bottleneck, **own))
+        elif find_bottleneck(model) is not None:
             logger.warning("sc2bench codes this bottleneck itself: data sizes are not recorded")
-        yield payloads
-        return
-    bottleneck.encoder.to(memory_format=torch.channels_last)
-    own = _coded(bottleneck, mode, payloads) if bottleneck.updated else _quantised(bottleneck)
-    with replaced(bottleneck, **own):
         yield payloads
 
 
@@ -217,10 +221,10 @@ def replaced(module: nn.Module, **methods: Callable[..., Any]) -> Iterator[None]
 def _quantised(bottleneck: BaseBottleneck) -> dict[str, Callable[..., Any]]:
     """What takes the place of the methods of a bottleneck that is not updated."""
     medians = bottleneck.entropy_bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
+    encoder = Encoder(bottleneck.encoder)
 
     def forward(images: Tensor) -> Tensor:
-        latent = encode_latent(bottleneck.encoder, images)
-        return decode_latent(bottleneck.decoder, quantize(latent, medians))
+        return decode_latent(bottleneck.decoder, quantize(encoder(images), medians))
 
     return {"forward": forward}
 
@@ -230,9 +234,10 @@ def _coded(
 ) -> dict[str, Callable[..., Any]]:
     """What takes the place of the methods of an updated bottleneck."""
     coder = LatentCoder(bottleneck.entropy_bottleneck)
+    encoder = Encoder(bottleneck.encoder)
 
     def encode(images: Tensor, **_: object) -> dict:
-        latent = encode_latent(bottleneck.encoder, images)
+        latent = encoder(images)
         shape = latent.shape[-2:]
         if mode == "estimate":
             payloads.add([bytes(size) for size in coder.estimate(latent)], shape)

@@ -8,8 +8,9 @@ with inference(model, "full", precision="bf16") as payloads:
 - GDN's reparametrisation is computed once instead of at every call, with the same values;
 - BatchNorm is folded into the convolution before it; on a CPU, convolutions behind the payload are
   Winograd's, and ResNet's blocks fused with packed weights (float32 rounding, about 1e-6 relative);
-- bf16 is autocast of decoder, body and heads; encoder, quantisation and entropy model stay in
-  float32 and in their one pinned form of execution, so that the payloads are the same to the bit;
+- bf16 is autocast of decoder, body and heads, whose weights are held in bf16; encoder, quantisation
+  and entropy model stay in float32 and in their one pinned form of execution, so that the payloads
+  are the same to the bit;
 - the bottleneck codes with this project's coder (``ladon.models.bottleneck``).
 """
 
@@ -31,6 +32,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.models.bottleneck import Payloads, entropy_coding, find_bottleneck, find_coded
+from ladon.models.compiled import compiled as compiling
 from ladon.models.packed_conv import is_watched
 from ladon.models.precision import float32_where_it_matters
 
@@ -49,7 +51,6 @@ _BLOCKS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
     ResNestBottleneck: (("conv1", "bn1"), ("conv3", "bn3")),
     SplitAttn: (("conv", "bn0"), ("fc1", "bn1")),
 }
-_COMPILED = ("layer1", "layer2", "layer3", "layer4", "fpn")
 
 
 class FoldedGDN1(nn.Module):
@@ -101,10 +102,11 @@ def inference(
     """
     with ExitStack() as stack:
         stack.enter_context(_folded(model, fused=not compiled))
+        if compiled:  # before any hook: it compiles them, too, at the first call
+            stack.enter_context(compiling(model))
         if precision != "float32":
             stack.enter_context(float32_where_it_matters(model))
-        if compiled:
-            stack.enter_context(_compiled(model))
+            stack.enter_context(_cast_weights(model))
         yield stack.enter_context(entropy_coding(model, mode))
 
 
@@ -195,16 +197,19 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
 
 
 @contextmanager
-def _compiled(model: nn.Module) -> Iterator[None]:
-    """Compiles what follows the latent, in place; shapes beyond the first are made dynamic."""
-    bottleneck = find_coded(model)
-    modules = [m for n, m in model.named_modules() if n.rpartition(".")[2] in _COMPILED]
-    if bottleneck is not None:
-        modules.append(bottleneck.decoder)
-    for module in modules:
-        module.compile()
+def _cast_weights(model: nn.Module) -> Iterator[None]:
+    """Holds in bf16 what autocast would cast anew in every batch; the same values to the bit."""
+    held: list[tuple[nn.Module, str, nn.Parameter]] = []
+    for module in (m for part in _after_the_payload(model) for m in part.modules()):
+        if type(module) not in (nn.Conv2d, nn.Linear):
+            continue
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.dtype is torch.float32:
+                held.append((module, name, parameter))
+                cast = parameter.detach().bfloat16()
+                module._parameters[name] = nn.Parameter(cast, requires_grad=False)
     try:
         yield
     finally:
-        for module in modules:
-            module._compiled_call_impl = None
+        for module, name, parameter in held:
+            module._parameters[name] = parameter

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ladon.models.bottleneck import find_coded, replaced
+from ladon.tensors import map_tensors
 
 # what anchors, boxes and upsampled logits are computed from must not have 8 bits of mantissa
 _DETECTOR = ("backbone", "fpn", "rpn.head", "roi_heads.box_predictor", "head", "classifier", "fc")
@@ -48,25 +48,19 @@ def float32_where_it_matters(model: nn.Module) -> Iterator[None]:
         bottleneck = find_coded(model)
         if bottleneck is not None:
             for module in (bottleneck.encoder, bottleneck.entropy_bottleneck):
-                method = types.MethodType(_without_autocast(type(module)), module)
-                stack.enter_context(replaced(module, forward=method))
+                # of the instance: its forward may not be its class's (``use_own_noise``)
+                stack.enter_context(replaced(module, forward=_without_autocast(module.forward)))
         yield
 
 
-def _without_autocast(kind: type[nn.Module]) -> Any:
-    def forward(self: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _without_autocast(inner: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
         with torch.autocast(x.device.type, enabled=False):
-            return kind.forward(self, x.float(), *args, **kwargs)
+            return inner(x.float(), *args, **kwargs)
 
     return forward
 
 
 def as_float32(value: Any) -> Any:
     """Turns the floating-point tensors in nested dicts, lists and tuples into float32."""
-    if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return type(value)((k, as_float32(v)) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return type(value)(as_float32(v) for v in value)
-    return value
+    return map_tensors(lambda t: t.float() if t.is_floating_point() else t, value)

@@ -1,0 +1,53 @@
+"""``torch.compile`` of what follows the payload, while a context is open.
+
+Never of the encoder: the bitstream must not depend on whether somebody compiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ladon.models.bottleneck import find_coded
+from ladon.models.packed_conv import is_watched
+
+_MOST_FORMS = 256  # layers of a teacher and a student, each for some shapes and modes
+_LAYERS = ("layer1", "layer2", "layer3", "layer4", "fpn")
+
+
+@contextmanager
+def compiled(model: nn.Module) -> Iterator[None]:
+    """Compiles decoder, body and FPN in place; shapes beyond the first are made dynamic.
+
+    A layer that somebody's hook watches (losses read layers so) is compiled block by block: the
+    hook stays outside, and is called as ever.
+
+    Args:
+        model: a student or a teacher; its state dict keeps its names.
+    """
+    bottleneck = find_coded(model)
+    parts = [m for n, m in model.named_modules() if n.rpartition(".")[2] in _LAYERS]
+    if bottleneck is not None:
+        parts.append(bottleneck.decoder)
+    modules = [module for part in parts for module in _unwatched(part)]
+    for module in modules:
+        module.compile()
+    try:
+        # all of them are calls of one function to PyTorch, which gives up on the ninth form of it
+        with torch._dynamo.config.patch(recompile_limit=_MOST_FORMS):
+            yield
+    finally:
+        for module in modules:
+            module._compiled_call_impl = None
+
+
+def _unwatched(module: nn.Module) -> Iterator[nn.Module]:
+    """The largest parts of a module that hold no watched one."""
+    if isinstance(module, nn.ModuleList) or any(map(is_watched, module.modules())):
+        for child in module.children():
+            yield from _unwatched(child)
+    else:
+        yield module
