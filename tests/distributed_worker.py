@@ -1,10 +1,17 @@
-"""One of two processes of a gloo run: takes a training step and writes what became of it.
+"""One of two processes of a gloo run, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
 
-python tests/distributed_worker.py OUT, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+python tests/distributed_worker.py step OUT: takes a training step, writes what became of it
+python tests/distributed_worker.py messages OUT: all small messages, on a device without memory
+python tests/distributed_worker.py run DEED STEP FAMILY FLAGS: a task script, in which rank 1 does
+a deed (term, fail, bug, kill, hang) in its STEPth step; rank 0 if it is called kill0
 """
 
+import json
 import os
+import signal
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -13,7 +20,7 @@ TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "scripts")]
 
 
-def main(out: str) -> None:
+def step(out: str) -> None:
     from test_engine_stage import batches, make_models, train_config
 
     from ladon.engine.distributed import join_world, leave_world
@@ -33,10 +40,69 @@ def main(out: str) -> None:
     io = stage.teacher_forward(images, targets, supp)
     stage.step(stage.student_loss(images, targets, supp, io))
     state = {n: p.detach().clone() for n, p in student.named_parameters()}
-    torch.save(state, f"{out}.{os.environ['RANK']}")
+    torch.save(state, f"{out}.{world.rank}")
+    buffers = [{n: b.clone() for n, b in student.named_buffers()}]
+    world.share_buffers(student)
+    buffers.append({n: b.clone() for n, b in student.named_buffers()})
+    torch.save(buffers, f"{out}.buffers.{world.rank}")
+    leave_world(world)
+
+
+def messages(out: str) -> None:
+    from dataclasses import replace
+
+    from ladon.engine.distributed import Vote, join_world, leave_world
+
+    joined = join_world("cpu", 1, "env://")
+    # tensors on this device have no values: one that is made there cannot be read
+    world = replace(joined, device=torch.device("meta"))
+    vote = Vote(world)
+    found = {
+        "gather": world.gather({"rank": world.rank}),
+        "broadcast": world.broadcast(["from", world.rank]),
+        "maximum": world.maximum(3 + world.rank),
+        # rank 1 alone is asked to stop, in the second of four steps
+        "votes": [vote.ask(15 if world.rank and at >= 1 else 0) for at in range(3)],
+        "settled": vote.settle(),
+    }
     world.barrier()
-    leave_world()
+    found["late"] = [vote.ask(15 * world.rank), vote.settle(), vote.settle()]
+    Path(f"{out}.{world.rank}").write_text(json.dumps(found))
+    leave_world(joined)
+
+
+def run(deed: str, at: str, family: str, *flags: str) -> None:
+    from tiny import SCRIPTS
+
+    from ladon.cli import main
+    from ladon.engine import distributed
+    from ladon.engine.stage import Stage
+    from ladon.errors import DataError
+
+    torch.set_num_threads(1)
+    if deed == "hang":
+        distributed.TIMEOUT = timedelta(seconds=8)
+    original, count = Stage.step, 0
+
+    def step(self, loss):
+        nonlocal count
+        count += 1
+        if count == int(at) and os.environ["RANK"] == ("0" if deed == "kill0" else "1"):
+            if deed == "term":
+                signal.raise_signal(signal.SIGTERM)
+            elif deed == "fail":
+                raise DataError("image 7.png: cannot be read")
+            elif deed == "bug":
+                raise ValueError("of a library")
+            elif deed in ("kill", "kill0"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif deed == "hang":
+                time.sleep(600)
+        return original(self, loss)
+
+    Stage.step = step
+    sys.exit(main(SCRIPTS[family], flags))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    {"step": step, "messages": messages, "run": run}[sys.argv[1]](*sys.argv[2:])

@@ -3,46 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
+from processes import WORKER, two_processes
 from test_engine_stage import CPU, batches, make_models, train_config
 from tiny import ROOT, SCRIPTS
 
 from ladon.data.digits import make_digit_scenes
 from ladon.engine.stage import Stage
 from ladon.models import use_own_noise
-
-
-def two_processes(command):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = [
-        subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            env=os.environ
-            | {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=240)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(outputs)
-    return outputs
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +45,21 @@ def test_evaluation_in_two_processes_equals_one(lab, seven_scenes, family):
 
 def test_training_step_averages_gradients_and_keeps_quantiles_equal(tmp_path):
     """DDP on gloo, with the auxiliary loss beside it."""
-    two_processes([ROOT / "tests" / "distributed_worker.py", tmp_path / "out"])
+    two_processes([WORKER, "step", tmp_path / "out"])
     first, second = (torch.load(tmp_path / f"out.{rank}") for rank in range(2))
     for name in first:
         assert torch.equal(first[name], second[name]), f"{name} differs between the processes"
+
+    # running statistics follow from each process's own batch until they are shared
+    statistics, shared = zip(
+        *(torch.load(tmp_path / f"out.buffers.{rank}") for rank in range(2)), strict=True
+    )
+    own = {n for n in statistics[0] if not torch.equal(statistics[0][n], statistics[1][n])}
+    assert any(n.endswith("running_var") for n in own)
+    for name in statistics[0]:
+        for rank in range(2):
+            assert torch.equal(shared[rank][name], statistics[0][name]), name
+            assert shared[rank][name].dtype == statistics[0][name].dtype
 
     before, gradients = None, []
     for rank in range(2):

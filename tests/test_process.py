@@ -12,6 +12,8 @@ import pytest
 from refusals import TEST_STUDENT, message_of
 from tiny import ROOT
 
+from ladon.process import usable_cores
+
 
 def script(*args: str, cwd: Path, code: str | None = None) -> subprocess.CompletedProcess:
     start = ["-c", code] if code else [str(ROOT / "scripts" / "image_classification.py")]
@@ -80,3 +82,44 @@ def test_errors_before_and_after_logging_is_set_up(own_lab, capsys):
     assert "\tERROR\tladon.cli\t" in shown.splitlines()[-1]
     assert own_lab.log("teacher").splitlines()[-1] == shown.splitlines()[-1]
     assert not any(isinstance(h, logging.FileHandler) for h in logging.getLogger().handlers)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of 16 cores, on which the process may use some; no launcher."""
+
+    def make(usable, **env):
+        for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "SLURM_STEP_TASKS_PER_NODE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(os, "cpu_count", lambda: 16)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)), raising=False)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("usable", "env", "cores"),
+    [
+        (16, {}, 16),
+        (16, {"LOCAL_WORLD_SIZE": "4"}, 4),
+        # torchrun's processes share what their container has
+        (12, {"LOCAL_WORLD_SIZE": "4"}, 3),
+        (2, {"LOCAL_WORLD_SIZE": "8"}, 1),
+        (16, {"SLURM_NTASKS_PER_NODE": "8"}, 2),
+        (16, {"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, 4),
+        (16, {"SLURM_STEP_TASKS_PER_NODE": "4,3"}, 4),
+        # what runs, not what was allocated
+        (16, {"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NTASKS_PER_NODE": "8"}, 8),
+        # bound to its share already
+        (4, {"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, 4),
+        (16, {"LOCAL_WORLD_SIZE": "0"}, 16),
+        (16, {"LOCAL_WORLD_SIZE": "-2"}, 16),
+        (16, {"LOCAL_WORLD_SIZE": "many", "SLURM_NTASKS_PER_NODE": "4x"}, 16),
+        (16, {"LOCAL_WORLD_SIZE": ""}, 16),
+    ],
+)
+def test_processes_of_a_run_share_the_cores(machine, usable, env, cores):
+    machine(usable, **env)
+    assert usable_cores() == cores

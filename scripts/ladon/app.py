@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ladon.cli import report
 from ladon.data.fast_input import use_fast_input
 from ladon.data.transforms import without_normalization
-from ladon.engine.distributed import World, join_world, leave_world
+from ladon.engine.distributed import World, abort_world, join_world, leave_world
 from ladon.engine.evaluate import evaluate_all
+from ladon.engine.failures import ACCELERATOR_ERRORS, device_failure, is_connection_error
 from ladon.engine.interrupt import catch_signals
 from ladon.engine.learner import Learner
 from ladon.engine.randomness import seed_everything
@@ -93,15 +95,53 @@ def run_fused(task_name: str, runs: Mapping[str, argparse.Namespace]) -> dict[st
 
 @contextmanager
 def _world(args: argparse.Namespace) -> Iterator[World]:
-    """Device and processes; too little memory on the device becomes an error that says so."""
+    """Device and processes; what fails on the device or elsewhere becomes an error that says so.
+
+    An error is said before the process group is left: that may take long, and the other processes
+    wait for this one, or for their device, until they hear of it.
+    """
     world = join_world(args.device, args.world_size, args.dist_url)
     try:
-        yield world
-    except torch.OutOfMemoryError as error:
+        try:
+            yield world
+        except Interrupted as error:  # all processes stop together
+            report(error, world.rank)
+            leave_world(world)
+            raise
+        leave_world(world)
+    except Interrupted:
+        raise
+    except BaseException as error:
+        failure = _in_words(error, world)
+        if world.distributed:
+            _tell(failure, world)
+            abort_world(world)
+        if failure is error:
+            raise
+        raise failure from error
+
+
+def _in_words(error: BaseException, world: World) -> BaseException:
+    """Returns the error that a person can read; the same one if there is no better."""
+    if isinstance(error, torch.OutOfMemoryError):
         text = f"the memory of {world.device} does not suffice: lower batch_size"
-        raise LadonError(f"{text} ({in_one_line(error)})") from error
-    finally:
-        leave_world()
+        return LadonError(f"{text} ({in_one_line(error)})")
+    if isinstance(error, ACCELERATOR_ERRORS):
+        return device_failure(error, world.device)
+    if world.distributed and is_connection_error(error):
+        return world.explain(error)
+    return error
+
+
+def _tell(failure: BaseException, world: World) -> None:
+    """Says what failed, to the person and to the other processes."""
+    if isinstance(failure, LadonError):
+        text = str(failure)
+        report(failure, world.rank)
+    else:
+        text = "interrupted" if isinstance(failure, KeyboardInterrupt) else in_one_line(failure)
+        logger.error("%s%s", f"rank {world.rank}: " if world.rank else "", text)
+    world.board.tell(text)
 
 
 def _left(sessions: Sequence[Session]) -> list[Session]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from ladon.choices import INPUTS, MODES, PRECISIONS
-from ladon.errors import LadonError
+from ladon.errors import DeviceError, Interrupted, LadonError
 from ladon.process import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ def build_parser(task: str, *, legacy: bool = False) -> argparse.ArgumentParser:
         help="of decoder, body and heads; payloads don't depend on it (default: float32)",
     )
     add("--input", choices=INPUTS, help="fast: read test images as tensors, not pixel-equal")
-    add("--compile", action="store_true", default=None, help="torch.compile after the bottleneck")
+    compiled = "torch.compile decoder and body, of a teacher in training, too"
+    add("--compile", action="store_true", default=None, help=compiled)
     add("--world_size", type=int, default=1, help="processes (torchrun sets it by itself)")
     add("--dist_url", default="env://", help="how processes find each other")
     add("-adjust_lr", "--adjust_lr", action="store_true", help="multiply lr by the processes")
@@ -150,7 +152,10 @@ def answer(work: Callable[[], int]) -> int:
     try:
         return work()
     except LadonError as error:
-        return _report(error)
+        code = report(error)
+        if isinstance(error, DeviceError):
+            _leave_at_once(code)
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -159,11 +164,35 @@ def answer(work: Callable[[], int]) -> int:
             logs.shut_down_logging()
 
 
-def _report(error: LadonError) -> int:
-    """Says what was wrong, in the log if it is set up; returns the exit code."""
+def _leave_at_once(code: int) -> NoReturn:
+    """Ends the process without cleaning up.
+
+    Whatever is let go of on a failed GPU would abort the process, with a page of its own words
+    below the line that says what was wrong.
+    """
+    if logs := sys.modules.get("ladon.logs"):
+        logs.shut_down_logging()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def report(error: LadonError, rank: int = 0) -> int:
+    """Says what was wrong, once, in the log if it is set up; returns the exit code.
+
+    Args:
+        error: what was wrong.
+        rank: of this process.
+    """
+    if getattr(error, "_is_said", False):
+        return error.exit_code
+    error._is_said = True
+    if rank and isinstance(error, Interrupted):
+        return error.exit_code  # all processes stop together, and the first one says it
+    text = f"rank {rank}: {error}" if rank else str(error)
     logs = sys.modules.get("ladon.logs")
     if logs is not None and logs.is_set_up():
-        logger.error("%s", error)
+        logger.error("%s", text)
     else:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {text}", file=sys.stderr)
     return error.exit_code

@@ -12,6 +12,10 @@ class LadonError(Exception):
     exit_code = 1
 
 
+class DeviceError(LadonError):
+    """A GPU that failed: this process can do nothing with it any more, not even let it go."""
+
+
 class UsageError(LadonError):
     """Wrong usage or input: the person can mend it."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -30,7 +31,18 @@ def keep_freed_memory() -> None:
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Number of cores that this process may use: its share, where a run has several here."""
+    there = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    processes = _positive(os.environ.get("LOCAL_WORLD_SIZE"))
+    if processes is None and cores == there:  # else SLURM has bound each task to its share
+        processes = _positive(os.environ.get("SLURM_STEP_TASKS_PER_NODE")) or _positive(
+            os.environ.get("SLURM_NTASKS_PER_NODE")
+        )
+    return max(1, cores // (processes or 1))
+
+
+def _positive(text: str | None) -> int | None:
+    """Number at the start of text like '4' or SLURM's '4(x2),3'; None if there is none above 0."""
+    found = re.match(r"\d+(?=$|[(,])", text.strip()) if text else None
+    return int(found[0]) or None if found else None

@@ -4,30 +4,46 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
-from ladon.errors import UsageError
+from ladon.engine.failures import Noticeboard, connection_reason, is_connection_error
+from ladon.errors import LadonError, UsageError
 
 logger = logging.getLogger(__name__)
+
+# how long the processes wait for each other: parts of a validation may differ by many minutes
+TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
 class World:
     """One process's view of the run.
 
+    What processes tell each other is in the hosts' memory and goes over gloo: asking must make no
+    GPU wait. Only gradients and buffers go from device to device.
+
     Attributes:
         device: device of this process.
         rank: number of this process.
         size: number of processes; 1 if the run is not distributed.
+        group: gloo group of all processes; None if that is the default group.
+        board: where processes say that they failed; None if the run is not distributed.
     """
 
     device: torch.device
     rank: int = 0
     size: int = 1
+    group: Any = field(default=None, compare=False)
+    board: Noticeboard | None = field(default=None, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -44,7 +60,8 @@ class World:
         if not self.distributed:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        with self.explained():
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
     def broadcast(self, value: Any) -> Any:
@@ -52,31 +69,112 @@ class World:
         if not self.distributed:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0, device=self.device)
+        with self.explained():
+            dist.broadcast_object_list(values, src=0, group=self.group, device=torch.device("cpu"))
         return values[0]
 
     def maximum(self, value: int) -> int:
         """Returns the largest of the processes' small integers."""
-        if not self.distributed:
-            return value
-        tensor = torch.tensor([value], device=self.device)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return int(tensor)
+        vote = Vote(self)
+        vote.ask(value)
+        return vote.settle()
 
     def barrier(self) -> None:
         """Waits for all processes."""
-        if self.distributed:
-            dist.barrier()
+        self.maximum(0)
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Gives all processes the main one's buffers.
+
+        Running statistics follow from each process's own batches until the next training step
+        makes them equal: without this, what is validated would not be what is saved.
+        """
+        if not self.distributed:
+            return
+        alike: dict[torch.dtype, list[Tensor]] = defaultdict(list)
+        for buffer in model.buffers():
+            if buffer.numel() and buffer.dtype != torch.bool:
+                alike[buffer.dtype].append(buffer)
+        with torch.no_grad(), self.explained():
+            for buffers in alike.values():
+                joined = torch.cat([buffer.reshape(-1) for buffer in buffers])
+                dist.broadcast(joined, src=0)
+                parts = joined.split([buffer.numel() for buffer in buffers])
+                for buffer, part in zip(buffers, parts, strict=True):
+                    buffer.copy_(part.view(buffer.shape))
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Within it, an operation that fails for another process says which one it was.
+
+        Raises:
+            LadonError: naming the rank that failed or did not answer.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_connection_error(error):
+                raise
+            raise self.explain(error) from error
+
+    def explain(self, error: BaseException) -> LadonError:
+        """Returns which process it was that an operation failed for."""
+        if self.board is None:
+            return LadonError(f"the other processes do not answer: {connection_reason(error)}")
+        return self.board.explain(error)
+
+
+class Vote:
+    """The largest of the processes' small integers, asked for at every step of a training.
+
+    Nobody waits: each step is told the answer to the step before, all processes the same one.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._asked: tuple[Tensor, Any] | None = None
+        self._answer = 0
+
+    def ask(self, value: int) -> int:
+        """Starts a vote, unless the one before has an answer other than 0; returns that answer.
+
+        A process on its own is answered at once.
+        """
+        if not self._world.distributed:
+            self._answer = value
+            return value
+        before = self.settle()
+        if not before:
+            asked = torch.tensor([value], dtype=torch.int64, device="cpu")
+            with self._world.explained():
+                work = dist.all_reduce(
+                    asked, op=dist.ReduceOp.MAX, group=self._world.group, async_op=True
+                )
+            self._asked = asked, work
+        return before
+
+    def settle(self) -> int:
+        """Waits for the vote that is under way; returns the last answer."""
+        if self._asked is not None:
+            asked, work = self._asked
+            self._asked = None
+            with self._world.explained():
+                work.wait()
+            self._answer = int(asked)
+        answer, self._answer = self._answer, 0
+        return answer
 
 
 def choose_device(name: str) -> torch.device:
     """Returns the device asked for; ``auto`` is cuda if there is one, else cpu.
 
+    A CUDA device has its index: ``cuda`` is ``cuda:0``.
+
     Raises:
         UsageError: for a device that is unknown or not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     wrong = UsageError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N")
     try:
         device = torch.device(name)
@@ -84,14 +182,88 @@ def choose_device(name: str) -> torch.device:
         raise wrong from error
     if device.type not in ("cpu", "cuda"):
         raise wrong
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count <= (device.index or 0):
-            raise UsageError(
-                f"--device {name}: this machine has {count} CUDA devices; "
-                "use --device cpu, or auto to take what is there"
-            )
-    return device
+    if device.type == "cpu":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = device.index or 0
+    if count <= index:
+        raise UsageError(
+            f"--device {name}: this machine has {count} CUDA devices; "
+            "use --device cpu, or auto to take what is there"
+        )
+    return torch.device("cuda", index)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A process's place as its launcher gave it: ``local`` counts on its machine."""
+
+    rank: int
+    size: int
+    local: int
+    local_name: str
+
+
+def _place(world_size: int) -> _Place:
+    """Reads the place of this process from the environment; that of a single one without any.
+
+    Raises:
+        UsageError: if the environment does not make sense.
+    """
+    env = os.environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        rank, size = _number("RANK"), _number("WORLD_SIZE")
+        local, local_name = _number("LOCAL_RANK", rank), "LOCAL_RANK"
+    elif "SLURM_PROCID" in env and world_size > 1:
+        rank, size = _number("SLURM_PROCID"), world_size
+        local, local_name = _number("SLURM_LOCALID", rank), "SLURM_LOCALID"
+    elif world_size > 1:
+        raise UsageError(
+            f"--world_size {world_size}: start the processes with "
+            f"`torchrun --nproc_per_node {world_size} …` (or srun)"
+        )
+    else:
+        return _Place(0, 1, 0, "LOCAL_RANK")
+    if rank >= size:
+        raise UsageError(
+            f"this process is rank {rank} of only {size}: ranks count from 0; start the processes "
+            "with torchrun, or give srun's number of tasks as --world_size"
+        )
+    return _Place(rank, size, local, local_name)
+
+
+def _number(name: str, default: int | None = None) -> int:
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isdecimal():
+        raise UsageError(
+            f"{name}={text}: must be a number; torchrun and srun set it, so start the processes "
+            "with one of them"
+        )
+    return int(text)
+
+
+def _own_gpu(name: str, place: _Place) -> torch.device:
+    """Returns the GPU of one of several processes.
+
+    Raises:
+        UsageError: if there is none for it.
+    """
+    if name.startswith("cuda:"):
+        raise UsageError(
+            f"--device {name}: {place.size} processes cannot share one GPU; use --device cuda "
+            f"(each takes the GPU of its {place.local_name})"
+        )
+    count = torch.cuda.device_count()
+    if place.local_name == "SLURM_LOCALID" and count == 1:
+        return torch.device("cuda", 0)  # srun --gpus-per-task shows each process its own alone
+    if place.local >= count:
+        raise UsageError(
+            f"{place.local_name}={place.local}: this machine has {count} CUDA devices, and each "
+            "process needs its own; start as many processes as there are devices"
+        )
+    return torch.device("cuda", place.local)
 
 
 def join_world(device_name: str, world_size: int, dist_url: str) -> World:
@@ -101,36 +273,65 @@ def join_world(device_name: str, world_size: int, dist_url: str) -> World:
         device_name: the ``--device`` argument.
         world_size: number of processes, where the environment doesn't say (SLURM).
         dist_url: how the processes find each other.
+
+    Raises:
+        UsageError: if device, environment or address cannot be used.
+        LadonError: if the other processes do not come.
     """
-    env = os.environ
-    if "RANK" in env and "WORLD_SIZE" in env:
-        rank, world_size = int(env["RANK"]), int(env["WORLD_SIZE"])
-        local_rank = int(env.get("LOCAL_RANK", rank))
-    elif "SLURM_PROCID" in env and world_size > 1:
-        rank = int(env["SLURM_PROCID"])
-        local_rank = int(env.get("SLURM_LOCALID", rank))
-    else:
-        if world_size > 1:
-            raise UsageError(
-                f"--world_size {world_size}: start the processes with "
-                f"`torchrun --nproc_per_node {world_size} …` (or srun)"
-            )
-        return World(choose_device(device_name))
+    place = _place(world_size)
     device = choose_device(device_name)
     if device.type == "cuda":
-        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        if place.size > 1:
+            device = _own_gpu(device_name, place)
         torch.cuda.set_device(device)
-    if not dist.is_initialized():
+    if place.size == 1:
+        return World(device)
+    on_gpu = device.type == "cuda"
+    try:
+        store = next(dist.rendezvous(dist_url, place.rank, place.size, timeout=TIMEOUT))[0]
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            init_method=dist_url,
-            world_size=world_size,
-            rank=rank,
+            "nccl" if on_gpu else "gloo",
+            store=store,
+            world_size=place.size,
+            rank=place.rank,
+            **({"device_id": device} if on_gpu else {"timeout": TIMEOUT}),
         )
-    return World(device, rank, world_size)
+        group = dist.new_group(backend="gloo", timeout=TIMEOUT) if on_gpu else None
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, ValueError) or "rendezvous handler" in str(error):
+            raise UsageError(
+                f"--dist_url {dist_url}: {' '.join(str(error).split())}; start the processes with "
+                "torchrun, which sets what is needed"
+            ) from error
+        raise LadonError(
+            f"rank {place.rank} cannot meet the other processes: {connection_reason(error)}; look "
+            "whether all of them run and reach MASTER_ADDR and MASTER_PORT"
+        ) from error
+    board = Noticeboard(store, place.rank, place.size)
+    return World(device, place.rank, place.size, group, board)
 
 
-def leave_world() -> None:
-    """Leaves the process group, if this process joined one."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+def leave_world(world: World) -> None:
+    """Leaves the process group, if this process joined one, once all have come here.
+
+    Raises:
+        LadonError: if another process fails before.
+    """
+    if world.board is None:
+        return
+    world.barrier()
+    world.board.close()
+    world.barrier()  # the store goes with rank 0: not before the last one has stopped to look
+    dist.destroy_process_group()
+
+
+def abort_world(world: World) -> None:
+    """Leaves the process group without waiting for what is under way, after a failure."""
+    if world.board is None:
+        return
+    abort = getattr(dist.distributed_c10d, "_abort_process_group", dist.destroy_process_group)
+    try:
+        abort()
+    except Exception as error:  # the reason for leaving matters more
+        logger.debug("the process group could not be aborted: %s", error)
+    world.board.close()

@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from ladon.engine.evaluate import Evaluation
+from ladon.engine.failures import ACCELERATOR_ERRORS, is_connection_error
 from ladon.engine.losses import LossRecord
 from ladon.engine.plan import StagePlan
 from ladon.engine.randomness import global_states, restore_global_states
@@ -59,7 +60,7 @@ class Learner:
         self._resumed: Resumed | None = None
         self.progress = Progress(epoch=run.args.start_epoch)
         self._writer = _tensorboard(run)
-        self._generators = global_states()
+        self._generators = global_states(run.world.device)
 
     @contextmanager
     def own(self) -> Iterator[None]:
@@ -68,9 +69,9 @@ class Learner:
             if self.run.member.is_alone:
                 yield
                 return
-            restore_global_states(self._generators)
+            restore_global_states(self._generators, self.run.world.device)
             yield
-            self._generators = global_states()
+            self._generators = global_states(self.run.world.device)
 
     def resume(self) -> None:
         """Takes up what ``last.pt`` holds, if it is asked for and there."""
@@ -99,14 +100,17 @@ class Learner:
         """
         run, self._plan = self.run, plan
         lr_factor = float(run.world.size) if run.args.adjust_lr else 1.0
-        precision = run.setting("precision", "train", "float32")
         try:
             self.stage = Stage(
-                *(section, self.student, teacher, steps, run.world, lr_factor, precision)
+                *(section, self.student, teacher, steps, run.world, lr_factor),
+                precision=run.setting("precision", "train", "float32"),
+                compile_layers=run.setting("compile", "train", False),
             )
         except LadonError:
             raise
         except Exception as error:  # whatever a library makes of arguments that it cannot use
+            if is_connection_error(error) or isinstance(error, ACCELERATOR_ERRORS):
+                raise
             where = f"{plan.key} in {run.config.where(plan.key)}"
             raise ConfigError(f"{where}: cannot set up: {in_one_line(error)}") from error
         done = self.progress.epoch - plan.first_epoch

@@ -22,23 +22,32 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def global_states() -> dict[str, Any]:
-    """Returns the states of the global generators, readable with ``weights_only``."""
+def global_states(device: torch.device) -> dict[str, Any]:
+    """Returns the states of the global generators, readable with ``weights_only``.
+
+    Args:
+        device: of the run; other devices' generators are left alone, and so are the devices.
+    """
     name, keys, position, has_gauss, gauss = np.random.get_state()
     return {
         "python": random.getstate(),
         "numpy": (name, keys.tolist(), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
 
-def restore_global_states(states: dict[str, Any]) -> None:
-    """Puts the global generators where ``global_states`` found them."""
+def restore_global_states(states: dict[str, Any], device: torch.device) -> None:
+    """Puts the global generators where ``global_states`` found them.
+
+    Args:
+        states: from ``global_states``.
+        device: of the run; its generator stays as it is if the states are of another type's.
+    """
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(states["torch"])
-    if states["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+    if states["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

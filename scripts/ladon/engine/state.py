@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ladon.engine.distributed import World
 from ladon.engine.randomness import global_states, restore_global_states
@@ -61,21 +61,38 @@ class Resumed:
         progress: how far the training was.
         stage: optimizer, scheduler and gradient count; None between stages.
         generators: one entry per process: global generators and the noise generator.
+        device: type of the device it was trained on; None if the file is too old to say.
     """
 
     progress: Progress
     stage: dict[str, Any] | None
     generators: list[dict[str, Any]] = field(default_factory=list)
+    device: str | None = None
 
     def restore_generators(self, world: World, noise: torch.Generator | None) -> None:
         """Puts this process's generators where they were."""
         if world.rank >= len(self.generators):
             logger.warning("resumed with more processes than before: random draws will differ")
             return
-        states = self.generators[world.rank]
-        restore_global_states(states["global"])
-        if noise is not None and states["noise"] is not None:
-            noise.set_state(states["noise"])
+        states, now = self.generators[world.rank], world.device.type
+        before = self.device or _device_of(states["noise"]) or now
+        if before == now:
+            restore_global_states(states["global"], world.device)
+            if noise is not None and states["noise"] is not None:
+                noise.set_state(states["noise"])
+            return
+        # generators of different devices have nothing in common: the device's stay freshly seeded
+        restore_global_states(states["global"] | {"cuda": None}, world.device)
+        logger.warning(
+            "resumed on %s a run that was trained on %s: random draws on the device (quantisation "
+            "noise, dropout) will differ from those of an uninterrupted run",
+            *(now, before),
+        )
+
+
+def _device_of(noise: Tensor | None) -> str | None:
+    """Type of the device that a generator's state is of; None where it does not show."""
+    return None if noise is None else {16: "cuda", 5056: "cpu"}.get(noise.numel())
 
 
 def save_last(
@@ -87,7 +104,8 @@ def save_last(
     noise: torch.Generator | None,
 ) -> None:
     """Writes ``last.pt``; every process must call it."""
-    own = {"global": global_states(), "noise": None if noise is None else noise.get_state()}
+    states = global_states(world.device)
+    own = {"global": states, "noise": None if noise is None else noise.get_state()}
     generators = world.gather(own)
     if not world.is_main:
         return
@@ -98,6 +116,7 @@ def save_last(
         "stage": None if stage is None else stage.state_dict(),
         "progress": vars(progress).copy(),
         "generators": generators,
+        "device": world.device.type,
     }
     save_atomically(content, path)
 
@@ -116,8 +135,9 @@ def load_last(path: Path, student: nn.Module) -> Resumed:
         checkpoint = Checkpoint(path, dict(content["model"]))
         progress = Progress(**content["progress"])
         stage, generators = content["stage"], content["generators"]
+        device = content.get("device")
     except (KeyError, TypeError, ValueError) as error:
         raise wrong from error
     load_into(student, checkpoint)
     logger.info("Resuming from %s: epoch %d, step %d", path, progress.epoch, progress.step)
-    return Resumed(progress, stage, generators)
+    return Resumed(progress, stage, generators, device)

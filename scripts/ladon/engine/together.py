@@ -23,7 +23,7 @@ _TESTED = (
 )
 # β's weights, the optimizers and their schedules may differ: every student has its own
 _TRAINED = ("num_epochs", "train_data_loader", "val_data_loader", "teacher", "criterion")
-_TRAIN = ("train.log_freq", "train.epoch_to_update", "train.precision")
+_TRAIN = ("train.log_freq", "train.epoch_to_update", "train.precision", "train.compile")
 
 
 @dataclass

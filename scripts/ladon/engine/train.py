@@ -15,7 +15,9 @@ from typing import Any, NoReturn
 from torch import nn
 
 from ladon.data.loaders import build_train_loader, iterate
+from ladon.engine.distributed import Vote
 from ladon.engine.evaluate import Evaluation, evaluate_all
+from ladon.engine.failures import ACCELERATOR_ERRORS, device_failure
 from ladon.engine.learner import Learner
 from ladon.engine.plan import LOADERS, Plan, StagePlan, build_stage_section, read_plan
 from ladon.engine.stage import Stage
@@ -49,6 +51,7 @@ class Training:
         self._run = learners[0].run  # whose data all learn from
         self._plan: Plan = read_plan(self._run.config)
         self._teaching: Stage | None = None
+        self._vote = Vote(self._run.world)
 
     @property
     def _left(self) -> list[Learner]:
@@ -75,6 +78,11 @@ class Training:
                 learner.finish()
         logger.info("Training time %s", timedelta(seconds=int(time.perf_counter() - start)))
         self._run.world.barrier()
+
+    @property
+    def _at_boundary(self) -> bool:
+        """Whether no learner's gradients are waiting to be accumulated further."""
+        return all(learner.stage.at_boundary for learner in self._left)
 
     def _check_in_step(self) -> None:
         """Refuses learners that would have to go on from different places."""
@@ -125,6 +133,9 @@ class Training:
                     self._teaching = self._teaching or learner.stage
             while self._left and self._left[0].progress.epoch < plan.end_epoch:
                 self._run_epoch(plan, loader, val_section)
+        except ACCELERATOR_ERRORS as error:
+            where = f"{plan.name} on {train_section['dataset_id']}"
+            raise device_failure(error, run.world.device, where) from error
         finally:
             self._teaching = None
             for learner in self._learners:
@@ -133,6 +144,8 @@ class Training:
     def _run_epoch(self, plan: StagePlan, loader: Any, val_section: Mapping[str, Any]) -> None:
         self._train_epoch(plan, loader)
         learners = self._left
+        for learner in learners:
+            self._run.world.share_buffers(learner.student)
         results = self._validate(learners, val_section)
         for learner, found in zip(learners, results, strict=True):
             with learner.own():
@@ -140,7 +153,7 @@ class Training:
                 learner.end_epoch(steps, val_section.get("dataset_id"), found)
 
     def _train_epoch(self, plan: StagePlan, loader: Any) -> None:
-        run, order, device = self._run, loader.batch_sampler, self._run.world.device
+        run, order = self._run, loader.batch_sampler
         at = self._left[0].progress
         order.set_epoch(at.epoch, skip=at.step)
         steps, step = len(order), at.step
@@ -148,24 +161,34 @@ class Training:
             with learner.own():
                 learner.begin_epoch(self._plan.update_epoch)
         with progress_bar(f"Epoch {at.epoch} ({plan.name})", steps - step) as advance:
-            for images, targets, supp in iterate(loader):
-                images, targets = run.task.move(images, targets, device)
-                teacher_io = self._teaching.teacher_forward(images, targets, supp)
-                for learner in self._left:
-                    with learner.own():
-                        learner.learn(images, targets, supp, teacher_io)
-                        if step % self._plan.log_freq == 0:
-                            learner.log_step(steps, len(images))
+            for batch in iterate(loader):
+                self._learn(batch, step, steps)
                 if not self._left:
                     return
                 step += 1
                 advance(1)
-                at_boundary = all(learner.stage.at_boundary for learner in self._left)
-                if at_boundary and run.world.maximum(run.stop.signum):
+                if self._at_boundary and self._vote.ask(run.stop.signum):
                     self._interrupt()
+        # asked in any case: a vote must not be left under way
+        if self._vote.settle() and self._at_boundary:
+            self._interrupt()
         for learner in self._left:
             with learner.own():
                 learner.read_losses()
+
+    def _learn(self, batch: Sequence[Any], step: int, steps: int) -> None:
+        """Teaches all students one batch.
+
+        A method of its own, so that the teacher's features are gone before the next batch's come.
+        """
+        images, targets, supp = batch
+        images, targets = self._run.task.move(images, targets, self._run.world.device)
+        teacher_io = self._teaching.teacher_forward(images, targets, supp)
+        for learner in self._left:
+            with learner.own():
+                learner.learn(images, targets, supp, teacher_io)
+                if step % self._plan.log_freq == 0:
+                    learner.log_step(steps, len(images))
 
     def _validate(
         self, learners: Sequence[Learner], section: Mapping[str, Any]
