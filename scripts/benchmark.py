@@ -1,4 +1,4 @@
-"""Benchmark against the published way: codec, evaluation, input, sweep, training, start-up, memory.
+"""Benchmark against the published way: codec, evaluation, sweep, training, start-up, memory, …
 
     python scripts/benchmark.py                              # everything, about 20 minutes
     python scripts/benchmark.py --only codec roofline        # parts; others in the file stay

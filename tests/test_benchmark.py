@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
 from dataclasses import asdict
 
 import pytest
@@ -13,11 +14,14 @@ from rich.console import Console
 from test_models import splittable
 
 import benchmark
-from ladon.benchmark import parts
+from ladon.benchmark import evaluation, parts, throughput
 from ladon.benchmark.agreement import agreement
 from ladon.benchmark.codec import Rate, check_payloads
-from ladon.benchmark.pairing import Pairs, alternate
+from ladon.benchmark.machine import clock_of, peak_device_mib
+from ladon.benchmark.memory import measure as measure_memory
+from ladon.benchmark.pairing import Pairs, against, alternate
 from ladon.benchmark.parts import Bench, run_parts
+from ladon.benchmark.published import keep_latents
 from ladon.benchmark.results import (
     Measurement,
     PartResult,
@@ -28,6 +32,7 @@ from ladon.benchmark.results import (
 )
 from ladon.benchmark.roofline import model_parts
 from ladon.benchmark.table import part_sheet, spread_text
+from ladon.benchmark.workload import Workload
 from ladon.errors import LadonError, UsageError
 from ladon.report.render import print_sheet
 
@@ -82,6 +87,22 @@ def test_ratio_is_of_neighbours_and_not_of_medians():
 def test_a_difference_is_seen_while_timing():
     with pytest.raises(LadonError, match="payloads of the two ways differ"):
         alternate(lambda: [b"1234"], lambda: [b"1235"], 1, check=check_payloads)
+
+
+def test_a_gpus_clock_waits_for_it(monkeypatch):
+    """Both ends of a timing wait: before it for what is not its own, after it for what is."""
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waited.append(str(device)))
+    alternate(lambda: 1, lambda: 2, 3, clock=clock_of("cuda:1"))
+    assert waited == ["cuda:1"] * 2 * 2 * 3
+    waited.clear()
+    alternate(lambda: 1, lambda: 2, 3, clock=clock_of(torch.device("cpu")))
+    assert waited == []
+
+
+def test_what_takes_less_is_better():
+    line = against("MiB", "peak", [1.0, 2.0], [3.0, 4.0])
+    assert line.ratio == Spread(2.5, 2.0, 3.0, 2)
 
 
 def some_results() -> Results:
@@ -165,6 +186,24 @@ def test_a_failed_part_costs_no_other(tmp_path, monkeypatch):
     assert read_results(tmp_path / "x.json").parts["good"].facts == {"n": 1}
 
 
+def test_what_an_interrupted_part_had_found_is_kept(tmp_path, monkeypatch):
+    def measure(bench):
+        found = bench.begin(images=3)
+        found.measurements.append(Measurement("done", "s", Spread.of([1.0])))
+        raise KeyboardInterrupt
+
+    module = type(sys)("interrupted")
+    module.measure = measure
+    monkeypatch.setitem(sys.modules, "interrupted", module)
+    monkeypatch.setattr(parts, "PARTS", {"bad": "interrupted"})
+    path, results = tmp_path / "x.json", Results(MACHINE)
+    with pytest.raises(KeyboardInterrupt):
+        run_parts(["bad"], lambda name: Bench(tmp_path, results), path, lambda *part: None)
+    part = read_results(path).parts["bad"]
+    assert (part.error, part.facts) == ("interrupted", {"images": 3})
+    assert [line.name for line in part.measurements] == ["done"]
+
+
 def test_codec_quickly(tmp_path, capsys):
     out = tmp_path / "x.json"
     arguments = ["--quick", "--only", "codec", "--repeats", "2", "--threads", "1"]
@@ -196,6 +235,104 @@ def test_input_quickly(tmp_path):
     assert part.facts["acc1"].endswith("and 100.0000")
     assert part.facts["images"] == 2
     assert 0 < float(part.facts["pixels of another level"].split()[0]) < 1
+
+
+class Images(torch.utils.data.Dataset):
+    """Image n is full of n."""
+
+    def __getitem__(self, index):
+        return torch.full((3, 8, 8), float(index)), 0
+
+    def __len__(self):
+        return 6
+
+
+def test_latents_are_the_images_own_whatever_runs_at_once(monkeypatch):
+    """Threads that overtake each other leave their batches in any order."""
+    model, under_way = splittable(), []
+    encoder = torch.nn.Identity()
+    monkeypatch.setattr(evaluation, "find_bottleneck", lambda _: bottleneck)
+    bottleneck = type(sys)("bottleneck")
+    bottleneck.encoder = encoder
+
+    def evaluate_ours(work, *_):
+        done = [threading.Event() for _ in range(len(work.dataset) + 1)]
+        done[-1].set()
+
+        def encode(n):
+            done[n + 1].wait()  # the last one is the first to be done
+            encoder(work.dataset[n][0][None])
+            done[n].set()
+
+        threads = [threading.Thread(target=encode, args=(n,)) for n in range(len(work.dataset))]
+        under_way.append(len(threads))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    monkeypatch.setattr(evaluation, "evaluate_ours", evaluate_ours)
+    work = Workload(None, None, model, Images(), {"kwargs": {"batch_size": 2, "num_workers": 9}})
+    # several at once, and their order is lost
+    kept, let_go = keep_latents(encoder, 6)
+    evaluate_ours(work)
+    let_go()
+    assert [int(latent[0, 0, 0, 0]) for latent in kept] == [5, 4, 3, 2, 1, 0]
+    found = evaluation.latents_by_image(work, model, torch.device("cpu"), "float32", 4)
+    assert [int(latent[0, 0, 0, 0]) for latent in found] == [0, 1, 2, 3]
+
+
+def test_differing_symbols_are_counted_over_images_of_any_size():
+    coded = Rate.make(1.5, 1, 5)
+    latents = [torch.zeros(1, 24, 4, 4), torch.zeros(1, 24, 3, 5)]
+    others = [latent.clone() for latent in latents]
+    others[1][0, 0, 0, :2] = torch.tensor([1.0, -3.0])
+    text = evaluation._differing(coded.bottleneck, latents, others)
+    assert text == f"2 of {24 * (16 + 15)}, by at most 3"
+
+
+@pytest.mark.slow
+def test_throughput_quickly(tmp_path):
+    out = tmp_path / "x.json"
+    arguments = ["--quick", "--only", "throughput", "--repeats", "1", "--out", str(out)]
+    assert benchmark.main(arguments) == 0
+    part = read_results(out).parts["throughput"]
+    assert part.error is None
+    names = [line.name for line in part.measurements]
+    assert len(set(names)) == len(names) == 9
+    assert [name for name in names if "fast" in name]
+    for line in part.measurements:
+        assert (line.ratio is None) == line.name.startswith("alone: ")
+    sizes = [f["payload bytes, mean"] for f in part.facts.values() if isinstance(f, dict)]
+    assert len(sizes) == 3
+    # near the largest published rate, 86 kB at β 0.32
+    assert all(80_000 < size < 95_000 for size in sizes)
+    assert part.facts["float32, input reference"]["equal payload sizes"] == "2 of 2"
+
+
+def test_an_evaluation_takes_seconds_not_minutes():
+    size = throughput.Size.of(torch.device("cuda"), quick=False)
+    assert size.fitting(1024.0) == 6144  # all of them: eight seconds would be 8192
+    assert size.fitting(256.0) == 2048
+    assert size.fitting(8.5) == 1024
+    assert throughput.Size.of(torch.device("cpu"), quick=False).images < 16
+
+
+def test_memory_is_told_by_place(tmp_path, monkeypatch):
+    peaks = {"published": (300.0, 40.0), "float32": (200.0, 20.0), "bf16": (100.0, 10.0)}
+    monkeypatch.setattr(
+        "ladon.benchmark.memory._run",
+        lambda bench, way, images: dict(zip(("host", "device"), peaks[way], strict=True)),
+    )
+    lines = measure_memory(Bench(tmp_path, Results(MACHINE), "cuda", 2)).measurements
+    found = {line.name: line.ratio.median for line in lines}
+    assert found == {
+        "peak of image_classification: float32 against published": 1.5,
+        "peak of image_classification on the GPU: float32 against published": 2.0,
+        "peak of image_classification: bf16 against published": 3.0,
+        "peak of image_classification on the GPU: bf16 against published": 4.0,
+    }
+    assert peak_device_mib(torch.device("cpu")) is None
 
 
 def test_rates_follow_from_the_scale_alone():

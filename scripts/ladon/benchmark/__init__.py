@@ -5,4 +5,5 @@
 - `results.py`: the measurements and their JSON file; `table.py`: the same for people
 - `workload.py`: models with random weights and small data in the real layouts
 - `published.py`: an evaluation as the paper's code does it
+- `suite.py`: tests and parts on a GPU, each with a time limit, and one file about all (`gpu.py`)
 """

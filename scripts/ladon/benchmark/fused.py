@@ -42,8 +42,9 @@ def measure(bench: Bench) -> PartResult:
     found = PartResult(facts={"betas": ", ".join(betas), "images": num_images})
     found.measurements.append(pairs.duration("sweep, whole: fused against separate", "s", 1.0))
     for name in _SHARES:
-        ours, theirs = (Spread.of(sweep.seconds[name]) for sweep in ways.values())
-        found.measurements.append(Measurement(f"of these, {name}", "s", ours, theirs))
+        if any(sweep.seconds[name] for sweep in ways.values()):  # a GPU's network is not timed
+            ours, theirs = (Spread.of(sweep.seconds[name]) for sweep in ways.values())
+            found.measurements.append(Measurement(f"of these, {name}", "s", ours, theirs))
     return found
 
 
@@ -78,7 +79,9 @@ class _Sweep:
         files = [self._logs / f"beta{beta}" / "metrics.json" for beta in self._betas]
         runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
         for name, key in _SHARES.items():
-            values = [run.get(key) or run["models"]["student"].get(key, 0.0) for run in runs]
+            values = [run.get(key) or run["models"]["student"].get(key) for run in runs]
+            if None in values:
+                continue
             is_shared = self._way == "fused" and name != "network"
             self.seconds[name].append(values[0] if is_shared else sum(values))
         return [run["models"]["student"] for run in runs]

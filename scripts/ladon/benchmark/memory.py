@@ -1,10 +1,12 @@
-"""Part `memory`: peak of the classification evaluation's process, either way.
+"""Part `memory`: peak of the classification evaluation's process, either way; of a GPU, too.
 
-Each run is a process of its own: `python -m ladon.benchmark.memory ours|published FOLDER NUM FILE`.
+Each run is a process of its own:
+`python -m ladon.benchmark.memory PRECISION|published FOLDER NUM DEVICE FILE.json`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -15,9 +17,11 @@ from pathlib import Path
 import torch
 
 from ladon.benchmark.evaluation import evaluate_ours
+from ladon.benchmark.machine import peak_device_mib
+from ladon.benchmark.pairing import against
 from ladon.benchmark.parts import ROOT, Bench
 from ladon.benchmark.published import evaluate_published
-from ladon.benchmark.results import Measurement, PartResult, Spread
+from ladon.benchmark.results import PartResult
 from ladon.benchmark.workload import make_workload
 from ladon.choices import PRECISIONS
 from ladon.errors import LadonError
@@ -25,6 +29,7 @@ from ladon.errors import LadonError
 NUM_IMAGES, QUICK_IMAGES = 32, 2
 _TASK = "image_classification"
 PUBLISHED = "published"
+_PLACES = {"host": "", "device": " on the GPU"}
 
 
 def peak_mib() -> float:
@@ -48,29 +53,26 @@ def measure(bench: Bench) -> PartResult:
     found = PartResult(facts={"images": num_images})
     for precision in PRECISIONS:
         ours = [_run(bench, precision, num_images) for _ in range(bench.repeats)]
-        pairs = zip(ours, theirs, strict=True)
-        found.measurements.append(
-            Measurement(
-                f"peak of {_TASK}: {precision} against published",
-                "MiB",
-                Spread.of(ours),
-                Spread.of(theirs),
-                Spread.of(reference / own for own, reference in pairs),
-            )
-        )
+        for place in theirs[0]:
+            title = f"peak of {_TASK}{_PLACES[place]}: {precision} against published"
+            own, reference = ([run[place] for run in runs] for runs in (ours, theirs))
+            found.measurements.append(against("MiB", title, own, reference))
     return found
 
 
-def _run(bench: Bench, way: str, num_images: int) -> float:
-    out = bench.folder / "peak.txt"
+def _run(bench: Bench, way: str, num_images: int) -> dict[str, float]:
+    """Peaks in MiB by place: of the host, and of the device if it is a GPU."""
+    out = bench.folder / "peak.json"
     environment = os.environ | {
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        "PYTHONPATH": str(ROOT / "scripts"),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(ROOT / "scripts"), os.environ.get("PYTHONPATH")])
+        ),
     }
     done = subprocess.run(
         [
             *(sys.executable, "-m", __spec__.name, way, str(bench.folder / "data")),
-            *(str(num_images), str(out)),
+            *(str(num_images), bench.device, str(out)),
         ],
         env=environment,
         capture_output=True,
@@ -78,20 +80,21 @@ def _run(bench: Bench, way: str, num_images: int) -> float:
     )
     if done.returncode:
         raise LadonError(f"the {way} evaluation failed: {done.stderr.strip()[-300:]}")
-    return float(out.read_text())
+    return json.loads(out.read_text())
 
 
-def _child(way: str, folder: str, num_images: str, out: str) -> None:
+def _child(way: str, folder: str, num_images: str, device_name: str, out: str) -> None:
     work = make_workload(_TASK, Path(folder), int(num_images))
     kwargs = (work.loader.get("kwargs") or {}) | {"num_workers": 0}
     work.loader = dict(work.loader) | {"kwargs": kwargs}
-    device = torch.device("cpu")
+    device = torch.device(device_name)
     if way == PUBLISHED:
-        evaluate_published(work, work.model, work.task, device)
+        evaluate_published(work, work.model.to(device), work.task, device)
     else:
-        model = work.model.to(memory_format=torch.channels_last)
+        model = work.model.to(device, memory_format=torch.channels_last)
         evaluate_ours(work, model, work.task, device, way)
-    Path(out).write_text(str(peak_mib()))
+    peaks = {"host": peak_mib(), "device": peak_device_mib(device)}
+    Path(out).write_text(json.dumps({k: v for k, v in peaks.items() if v is not None}))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ladon.benchmark.results import PartResult, Results
 from ladon.errors import in_one_line
@@ -22,10 +23,13 @@ logger = logging.getLogger(__name__)
 PARTS = {
     "codec": "ladon.benchmark.codec",
     "evaluation": "ladon.benchmark.evaluation",
+    "pipeline": "ladon.benchmark.pipeline",
+    "throughput": "ladon.benchmark.throughput",
     "input": "ladon.benchmark.fast_input",
     "validation": "ladon.benchmark.validation",
     "fused": "ladon.benchmark.fused",
     "training": "ladon.benchmark.training",
+    "compile": "ladon.benchmark.training_compiled",
     "startup": "ladon.benchmark.startup",
     "memory": "ladon.benchmark.memory",
     "roofline": "ladon.benchmark.roofline",
@@ -44,6 +48,7 @@ class Bench:
         repeats: timed repeats of each way.
         quick: use the smallest sizes that still run through everything.
         tasks: names of the tasks to measure, for the parts that have several.
+        begun: what a part has found so far, kept if it is interrupted.
     """
 
     folder: Path
@@ -52,6 +57,12 @@ class Bench:
     repeats: int = 3
     quick: bool = False
     tasks: Sequence[str] = ()
+    begun: list[PartResult] = field(default_factory=list)
+
+    def begin(self, **facts: Any) -> PartResult:
+        """Returns an empty result; what is in it is not lost if the part is interrupted."""
+        self.begun.append(PartResult(facts=facts))
+        return self.begun[-1]
 
 
 def run_parts(
@@ -73,20 +84,31 @@ def run_parts(
 
     Raises:
         LadonError: if the file cannot be written.
+        KeyboardInterrupt: with what the part had found until then in the file.
     """
     failed = []
-    for name in (part for part in PARTS if part in names):
-        bench, start = make_bench(name), time.perf_counter()
-        try:
-            result = importlib.import_module(PARTS[name]).measure(bench)
-        except Exception as error:  # whatever it was, the other parts must not be lost
-            logger.exception("Part %s failed", name)
-            result = PartResult(error=in_one_line(error))
-            failed.append(name)
+
+    def keep(bench: Bench, name: str, result: PartResult, start: float) -> None:
         result.date = time.strftime("%Y-%m-%d %H:%M:%S")
         result.seconds = round(time.perf_counter() - start, 1)
         bench.results.parts[name] = result
         bench.results.date = result.date
         bench.results.write(out)
+
+    for name in (part for part in PARTS if part in names):
+        bench, start = make_bench(name), time.perf_counter()
+        try:
+            result = importlib.import_module(PARTS[name]).measure(bench)
+        except KeyboardInterrupt:
+            if bench.begun and bench.begun[-1].measurements:
+                bench.begun[-1].error = "interrupted"
+                keep(bench, name, bench.begun[-1], start)
+            raise
+        except Exception as error:  # whatever it was, the other parts must not be lost
+            logger.exception("Part %s failed", name)
+            result = bench.begun[-1] if bench.begun else PartResult()
+            result.error = in_one_line(error)
+            failed.append(name)
+        keep(bench, name, result, start)
         show(name, result)
     return failed

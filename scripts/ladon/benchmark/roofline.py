@@ -8,7 +8,6 @@ fewer products than the counted ones.
 from __future__ import annotations
 
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from ladon.benchmark.evaluation import NUM_IMAGES, QUICK_IMAGES, evaluate_ours
+from ladon.benchmark.machine import clock_of
 from ladon.benchmark.parts import Bench
 from ladon.benchmark.results import Measurement, PartResult, Spread
 from ladon.benchmark.workload import CONFIGS, Workload, make_workload
@@ -63,12 +63,12 @@ class Matrices:
         kernels = b.T.contiguous()[:, :, None, None]
         ways = lambda: a @ b, lambda: functional.conv2d(pixels, kernels)
         rates: list[list[float]] = [[], []]
+        clock = clock_of(self.device)
         for _ in range(_PRODUCTS):
             for multiply, found in zip(ways, rates, strict=True):
-                start = time.perf_counter()
-                product = multiply()
-                product[(0,) * product.dim()].item()  # a GPU is done then, too
-                found.append(2e-9 * self.side**3 / (time.perf_counter() - start))
+                start = clock()
+                multiply()
+                found.append(2e-9 * self.side**3 / (clock() - start))
         return max(map(statistics.median, rates))
 
 
@@ -123,11 +123,7 @@ def seconds_by_part(
 ) -> dict[str, float]:
     """Runs an evaluation and returns the seconds that each part took in it."""
     seconds: dict[str, float] = defaultdict(float)
-
-    def clock() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
+    clock = clock_of(device)
 
     def before(name: str) -> None:
         seconds[name] -= clock()

@@ -10,6 +10,7 @@ import copy
 import torch
 from torch import nn
 
+from ladon.benchmark.machine import clock_of
 from ladon.benchmark.pairing import alternate
 from ladon.benchmark.parts import Bench
 from ladon.benchmark.results import PartResult
@@ -39,7 +40,8 @@ def measure(bench: Bench) -> PartResult:
             mode="encode",  # as ladon.engine.train validates
         )
 
-    pairs = alternate(lambda: validate(after), lambda: validate(before), bench.repeats)
+    clock = clock_of(device)
+    pairs = alternate(lambda: validate(after), lambda: validate(before), bench.repeats, clock=clock)
     found = PartResult(facts={"images": num_images})
     title = "validation: after update() against before"
     found.measurements.append(pairs.duration(title, "s", 1.0))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from compressai.entropy_models import EntropyBottleneck
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
@@ -112,6 +113,34 @@ def spread_latent(model: nn.Module, std: float = 2.0) -> None:
     encoder = find_bottleneck(model).encoder
     latent = encoder(torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
     encoder[-1].weight.mul_(std / latent.std())
+
+
+def fit_density(model: nn.Module, scale: float, seed: int = 3) -> None:
+    """Gives an untrained entropy model a density of another width, and its tables.
+
+    An untrained one is wide (10) and spends as many bits on whatever latent it is given.
+
+    Args:
+        model: its latent is about as wide.
+        scale: half the width.
+        seed: of the density's first weights.
+    """
+    coder = find_bottleneck(model).entropy_bottleneck
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fitted = EntropyBottleneck(coder.channels, init_scale=scale)
+    learnt = dict(fitted.named_parameters())
+    coder.load_state_dict(coder.state_dict() | {name: learnt[name].detach() for name in learnt})
+    coder.update(force=True, update_quantiles=True)
+
+
+def code_at_published_rate(model: nn.Module) -> None:
+    """Gives an untrained model payloads as large as the largest published ones.
+
+    Of photographs of 416x416 pixels they are 83 to 89 kB; β 0.32 was published with 86 kB.
+    """
+    spread_latent(model, 0.65)
+    fit_density(model, 0.8)
 
 
 @torch.no_grad()

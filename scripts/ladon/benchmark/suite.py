@@ -1,0 +1,335 @@
+"""Tests and benchmark parts on a GPU, one after the other, each a process with a time limit.
+
+What is done is in two files after each of them, so that a run that is killed leaves it: `gpu.json`
+for programs, `gpu.txt` for people. `scripts/gpu.py` runs it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ladon.benchmark.parts import ROOT
+from ladon.benchmark.results import PartResult, read_results
+from ladon.errors import LadonError
+from ladon.process import usable_cores
+
+SCHEMA = 1
+TESTS = "tests"
+# (part, tasks or none, repeats, most seconds), in order of what is missed most
+_PARTS = (
+    ("throughput", "", 2, 110),
+    ("training", "", 1, 80),
+    ("evaluation", "image_classification", 1, 60),
+    ("evaluation", "object_detection", 1, 80),
+    ("evaluation", "semantic_segmentation", 1, 60),
+    ("codec", "", 2, 45),
+    ("compile", "", 1, 120),
+)
+STEPS = (TESTS, *dict.fromkeys(part for part, *_ in _PARTS))
+_TESTS_SECONDS, _ONE_TEST_SECONDS = 180, 100
+_LEAST_SECONDS = 20  # a process begins with its imports
+_PATIENCE = 10.0  # between asking a process to end and ending it
+_PROCESSES = 8
+
+
+@dataclass(frozen=True)
+class Step:
+    """One process.
+
+    Attributes:
+        name: like ``tests`` or ``evaluation object_detection``.
+        command: what it runs.
+        seconds: what it may take at most.
+        result: the file that it writes: JUnit's XML of the tests, JSON of a part.
+        part: of the benchmark; empty for tests.
+    """
+
+    name: str
+    command: Sequence[str]
+    seconds: float
+    result: Path
+    part: str = ""
+
+
+@dataclass
+class Outcome:
+    """What became of a step: ``ok``, ``failed``, ``timed out`` or ``left out``."""
+
+    outcome: str
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass
+class Case:
+    """One test: ``passed``, ``failed``, ``error`` or ``skipped``.
+
+    Attributes:
+        error: its first line.
+        properties: what the test recorded.
+    """
+
+    name: str
+    outcome: str
+    seconds: float
+    error: str | None = None
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """Everything in one.
+
+    Attributes:
+        machine: what it ran on.
+        versions: of the packages.
+        steps: what became of each.
+        tests: all that ran.
+        parts: of the benchmark, by the steps' names.
+        finished: nothing more will come.
+    """
+
+    machine: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    date: str = ""
+    seconds: float = 0.0
+    finished: bool = False
+    steps: dict[str, Outcome] = field(default_factory=dict)
+    tests: list[Case] = field(default_factory=list)
+    parts: dict[str, PartResult] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def is_green(self) -> bool:
+        """Whether everything that was asked for was done, and nothing failed."""
+        return self.finished and all(step.outcome == "ok" for step in self.steps.values())
+
+    def write(self, folder: Path) -> None:
+        """Writes both files.
+
+        Raises:
+            LadonError: if one cannot be written.
+        """
+        from ladon.benchmark.suite_text import report_text
+        from ladon.engine.run import write_json  # heavy: not before it is sure that there is a GPU
+
+        self.date = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_json(folder / "gpu.json", asdict(self))
+        try:
+            (folder / "gpu.txt").write_text(report_text(self), encoding="utf-8")
+        except OSError as error:
+            raise LadonError(f"cannot write {folder / 'gpu.txt'}: {error.strerror}") from error
+
+
+def plan(
+    folder: Path, names: Sequence[str] = STEPS, *, device: str = "cuda", quick: bool = False
+) -> list[Step]:
+    """Returns what is to be done.
+
+    Args:
+        folder: for the processes' own files and output.
+        names: of ``STEPS``.
+        device: of the benchmark.
+        quick: with the benchmark's smallest sizes.
+    """
+    steps = []
+    if TESTS in names:
+        result = folder / "tests.xml"
+        steps.append(Step(TESTS, _pytest(result), _TESTS_SECONDS, result))
+    for part, task, repeats, seconds in _PARTS:
+        if part not in names:
+            continue
+        name = f"{part} {task}".strip()
+        result = folder / f"{name.replace(' ', '-')}.json"
+        command = [
+            *(sys.executable, str(ROOT / "scripts" / "benchmark.py"), "--only", part),
+            *("--device", device, "--repeats", str(repeats), "--out", str(result)),
+            *(["--tasks", task] if task else []),
+            *(["--quick"] if quick else []),
+        ]
+        steps.append(Step(name, command, seconds, result, part))
+    return steps
+
+
+def _pytest(result: Path) -> list[str]:
+    """The command of the tests that need a GPU; others are not even imported."""
+    tests = sorted((ROOT / "tests").glob("test_*.py"))
+    text = re.compile(r"mark\.gpu\b|^from devices import", re.MULTILINE)
+    files = [str(path) for path in tests if text.search(path.read_text(encoding="utf-8"))]
+    command = [sys.executable, "-m", "pytest", "-vv", "-m", "gpu", *files]
+    command += ["-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    command += ["--show-capture=no", "--tb=short", f"--junitxml={result}"]
+    if importlib.util.find_spec("xdist") and usable_cores() >= 2 * _PROCESSES:
+        command += ["-n", str(_PROCESSES)]
+    if importlib.util.find_spec("pytest_timeout"):
+        command.append(f"--timeout={_ONE_TEST_SECONDS}")
+    return command
+
+
+def run_plan(
+    steps: Sequence[Step],
+    report: Report,
+    folder: Path,
+    seconds: float,
+    announce: Callable[[str], None],
+) -> None:
+    """Runs the steps; writes the report before the first and after each.
+
+    Args:
+        steps: from ``plan``.
+        report: is filled.
+        folder: for the report.
+        seconds: what all of it may take; what does not fit is left out.
+        announce: is given a line before and after each step.
+
+    Raises:
+        LadonError: if the folder cannot be written.
+    """
+    start = time.monotonic()
+    report.write(folder)
+    for step in steps:
+        left = seconds - (time.monotonic() - start)
+        if left < min(_LEAST_SECONDS, step.seconds):
+            outcome = Outcome("left out", 0.0, "no time is left: give more --minutes")
+        else:
+            announce(f"{step.name} ...")
+            outcome = run_step(step, min(left, step.seconds))
+            _collect(step, outcome, report)
+        report.steps[step.name] = outcome
+        report.seconds = round(time.monotonic() - start, 1)
+        report.write(folder)
+        why = f": {outcome.error}" if outcome.error else ""
+        announce(f"{step.name}: {outcome.outcome} after {outcome.seconds:.0f} s{why}")
+    report.finished = True
+    report.write(folder)
+
+
+def run_step(step: Step, seconds: float) -> Outcome:
+    """Runs one process to its end or to its time's; its output goes beside its result.
+
+    A process that takes too long is asked to end first: pytest then still says what it found.
+    """
+    log = step.result.with_suffix(".log")
+    environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONUNBUFFERED": "1"}
+    start = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            step.command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end(process)
+    spent = round(time.monotonic() - start, 1)
+    if code == 0:
+        return Outcome("ok", spent)
+    last = _last_line(log)
+    if code is None:
+        return Outcome("timed out", spent, f"it takes more than {seconds:.0f} s; last: {last}")
+    return Outcome("failed", spent, f"exit code {code}; last: {last}")
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends a process that still runs, and those that it started."""
+    for signum in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is None:
+            try:
+                os.killpg(process.pid, signum)
+                process.wait(_PATIENCE)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
+    try:
+        os.killpg(process.pid, signal.SIGKILL)  # workers that outlived it
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "nothing")
+
+
+def _collect(step: Step, outcome: Outcome, report: Report) -> None:
+    """Takes over what a step found, however it ended."""
+    try:
+        if step.part:
+            found = read_results(step.result).parts[step.part]
+            report.parts[step.name] = found
+            outcome.error = outcome.error if outcome.outcome == "timed out" else found.error
+        else:
+            report.tests = read_junit(step.result) + unfinished(step.result.with_suffix(".log"))
+            bad = [case for case in report.tests if case.outcome in ("failed", "error")]
+            if bad:
+                what = f"{len(bad)} of {len(report.tests)} tests failed"
+                late = outcome.outcome == "timed out"
+                outcome.error = f"{what}; {outcome.error}" if late else what
+            elif not any(case.outcome == "passed" for case in report.tests):
+                outcome.outcome = "failed" if outcome.outcome == "ok" else outcome.outcome
+                outcome.error = outcome.error or "no test ran"
+    except (LadonError, OSError, KeyError, ET.ParseError) as error:
+        if outcome.outcome == "ok":
+            outcome.outcome, outcome.error = "failed", f"left no result: {error}"
+
+
+def read_junit(path: Path) -> list[Case]:
+    """Reads pytest's JUnit file.
+
+    Raises:
+        OSError: if there is none.
+        ET.ParseError: if it is not XML.
+    """
+    elements = ET.parse(path).getroot().iter("testcase")
+    return [_case(element) for element in elements if element.get("name")]
+
+
+def unfinished(log: Path) -> list[Case]:
+    """Returns the tests that pytest began and did not end, by what it printed."""
+    ended = r"\b(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b"
+    begun: dict[str, bool] = {}
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        named = re.search(r"^(?:\[gw\d+\] .*?)?(\S*?(\w+)\.py::(\S+))", line)
+        if named:
+            name = f"{named[2]}::{named[3]}"
+            begun[name] = begun.get(name, False) or bool(re.search(ended, line))
+    lost = [name for name, has_ended in begun.items() if not has_ended]
+    return [Case(name, "error", 0.0, "did not end in its time") for name in lost]
+
+
+def _case(element: ET.Element) -> Case:
+    name = f"{element.get('classname', '')}::{element.get('name', '')}".removeprefix("tests.")
+    case = Case(name, "passed", round(float(element.get("time") or 0), 2))
+    case.properties = {
+        prop.get("name", ""): prop.get("value", "") for prop in element.iter("property")
+    }
+    for kind, outcome in (("skipped", "skipped"), ("failure", "failed"), ("error", "error")):
+        found = element.find(kind)
+        if found is not None:
+            case.outcome, case.error = outcome, _first_error_line(found)
+    return case
+
+
+def _first_error_line(element: ET.Element) -> str:
+    """What pytest marks with an E in the margin, or else the message's first line."""
+    lines = (element.text or "").splitlines()
+    marked = [line[1:].strip() for line in lines if re.match(r"E\s+\S", line)]
+    first = marked or (element.get("message") or "").splitlines() or [element.tag]
+    return first[0][:300]
