@@ -13,12 +13,14 @@ from PIL import Image
 from torch.utils.data import Dataset, Subset
 from torchdistill.datasets.wrapper import BaseDatasetWrapper
 
-from ladon.data.loaders import (
+from ladon.data.batching import (
     bucketed,
-    build_eval_loader,
-    build_train_loader,
     collate,
     iterate,
+)
+from ladon.data.loaders import (
+    build_eval_loader,
+    build_train_loader,
 )
 from ladon.data.samplers import image_size
 from ladon.errors import DataError

@@ -8,17 +8,19 @@ import torch
 from torch.utils.data import Dataset, RandomSampler, SequentialSampler, Subset
 
 from ladon.data import loaders
+from ladon.data.batching import (
+    bucketed,
+    collate,
+    iterate,
+    unwrap_worker_error,
+)
 from ladon.data.loaders import (
     EpochBatches,
     IndexedDataset,
     SeededDataset,
-    bucketed,
     build_eval_loader,
     build_train_loader,
-    collate,
     get_num_iterations,
-    iterate,
-    unwrap_worker_error,
 )
 from ladon.data.samplers import image_size
 from ladon.errors import ConfigError, DataError
@@ -257,6 +259,29 @@ def test_a_large_batch_is_sent_in_parts():
     assert [len(samples) for samples in iterate(loader)] == [16, 16, 8]
     (whole,) = bucketed(loader, len, lambda size: 64)
     assert [index for index, _, _ in whole] == list(range(40))
+
+
+def test_batches_are_stacked_into_pinned_memory(monkeypatch):
+    """The same batch as without; what cannot be stacked is refused in the same words."""
+    pinned, empty = [], torch.empty
+
+    def recorded(*size, pin_memory=False, **how):
+        pinned.append(pin_memory)
+        return empty(*size, **how)
+
+    monkeypatch.setattr(torch, "empty", recorded)
+    samples = [(n, torch.full((3, 4, 4), n, dtype=torch.uint8), n % 2) for n in range(3)]
+    plain, found = collate(samples), collate(samples, pin_memory=True)
+    assert pinned == [True]
+    assert found[0] == plain[0] == [0, 1, 2]
+    assert torch.equal(found[1], plain[1])
+    assert torch.equal(found[2], plain[2])
+    own = collate(samples, lambda pairs: (len(pairs), "targets"), pin_memory=True)
+    assert own == ([0, 1, 2], 3, "targets")
+    uneven = [(0, torch.zeros(3, 4, 4), 0), (1, torch.zeros(3, 5, 4), 0)]
+    for pin_memory in (False, True):
+        with pytest.raises(DataError, match="cannot make a batch of samples of shape"):
+            collate(uneven, pin_memory=pin_memory)
 
 
 def test_workers_ignore_ctrl_c():

@@ -16,7 +16,14 @@ from tiny import ROOT
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from ladon.data.loaders import bucketed, build_eval_loader, build_train_loader, iterate
+from ladon.data.batching import (
+    bucketed,
+    iterate,
+)
+from ladon.data.loaders import (
+    build_eval_loader,
+    build_train_loader,
+)
 from ladon.data.samplers import image_size
 from ladon.data.transport import Packed, unpacked
 
@@ -82,7 +89,7 @@ class Boxes(Dataset):
 @pytest.mark.parametrize("most", [1, 3])
 def test_samples_that_wait_long_have_memory_of_their_own(monkeypatch, most):
     """A rare size waits long; its batch's shared memory, and its file, must not stay open."""
-    monkeypatch.setattr("ladon.data.loaders._MOST_WAITING", most)
+    monkeypatch.setattr("ladon.data.batching._MOST_WAITING", most)
     loader = build_eval_loader(Boxes(), {"kwargs": {"batch_size": 4, "num_workers": 1}})
     seen = {}
     for samples in bucketed(loader, image_size, lambda size: 20 if size == (8, 8) else 1):

@@ -17,7 +17,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ladon.benchmark.parts import ROOT
 from ladon.benchmark.results import PartResult, read_results
@@ -224,15 +224,7 @@ def run_step(step: Step, seconds: float) -> Outcome:
     environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONUNBUFFERED": "1"}
     start = time.monotonic()
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            step.command,
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = _start(step.command, ROOT, output, environment)
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -246,6 +238,23 @@ def run_step(step: Step, seconds: float) -> Outcome:
     if code is None:
         return Outcome("timed out", spent, f"it takes more than {seconds:.0f} s; last: {last}")
     return Outcome("failed", spent, f"exit code {code}; last: {last}")
+
+
+def _start(
+    command: Sequence[str], folder: Path, output: IO[bytes], environment: Mapping[str, str]
+) -> subprocess.Popen:
+    """Starts a process that can be asked to end, together with those that it starts."""
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        # `nohup … &` lets all below it ignore SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def _end(process: subprocess.Popen) -> None:

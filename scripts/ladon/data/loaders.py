@@ -12,31 +12,27 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import signal
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
     RandomSampler,
     SequentialSampler,
-    default_collate,
 )
 from torchdistill.datasets.registry import get_batch_sampler, get_collate_func, get_dataset_wrapper
 
+from ladon.data.batching import Collate, registered
 from ladon.data.samples import IndexedDataset, SeededDataset
 from ladon.data.seeding import EVALUATION, ORDER, seeded_rng
-from ladon.data.transport import Packing, unpacked
-from ladon.errors import ConfigError, DataError, in_one_line
+from ladon.data.transport import Packing
+from ladon.errors import DataError
 from ladon.process import usable_cores
-from ladon.tensors import map_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +44,6 @@ _CORES_PER_WORKER = 8
 # Images that a worker sends at once, of a larger batch, too: the first are there sooner, and the
 # workers' shares more equal.
 _MOST_SENT = 16
-
-# A worker's batch is kept while some of its images wait for others of their size; if they wait for
-# so many batches, they are copied. To copy all that wait takes a core, which then sets the pace.
-_MOST_WAITING = 8
 
 # Decided here, whatever a config's `kwargs` say.
 _OWN_KWARGS = frozenset(
@@ -71,29 +63,6 @@ def get_num_iterations(dataset: Dataset, batch_size: int, world_size: int) -> in
         Batches per process and epoch.
     """
     return math.ceil(len(dataset) / batch_size / world_size)
-
-
-class _Collate:
-    """A collate function that says of which samples it could not make a batch.
-
-    Args:
-        collate_fn: the function; None stacks tensors.
-    """
-
-    def __init__(self, collate_fn: Callable | None) -> None:
-        self.collate_fn = collate_fn or default_collate
-
-    def __call__(self, samples: Sequence[tuple]) -> Any:
-        """Make a batch of samples."""
-        try:
-            return self.collate_fn(samples)
-        except Exception as error:
-            shapes = {str(list(getattr(sample[0], "shape", ()))) for sample in samples}
-            raise DataError(
-                f"cannot make a batch of samples of shape {' and '.join(sorted(shapes)[:3])}: "
-                f"{in_one_line(error)}; give them one size by a transform, or choose a collate_fn "
-                "that pads"
-            ) from error
 
 
 class EpochBatches:
@@ -181,7 +150,7 @@ class EpochBatches:
         key = self.batch_sampler_config.get("key")
         if key is not None:
             kwargs = self.batch_sampler_config.get("kwargs") or {}
-            return _registered(get_batch_sampler, key)(sampler, **kwargs)
+            return registered(get_batch_sampler, key)(sampler, **kwargs)
         return BatchSampler(
             sampler,
             self.loader_kwargs.get("batch_size") or 1,
@@ -228,9 +197,7 @@ def build_train_loader(
     return DataLoader(
         SeededDataset(wrapped, seed, requires_supp),
         batch_sampler=batches,
-        collate_fn=Packing(
-            _Collate(_registered(get_collate_func, loader_config.get("collate_fn")))
-        ),
+        collate_fn=Packing(Collate(registered(get_collate_func, loader_config.get("collate_fn")))),
         **_worker_kwargs(kwargs, pin_memory, persistent=True),
     )
 
@@ -276,104 +243,6 @@ def build_eval_loader(
     )
 
 
-def iterate(loader: Iterable) -> Iterator[Any]:
-    """Go through a loader; a worker's DataError arrives as the one line it was raised with.
-
-    Args:
-        loader: a DataLoader or its iterator, whose batches are unpacked and yielded.
-
-    Raises:
-        DataError: a sample cannot be used.
-    """
-    try:
-        yield from map(unpacked, loader)
-    except DataError as error:
-        own = unwrap_worker_error(error)
-        if own is error:
-            raise
-        raise own from None
-
-
-def bucketed(
-    loader: Iterable[list[tuple]],
-    size_key: Callable[[Any], Hashable],
-    batch_size: Callable[[Any], int],
-) -> Iterator[list[tuple]]:
-    """Regroup samples so that a batch holds one size only and needs no padding.
-
-    Args:
-        loader: from `build_eval_loader`, or its iterator.
-        size_key: from a sample (the image, not the triple) to its size, e.g. `image_size`.
-        batch_size: from a size to the most samples per list; with 1 the order stays the loader's.
-
-    Yields:
-        Lists of (index, sample, target): a full list at once, the rest at the end.
-
-    Raises:
-        DataError: a sample cannot be used.
-    """
-    buckets: dict[Hashable, list[tuple]] = defaultdict(list)
-    since: dict[Hashable, int] = {}  # which of the loader's batches they wait in
-    for number, samples in enumerate(iterate(loader)):
-        for triple in samples:
-            key = size_key(triple[1])
-            buckets[key].append(triple)
-            since.setdefault(key, number)
-            if len(buckets[key]) >= batch_size(key):
-                del since[key]
-                yield buckets.pop(key)
-        for key in [key for key, first in since.items() if number - first >= _MOST_WAITING]:
-            buckets[key] = map_tensors(_own, buckets[key])
-            since[key] = number
-    yield from buckets.values()
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """Gives a tensor memory of its own: one that waits must not keep its whole batch's."""
-    return tensor.clone() if tensor.is_shared() else tensor
-
-
-def collate(
-    samples: Sequence[tuple], collate_fn: str | Callable | None = None
-) -> tuple[list[int], Any, Any]:
-    """Make a batch of what `bucketed` yields.
-
-    Args:
-        samples: (index, sample, target) triples.
-        collate_fn: function or registered name, given (sample, target) pairs; None stacks tensors.
-
-    Returns:
-        (indices, batch, targets), the latter two as the collate function makes them.
-    """
-    if isinstance(collate_fn, str):
-        collate_fn = _registered(get_collate_func, collate_fn)
-    pairs = [(sample, target) for _, sample, target in samples]
-    batch, targets, *_ = _Collate(collate_fn)(pairs)
-    return [index for index, _, _ in samples], batch, targets
-
-
-def unwrap_worker_error(error: DataError) -> DataError:
-    """Recover the message that a worker process raised from torch's wrapping of its traceback.
-
-    Args:
-        error: as caught in the main process, wrapped or not.
-
-    Returns:
-        The error with its own one-line message.
-    """
-    messages = re.findall(r"^(?:[\w.]+\.)?DataError: (.*)$", str(error), flags=re.MULTILINE)
-    return DataError(messages[-1]) if messages else error
-
-
-def _registered(get: Callable[[str], Any], key: str | None) -> Any:
-    try:
-        return get(key)
-    except ValueError as error:
-        raise ConfigError(
-            f"{error}: check its spelling, or name the module that registers it in `dependencies`"
-        ) from None
-
-
 def _name(loader_config: dict) -> str:
     return str(loader_config.get("dataset_id") or "the data set")
 
@@ -395,7 +264,7 @@ def _wrap(dataset: Dataset, loader_config: dict) -> tuple[Dataset, bool]:
     config = loader_config.get("dataset_wrapper")
     if not config:
         return dataset, False
-    wrapper = _registered(get_dataset_wrapper, config["key"])
+    wrapper = registered(get_dataset_wrapper, config["key"])
     return wrapper(dataset, *(config.get("args") or ()), **(config.get("kwargs") or {})), True
 
 

@@ -13,8 +13,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ladon.data.batching import (
+    bucketed,
+    collate,
+)
 from ladon.data.device_input import split_input
-from ladon.data.loaders import bucketed, build_eval_loader, collate
+from ladon.data.loaders import (
+    build_eval_loader,
+)
 from ladon.engine.distributed import World
 from ladon.engine.interrupt import StopRequest
 from ladon.engine.pipeline import Stopwatch, run_ahead, taken_ahead
@@ -224,7 +230,7 @@ def evaluate_all(
 
     def predict(samples: list[tuple]) -> list[tuple]:
         with forward_only(world.device, precision):
-            indices, *batch = collate(samples, collate_fn)
+            indices, *batch = collate(samples, collate_fn, pin_memory=is_cuda)
             images, targets = task.move(*batch, world.device)
             if finish_input is not None:
                 images = finish_input(images)

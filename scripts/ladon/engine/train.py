@@ -14,7 +14,12 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from ladon.data.loaders import build_train_loader, iterate
+from ladon.data.batching import (
+    iterate,
+)
+from ladon.data.loaders import (
+    build_train_loader,
+)
 from ladon.engine.distributed import Vote
 from ladon.engine.evaluate import Evaluation, evaluate_all
 from ladon.engine.failures import ACCELERATOR_ERRORS, device_failure
