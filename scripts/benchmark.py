@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ladon.benchmark.parts import PARTS, ROOT, Bench, run_parts
 from ladon.cli import answer, prepare_process
+from ladon.process import run_script
 
 TASKS = ("image_classification", "object_detection", "semantic_segmentation")
 
@@ -89,4 +90,4 @@ def benchmark(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ladon.demo import Children, Crew, Part
 from ladon.errors import LadonError
-from ladon.process import usable_cores
+from ladon.process import run_script, usable_cores
 from ladon.report.files import write_report
 from ladon.report.runs import collect_runs
 from ladon.report.tables import make_console, print_table
@@ -108,4 +108,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

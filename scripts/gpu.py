@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ladon.benchmark.suite import STEPS, Report, plan, run_plan
 from ladon.cli import answer, prepare_process
+from ladon.process import run_script
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -72,4 +73,4 @@ def _run(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

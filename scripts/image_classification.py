@@ -7,6 +7,7 @@ All flags: `python scripts/image_classification.py --help`.
 """
 
 from ladon.cli import main
+from ladon.process import run_script
 
 if __name__ == "__main__":
-    raise SystemExit(main("image_classification"))
+    run_script(lambda: main("image_classification"))

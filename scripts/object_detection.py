@@ -7,6 +7,7 @@ All flags: `python scripts/object_detection.py --help`.
 """
 
 from ladon.cli import main
+from ladon.process import run_script
 
 if __name__ == "__main__":
-    raise SystemExit(main("object_detection"))
+    run_script(lambda: main("object_detection"))

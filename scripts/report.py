@@ -22,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ladon.errors import LadonError
+from ladon.process import run_script
 from ladon.report.bd import MIN_POINTS, deltas, pair_deltas
 from ladon.report.compare import Tolerance, compare
 from ladon.report.files import write_files, write_report
@@ -187,4 +188,4 @@ def sweeps(runs: RunCollection) -> list[Series]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -7,6 +7,7 @@ All flags: `python scripts/semantic_segmentation.py --help`.
 """
 
 from ladon.cli import main
+from ladon.process import run_script
 
 if __name__ == "__main__":
-    raise SystemExit(main("semantic_segmentation"))
+    run_script(lambda: main("semantic_segmentation"))

@@ -20,6 +20,7 @@ import shlex
 import sys
 
 from ladon.cli import answer
+from ladon.process import run_script
 from ladon.report.tables import make_console
 from ladon.sweep import TASKS, Sweep, run_sweep, summary_table, task_script
 
@@ -75,4 +76,4 @@ def _run(sweep: Sweep) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

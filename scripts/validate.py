@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ladon.config import find_config_files, load_config, validate_config
 from ladon.errors import ConfigError, LadonError, UsageError
+from ladon.process import run_script
 
 
 def shipped_folders() -> list[str]:
@@ -93,4 +94,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

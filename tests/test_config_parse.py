@@ -14,8 +14,7 @@ from ladon.errors import ConfigError
         ("5E+2", 500.0),
         ("1.5e3", 1500.0),
         ("-2e1", -20.0),
-        ("20.48", 20.48),
-        ("010", 8),  # YAML 1.1 octal, as PyYAML reads it
+        ("20.48", 20.48),  # YAML 1.1 octal, as PyYAML reads it
         ("yes", True),
         ("off", False),
         ("~", None),
@@ -130,6 +129,38 @@ def test_missing_file_suggests_a_sibling(tmp_path):
         load_config(tmp_path / "resnet5.yaml")
     with pytest.raises(ConfigError, match=r"config file not found: nowhere/x.yaml$"):
         load_config("nowhere/x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "010",
+            'would be the number 8 (YAML reads it as octal): write 10 or 8, or "010" in quotes',
+        ),
+        ("-017", 'would be the number -15 (YAML reads it as octal): write -17 or -15, or "-017"'),
+        ("0_100", "would be the number 64 (YAML reads it as octal): write 100 or 64"),
+        ("1:30", 'would be the number 90 (YAML reads it in base 60): write 90, or "1:30" in'),
+        ("2:00:00", "would be the number 7200 (YAML reads it in base 60)"),
+        ("1:30.5", "would be the number 90.5 (YAML reads it in base 60)"),
+    ],
+)
+@pytest.mark.parametrize("place", ["a: {}", "a: [1, {}]", "{}: b", "a: {{b: {}}}"])
+def test_numbers_that_are_read_otherwise_are_refused(tmp_path, text, message, place):
+    found = error_of(tmp_path, "x: 1\n" + place.format(text) + "\n")
+    assert found.startswith(f"c.yaml:2: {text} {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("007", 7), ("0", 0), ("00", 0), ("0x10", 16), ("0b11", 3), ("1_000", 1000)),
+        *(("'010'", "010"), ('"1:30"', "1:30"), ("08", "08"), ("0o17", "0o17"), ("0.10", 0.1)),
+        *(("-0", 0), ("a:30", "a:30"), ("2026-11-26", "2026-11-26"), ("1e-3", 0.001)),
+    ],
+)
+def test_numbers_and_texts_that_a_person_reads_the_same(tmp_path, text, value):
+    assert load_config(write(tmp_path, f"a: {text}\n")).get("a") == value
 
 
 def test_folder_and_other_encodings(tmp_path):

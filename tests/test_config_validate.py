@@ -174,6 +174,13 @@ def test_all_problems_at_once_in_the_order_of_the_file(tmp_path):
         ("test.precision=fp16", "must be one of float32, bf16, not 'fp16'"),
         ("test.input=3", "must be one of reference, fast, not 3"),
         ("test.compile=1", "must be true or false, not a number (1)"),
+        (f"{STAGE1}.optimizer.kwargs.lr=-0.001", "kwargs.lr: must be 0 or more, not -0.001"),
+        (f"{STAGE1}.optimizer.kwargs.lr=.nan", "kwargs.lr: must be a finite number, not nan"),
+        (f"{STAGE1}.optimizer.kwargs.weight_decay=-.inf", "must be a finite number, not -inf"),
+        (f'{STAGE1}.optimizer.kwargs.betas=["0.9", 1]', 'betas.0: must be a number, not the text'),
+        (f"{STAGE1}.optimizer.kwargs.betas=[0.9, true]", "betas.1: must be a number, not "),
+        (f'{STAGE1}.scheduler.kwargs.max_lr=["1e-3"]', 'max_lr.0: must be a number, not the text'),
+        (f"{STAGE1}.scheduler.kwargs.milestones=[3, -1]", "milestones.1: must be 0 or more"),
         ("train.precision=half", "must be one of float32, bf16, not 'half'"),
         # what is missing
         ("models.student_model=", '"model" is missing (or "student_model"'),

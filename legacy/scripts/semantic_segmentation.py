@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from ladon.cli import main
+from ladon.process import run_script
 
 if __name__ == "__main__":
-    raise SystemExit(main("semantic_segmentation", legacy=True))
+    run_script(lambda: main("semantic_segmentation", legacy=True))

@@ -100,7 +100,8 @@ def add_log_file(log_file: Path, beta: str | None = None) -> None:
     """
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        written = logging.FileHandler(log_file, encoding="utf-8")
+        # a file name need not be text: the line must not be lost for it
+        written = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UsageError(
             f"--run_log {log_file}: cannot be written: {error.strerror or error}"

@@ -1,4 +1,4 @@
-"""This process on its machine: how it keeps memory, and the cores it may use.
+"""This process on its machine: what it writes to, how it keeps memory, the cores it may use.
 
 Imports nothing heavy: what is set here has to be set before torch allocates.
 """
@@ -8,10 +8,81 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc refuses more on 64-bit systems
+
+
+def run_script(main: Callable[[], int]) -> NoReturn:
+    """Runs a script's ``main`` and ends the process with its exit code.
+
+    What a terminal or a pipe cannot show (β on one that is not UTF-8, a file name that is no text)
+    is written as an escape, and a reader that leaves early (``| head``) gets no traceback.
+
+    Args:
+        main: returns the exit code, or raises SystemExit as argparse does.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    code: Any
+    try:
+        try:
+            code = main()
+        except SystemExit as stop:
+            code = stop.code
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would flush once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def keep_compiled_code(package: Path, home: Path | None = None) -> None:
+    """Gives numba a place for compiled code where it would find none, and could not be imported.
+
+    It writes beside the source, else into the home folder; of a read-only checkout without a
+    writable home, into a folder of this user's among the temporary ones.
+
+    Args:
+        package: folder of the source.
+        home: the user's; what the system says if None.
+    """
+    if "NUMBA_CACHE_DIR" in os.environ:
+        return
+    home = Path(os.path.expanduser("~")) if home is None else home
+    if any(map(_is_writable, (package / "__pycache__", home / ".cache"))):
+        return
+    folder = Path(tempfile.gettempdir()) / f"ladon-compiled-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        # code is loaded from there: it must be nobody else's
+        if folder.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise FileExistsError(folder)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="ladon-compiled-"))
+    os.environ["NUMBA_CACHE_DIR"] = str(folder)
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether a file can be made in a folder, or in the one that it would have to be made in."""
+    while not folder.is_dir():
+        if folder.parent == folder:
+            return False
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def keep_freed_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,11 @@ from ladon.errors import ConfigError
 _NUMBERS = {
     *("lr", "momentum", "weight_decay", "dampening", "eps", "alpha", "rho", "lr_decay"),
     *("gamma", "power", "step_size", "T_max", "eta_min", "factor", "num_epochs", "max_lr"),
+    *("betas", "milestones", "total_steps", "epochs", "pct_start", "base_lr", "min_lr"),
+    *("div_factor", "final_div_factor", "warmup_iters", "T_0", "T_mult", "patience", "cooldown"),
 }
+# torch takes them so, whatever they then do
+_MAY_BE_NEGATIVE = {"alpha", "rho", "gamma", "power", "factor", "pct_start", "eta_min", "cooldown"}
 
 
 _LOADER_RULES = {
@@ -181,10 +186,28 @@ def _check_numbers(walker: Walker, kwargs: View | None) -> None:
     for name, child in walker.children(kwargs) if kwargs is not None else ():
         if name not in _NUMBERS or child.is_open:
             continue
-        if isinstance(child.value, str):
-            walker.add(child, f'must be a number, not the text "{child.value}"')
-        elif isinstance(child.value, bool) or (name == "lr" and child.value is None):
+        if name == "lr" and child.value is None:
             walker.add(child, f"must be a number, not {kind_of(child.value)}")
+        if isinstance(child.value, list):  # of each parameter group, or betas
+            for _, item in walker.children(child):
+                _check_number(walker, name, item)
+        else:
+            _check_number(walker, name, child)
+
+
+def _check_number(walker: Walker, name: str, view: View) -> None:
+    value = view.value
+    if view.is_open or value is None:
+        return
+    if isinstance(value, str):
+        walker.add(view, f'must be a number, not the text "{value}"')
+    elif isinstance(value, bool):
+        walker.add(view, f"must be a number, not {kind_of(value)}")
+    elif isinstance(value, int | float):
+        if not math.isfinite(value):
+            walker.add(view, f"must be a finite number, not {value}")
+        elif value < 0 and name not in _MAY_BE_NEGATIVE:
+            walker.add(view, f"must be 0 or more, not {value}")
 
 
 def check_criterion(walker: Walker, view: View) -> None:

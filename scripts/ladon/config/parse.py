@@ -13,6 +13,7 @@ from ladon.errors import ConfigError
 
 _STANDARD = "tag:yaml.org,2002:"
 _SCALARS = {_STANDARD + name for name in ("null", "bool", "int", "float", "str")}
+_OCTAL = re.compile(r"^[-+]?0[0-9_]*[1-7]")
 _EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
 
 
@@ -136,7 +137,9 @@ class _Reader:
             return self._sequence(node)
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             try:
-                return self._loader.construct_object(node)
+                value = self._loader.construct_object(node)
+                self._refuse_other_number(node, value)
+                return value
             except (ValueError, KeyError) as exc:
                 text = f'"{node.value}" is not a valid {node.tag.removeprefix(_STANDARD)}'
                 raise LocatedError(self._mark(node), text) from exc
@@ -144,6 +147,23 @@ class _Reader:
         if tag.startswith("!!python"):
             raise LocatedError(self._mark(node), f"tag {tag} is refused: it could run any code")
         raise LocatedError(self._mark(node), f"tag {tag} is not supported here")
+
+    def _refuse_other_number(self, node: yaml.ScalarNode, value: Any) -> None:
+        """Refuses numbers that YAML 1.1 reads otherwise than a person: 010 is 8, 1:30 is 90."""
+        if node.style or type(value) not in (int, float):
+            return
+        text = node.value
+        if ":" in text:
+            base, meant = "in base 60", f"{value}"
+        elif _OCTAL.match(text) and (decimal := int(text.replace("_", ""))) != value:
+            base, meant = "as octal", f"{decimal} or {value}"
+        else:
+            return
+        raise LocatedError(
+            self._mark(node),
+            f'{text} would be the number {value} (YAML reads it {base}): write {meant}, or "{text}" '
+            "in quotes if it is text",
+        )
 
     def _lazy(self, node: yaml.Node) -> Lazy:
         mark = self._mark(node)
