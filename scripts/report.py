@@ -10,7 +10,8 @@
 
 Prints a table per task and writes report.md, report.csv, report.tex (plain `tabular`s),
 rate_accuracy.png and rate_accuracy.svg; `--against` writes against_published.* instead.
-Exit code: 0 reported, 2 nothing finished or a broken file.
+Exit code: 0 reported, 1 with --strict if a result lies outside the tolerance, 2 nothing finished or
+a broken file.
 """
 
 from __future__ import annotations
@@ -65,6 +66,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "percent of the data size (default: %(default)s)",
     )
     parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="with --against: exit code 1 if a result lies outside the tolerance",
+    )
+    parser.add_argument(
         "--than",
         nargs="+",
         metavar="RUN",
@@ -82,6 +88,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--against and --than compare runs: name some, without --published")
     if args.readme and not args.published:
         parser.error("--readme takes the published tables: add --published")
+    if args.strict and not args.against:
+        parser.error("--strict judges a comparison: add --against published")
     if min(args.tolerance) < 0:
         parser.error("--tolerance: neither number may be negative")
     return args
@@ -90,16 +98,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Reports; returns the exit code."""
     args = parse_args(argv)
-    console = make_console()
+    console, outside = make_console(), 0
     try:
         if args.published:
             files = show_published(console, args)
         else:
             runs = collect_runs(args.runs)
             if args.than:
-                files = show_deltas(console, runs, args.than)
+                files = show_deltas(console, runs, args)
             elif args.against:
-                files = show_comparison(console, runs, args)
+                files, outside = show_comparison(console, runs, args)
             else:
                 files = show_runs(console, runs, args)
             if runs.unfinished:
@@ -109,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     except LadonError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    return 0
+    return 1 if args.strict and outside else 0
 
 
 def show_runs(console: Console, runs: RunCollection, args: argparse.Namespace) -> list[Path]:
@@ -133,8 +141,14 @@ def show_published(console: Console, args: argparse.Namespace) -> list[Path]:
     return files
 
 
-def show_comparison(console: Console, runs: RunCollection, args: argparse.Namespace) -> list[Path]:
-    """Prints and writes runs beside the published results."""
+def show_comparison(
+    console: Console, runs: RunCollection, args: argparse.Namespace
+) -> tuple[list[Path], int]:
+    """Prints and writes runs beside the published results.
+
+    Returns:
+        The files, and how many results lie outside the tolerance.
+    """
     published, tolerance = read_published(), Tolerance(*args.tolerance)
     comparisons = compare(runs.results, published.results, tolerance)
     sheets = comparison_sheets(comparisons, tolerance)
@@ -156,7 +170,7 @@ def show_comparison(console: Console, runs: RunCollection, args: argparse.Namesp
         summary += f"; {rest} without a published counterpart"
     print(summary)
     stem = (args.out or OUT) / (args.name or "against_published")
-    return write_files(
+    files = write_files(
         {stem.with_name(f"{stem.name}.csv"): csv_text(COMPARISON_COLUMNS, comparisons)},
         sheets,
         stem,
@@ -168,14 +182,18 @@ def show_comparison(console: Console, runs: RunCollection, args: argparse.Namesp
         ],
         footer=summary,
     )
+    return files, outside
 
 
-def show_deltas(console: Console, runs: RunCollection, than: list[str]) -> list[Path]:
-    """Prints Bjøntegaard's deltas of the runs' sweeps over others."""
-    anchors = read_published() if than == ["published"] else collect_runs(than)
-    for sheet in bd_sheets(pair_deltas(sweeps(runs), sweeps(anchors))):
+def show_deltas(console: Console, runs: RunCollection, args: argparse.Namespace) -> list[Path]:
+    """Prints Bjøntegaard's deltas of the runs' sweeps over others; writes them where asked to."""
+    anchors = read_published() if args.than == ["published"] else collect_runs(args.than)
+    sheets = bd_sheets(pair_deltas(sweeps(runs), sweeps(anchors)))
+    for sheet in sheets:
         print_sheet(console, sheet)
-    return []
+    if not (args.out or args.name):
+        return []
+    return write_files({}, sheets, (args.out or OUT) / (args.name or "deltas"))
 
 
 def sweeps(runs: RunCollection) -> list[Series]:

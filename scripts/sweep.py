@@ -4,8 +4,9 @@ r"""Runs a task script for several β, one after the other, and tabulates what b
         --config 'configs/ilsvrc2012/ladon/splittable_resnet50-fp-beta{beta}_from_resnet50.yaml' \
         --betas 0.32 1.28 5.12 10.24 20.48
 
-`{beta}` in --config and --run_log stands for β's text. Every flag not listed below goes to the
-task script as it is (--device cpu, --set key=value, --data_root DIR, -student_only, …). A failed
+`{beta}` in --config, --run_log and what is passed on stands for β's text; of a --config without it
+the key `beta` is set. Every flag not listed below goes to the task script (--device cpu,
+--set key=value, --data_root DIR, -student_only, …). A failed
 run does not stop the others. With --resume, finished runs are skipped and the others go on where
 they stopped. With --fused, all β run at once in one process: each image is loaded once for all of
 them, and in training (classification only) the teacher runs once per batch; results are those of
@@ -36,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> Sweep:
     parser.add_argument(
         "--task", required=True, choices=tasks, metavar="TASK", help=", ".join(tasks)
     )
-    parser.add_argument("--config", required=True, help="YAML path with {beta}")
+    parser.add_argument("--config", required=True, help="YAML path, with {beta} or a key beta")
     parser.add_argument(
         "--betas", required=True, nargs="+", metavar="BETA", help="in running order"
     )

@@ -47,6 +47,11 @@ def test_base_errors(tmp_path):
     )
     message = error_of(tmp_path, "a: 1\n_base_: ones.yaml")
     assert message == 'c.yaml:2: _base_ file not found: ones.yaml; did you mean "one.yaml"?'
+    message = error_of(tmp_path, "_base_: configs/x.yaml")
+    assert message == (
+        "c.yaml:1: _base_ file not found: configs/x.yaml "
+        "(paths are relative to the file that names them)"
+    )
     assert "c.yaml:1: _base_ must be a path or a list" in error_of(tmp_path, "_base_: 3")
     assert "must be a path or a list" in error_of(tmp_path, "_base_: [1]")
     assert "circle: c.yaml -> c.yaml" in error_of(tmp_path, "_base_: c.yaml")

@@ -225,3 +225,45 @@ def test_script_errors_are_one_line(two_runs, capsys):
         assert error.startswith("error: ")
         assert message in error
         assert error.count("\n") == 1
+
+
+LINES = (
+    "2023-02-16 18:25:14,754\tINFO\t__main__\t[Student: s]\n"
+    "2023-02-16 18:25:14,754\tINFO\t__main__\t * Acc@1 50.0000\tAcc@5 90.0000\n"
+)
+
+
+def test_a_run_whose_folder_and_log_are_both_named_counts_once(two_runs):
+    """As `report.py DIR/*` names them."""
+    Path("logs/ilsvrc2012").mkdir()
+    for name in ("a", "b", "ilsvrc2012/c"):
+        Path(f"logs/{name}.txt").write_text(LINES)
+    Path("logs/open").mkdir()
+    Path("logs/open/run.json").write_text("{}")
+    Path("logs/open.txt").write_text(LINES)
+    runs = collect_runs(sorted(Path("logs").iterdir()))
+    students = [str(result.run) for result in runs.results if result.role == "student"]
+    assert sorted(students) == ["logs/a", "logs/b", "logs/ilsvrc2012/c.txt"], "c has no folder"
+    assert runs.unfinished == [Path("logs/open")]
+    write_run(Path("logs/ilsvrc2012/c"), metrics(0.32))
+    (only,) = collect_runs(["logs/ilsvrc2012/c.txt"]).results
+    assert only.metrics["acc1"] == 50.0, "a log that is named alone is read"
+
+
+@pytest.mark.parametrize(("flags", "code"), [([], 0), (["--strict"], 1)])
+@pytest.mark.parametrize(("worse", "is_outside"), [(0.0, False), (5.0, True)])
+def test_results_outside_the_tolerance_can_fail(tmp_path, capsys, flags, code, worse, is_outside):
+    content = metrics(0.32)
+    content["models"].pop("teacher")
+    content["models"]["student"]["metrics"]["acc1"] -= worse
+    run = write_run(tmp_path / "run", content)
+    words = [str(run), "--against", "published", "--out", str(tmp_path / "out"), *flags]
+    assert report_script.main(words) == (code if is_outside else 0)
+    assert f"{int(is_outside)} of 1 results outside" in capsys.readouterr().out
+
+
+def test_strict_needs_something_to_judge(capsys):
+    with pytest.raises(SystemExit) as stop:
+        report_script.main(["logs", "--strict"])
+    assert stop.value.code == 2
+    assert "--strict judges a comparison" in capsys.readouterr().err

@@ -109,6 +109,10 @@ def test_script_compares_two_sets_of_logs(tmp_path, capsys):
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     assert report_script.main([a, "--than", b]) == 0
     assert "│ resnet50 │ resnet50 │      +10.00 │" in capsys.readouterr().out
+    assert report_script.main([a, "--than", b, "--out", str(tmp_path / "out")]) == 0
+    assert "out/deltas.md" in capsys.readouterr().out
+    assert "| resnet50 | resnet50 | +10.00 |" in (tmp_path / "out" / "deltas.md").read_text()
+    assert "resnet50" in (tmp_path / "out" / "deltas.tex").read_text()
     one = next(tmp_path.glob("a/*/*beta1_x.txt"))
     assert report_script.main([str(one), "--than", "published"]) == 2
     assert "need at least 4 points" in capsys.readouterr().err

@@ -146,6 +146,55 @@ def test_one_beta_needs_no_placeholder(workplace):
     assert run_sweep(sweep, quiet, run=lambda command: 0).exit_code == 0
 
 
+ONE = "beta: 1.0\nmodels: {{student_model: {{dst_ckpt: {}}}}}\n"
+
+
+@pytest.fixture
+def one_config(workplace):
+    """A config whose key is β, as are the names that follow from it."""
+    path = Path("configs/x/mine-beta1.0.yaml")
+    path.write_text(ONE.format("'best-${beta}.pt'"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "logs"),
+    [
+        ("mine-beta1.0.yaml", ["logs/x/mine-beta0.32.txt", "logs/x/mine-beta1.28.txt"]),
+        ("other.yaml", ["logs/x/other-beta0.32.txt", "logs/x/other-beta1.28.txt"]),
+        ("v1.5.yaml", ["logs/x/v1.5-beta0.32.txt", "logs/x/v1.5-beta1.28.txt"]),
+    ],
+)
+def test_one_config_serves_several_betas(one_config, name, logs):
+    config = one_config.rename(one_config.with_name(name))
+    commands = []
+    sweep = make(
+        config=str(config), betas=("0.32", "1.28"), passed_on=("--json", '{"n": "{beta}"}')
+    )
+    result = run_sweep(sweep, quiet, run=lambda command: commands.append(command) or 0)
+    for beta, log, command in zip(("0.32", "1.28"), logs, commands, strict=True):
+        assert command[2:] == [
+            *("--config", str(config), "--run_log", log, "--set", f"beta={beta}"),
+            *("--json", f'{{"n": "{beta}"}}'),
+        ]
+    assert [str(outcome.log) for outcome in result.outcomes] == logs
+    assert len({outcome.folder for outcome in result.outcomes}) == 2
+
+
+def test_one_config_with_a_run_log_of_its_own(one_config):
+    sweep = make(config=str(one_config), run_log="out/{beta}.txt")
+    assert sweep.command("1.28")[2:] == [
+        *("--config", str(one_config), "--run_log", "out/1.28.txt", "--set", "beta=1.28")
+    ]
+
+
+def test_one_config_with_one_checkpoint_for_all_is_refused(one_config):
+    """Each β would overwrite the one before."""
+    one_config.write_text(ONE.format("best.pt"))
+    with pytest.raises(UsageError, match=r"beta1\.0\.yaml:2: .*dst_ckpt is best\.pt whatever β is"):
+        run_sweep(make(config=str(one_config)), quiet, run=lambda command: 0)
+
+
 def test_arguments_are_split():
     arguments = (
         "--task detection --config c-{beta}.yaml --betas 0.32 1.28 -test_only -student_only "

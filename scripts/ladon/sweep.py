@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from types import FrameType
 from rich.table import Table
 
 from ladon.cli import build_parser, prepare_process
+from ladon.config import load_config
 from ladon.errors import UsageError
 from ladon.paths import run_folder, run_log_path
 
@@ -35,6 +37,7 @@ TASKS = {
     "segmentation": "semantic_segmentation",
 }
 PLACEHOLDER = "{beta}"
+_BETA_IN_NAME = re.compile(r"beta\d+(\.\d+)?")
 
 Runner = Callable[[list[str]], int]
 """Runs one command to its end and returns its exit code (-N: killed by signal N)."""
@@ -51,13 +54,14 @@ class Sweep:
 
     Args:
         script: the task's entry script.
-        config: path of a YAML file, with `{beta}` where β's text goes.
+        config: path of a YAML file, with `{beta}` where β's text goes; without it, its key `beta`
+            is set.
         betas: β as the user typed them; they name files.
         run_log: `--run_log` of the task script, with `{beta}`; None for its default.
         test_only: evaluate only.
         resume: skip finished runs and let the others go on from their last checkpoint.
         fused: all β at once, in this process.
-        passed_on: further arguments of the task script, unchanged.
+        passed_on: further arguments of the task script; `{beta}` in them is β's text, too.
     """
 
     script: Path
@@ -78,15 +82,15 @@ class Sweep:
         problems = [f"β must be a number above 0, not '{b}'" for b in self.betas if not _is_beta(b)]
         repeated = [b for b in dict.fromkeys(self.betas) if self.betas.count(b) > 1]
         problems += [f"β {beta} is given more than once" for beta in repeated]
-        if len(self.betas) > 1:
-            for flag, value in (("--config", self.config), ("--run_log", self.run_log)):
-                if value and PLACEHOLDER not in value:
-                    problems.append(f"{flag} '{value}' needs {PLACEHOLDER}: several β are given")
+        if len(self.betas) > 1 and self.run_log and PLACEHOLDER not in self.run_log:
+            problems.append(f"--run_log '{self.run_log}' needs {PLACEHOLDER}: several β are given")
         # a bad β has been named already; its file would only repeat the message
         configs = dict.fromkeys(self.config_of(b) for b in self.betas if _is_beta(b))
         missing = [config for config in configs if not Path(config).is_file()]
         if missing:
             problems.append(f"no such config file: {', '.join(missing)}")
+        elif self.sets_beta and not problems:
+            problems += self._problems_of_one_config()
         if not self.script.is_file():
             problems.append(f"no such task script: {self.script}")
         if self.passed_on and not self.passed_on[0].startswith("-"):
@@ -99,13 +103,42 @@ class Sweep:
         if problems:
             raise UsageError("; ".join(problems))
 
+    def _problems_of_one_config(self) -> list[str]:
+        """Why one file does not do for all β."""
+        configs = [load_config(self.config, assignments=[f"beta={beta}"]) for beta in self.betas]
+        if load_config(self.config).beta is None:
+            return [
+                f"--config '{self.config}' needs {PLACEHOLDER} in its name, or a key beta: several "
+                "β are given"
+            ]
+        sections = ("models.student_model.dst_ckpt", "models.model.dst_ckpt")
+        for key in sections:
+            paths = [config.get(key) for config in configs if config.get(key) is not None]
+            if len(set(paths)) < len(paths):
+                return [
+                    f"{configs[0].where(key)}: {key} is {paths[0]} whatever β is: put ${{beta}} "
+                    "into it, so that each β has its own"
+                ]
+        return []
+
+    @property
+    def sets_beta(self) -> bool:
+        """Whether one config serves several β, by its key `beta`."""
+        return len(self.betas) > 1 and PLACEHOLDER not in self.config
+
     def config_of(self, beta: str) -> str:
         """The config path of one β."""
         return self.config.replace(PLACEHOLDER, beta)
 
     def run_log_of(self, beta: str) -> str | None:
         """The `--run_log` of one β, None if the task script is to choose."""
-        return self.run_log.replace(PLACEHOLDER, beta) if self.run_log else None
+        if self.run_log:
+            return self.run_log.replace(PLACEHOLDER, beta)
+        if not self.sets_beta:
+            return None
+        default = run_log_path(self.config)
+        name, count = _BETA_IN_NAME.subn(f"beta{beta}", default.stem)
+        return str(default.with_name(f"{name if count else f'{name}-beta{beta}'}.txt"))
 
     def folder_of(self, beta: str) -> Path:
         """The run folder of one β."""
@@ -125,7 +158,9 @@ class Sweep:
             command.append("-test_only")
         elif self.resume:
             command.append("--resume")
-        return [*command, *self.passed_on]
+        if self.sets_beta:
+            command += ["--set", f"beta={beta}"]
+        return [*command, *(argument.replace(PLACEHOLDER, beta) for argument in self.passed_on)]
 
     def is_finished(self, beta: str) -> bool:
         """True if β's run folder holds the result that this sweep would make.

@@ -110,6 +110,7 @@ def _load_tree(path: Path, chain: tuple[Path, ...]) -> ConfigMap:
         if not base.is_file():
             siblings = base.parent.iterdir() if base.parent.is_dir() else ()
             near = suggest(base.name, (sibling.name for sibling in siblings))
+            near = near or " (paths are relative to the file that names them)"
             raise LocatedError(mark, f"{BASE} file not found: {base}{near}")
         root = _over(root, _load_tree(base, chain))
     return _over(root, own)

@@ -161,8 +161,8 @@ class _Reader:
             return
         raise LocatedError(
             self._mark(node),
-            f'{text} would be the number {value} (YAML reads it {base}): write {meant}, or "{text}" '
-            "in quotes if it is text",
+            f"{text} would be the number {value} (YAML reads it {base}): write {meant}, or "
+            f'"{text}" in quotes if it is text',
         )
 
     def _lazy(self, node: yaml.Node) -> Lazy:

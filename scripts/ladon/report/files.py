@@ -49,8 +49,8 @@ def write_files(
     texts: dict[Path, str],
     sheets: Sequence[Sheet],
     stem: Path,
-    figure: Figure,
-    plots: Sequence[Path],
+    figure: Figure | None = None,
+    plots: Sequence[Path] = (),
     footer: str = "",
 ) -> list[Path]:
     """Writes tables as STEM.md and STEM.tex, a figure, and other texts.
@@ -59,7 +59,7 @@ def write_files(
         texts: further files, by their paths.
         sheets: the tables.
         stem: of the two documents' paths.
-        figure: the plot.
+        figure: the plot, if there is one.
         plots: where to, the first one shown in the Markdown document.
         footer: a paragraph of the Markdown document.
 
@@ -70,7 +70,9 @@ def write_files(
         UsageError: a file cannot be written.
     """
     documents = {
-        stem.with_name(f"{stem.name}.md"): markdown_document(sheets, plots[0].name, footer),
+        stem.with_name(f"{stem.name}.md"): markdown_document(
+            sheets, plots[0].name if plots else None, footer
+        ),
         **texts,
         stem.with_name(f"{stem.name}.tex"): latex_document(sheets),
     }

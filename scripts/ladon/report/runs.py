@@ -33,11 +33,15 @@ def collect_runs(paths: Sequence[str | Path]) -> RunCollection:
         found, open_runs = _find(path)
         files.update((file.resolve(), file) for file in found)
         unfinished.update((folder.resolve(), folder) for folder in open_runs)
+    # the log of a run folder stands beside it; given by name (DIR/*), the run would count twice
+    folders = {file.parent for file in files if file.name == METRICS_FILE} | set(unfinished)
     results: list[RunResult] = []
-    for file in files.values():
+    for place, file in files.items():
+        if file.suffix in LOG_SUFFIXES and place.with_suffix("") in folders:
+            continue
         results += read_log(file) if file.suffix in LOG_SUFFIXES else read_metrics(file)
     if all(result.missing and result.note for result in results):
-        stopped = [f"{result.run}: {result.note}" for result in results]
+        stopped = list(dict.fromkeys(f"{result.run}: {result.note}" for result in results))
         where = ", ".join(str(folder) for folder in unfinished.values())
         none = [f"no finished run (no {METRICS_FILE}) in {where}"] if where else []
         raise UsageError("; ".join(stopped + none))
