@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision.datasets  # noqa: F401  before torchdistill, which looks for it
 from PIL import Image
 from torch.utils.data import Dataset, Subset
 from torchdistill.datasets.wrapper import BaseDatasetWrapper
@@ -24,6 +25,7 @@ from ladon.data.loaders import (
 )
 from ladon.data.samplers import image_size
 from ladon.errors import DataError
+from ladon.tasks.classification import Accuracy
 
 
 @pytest.mark.parametrize("by", ["flag", "variable", "config"])
@@ -249,3 +251,34 @@ def test_samples_that_make_no_batch_are_a_data_error():
     samples = [(0, torch.zeros(3, 4, 4), 0), (1, torch.zeros(3, 4, 5), 0)]
     with pytest.raises(DataError, match=r"cannot make a batch.*stack expects"):
         collate(samples)
+
+
+@pytest.mark.parametrize("labels", [[0, 99], [-5, 1], [4, 0], [3, -1]])
+def test_a_label_that_the_model_has_not_is_no_wrong_answer(labels):
+    metric = Accuracy()
+    metric.update(torch.eye(4), torch.arange(4))
+    wrong = next(label for label in labels if not 0 <= label < 4)
+    with pytest.raises(DataError, match=rf"label {wrong}, but the model has 4 classes \(.* 0 to 3"):
+        metric.update(torch.eye(4)[:2], torch.tensor(labels))
+    with pytest.raises(DataError, match=f"label {wrong}, but"):
+        metric.state()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"iscrowd": None}, "annotations[0] has iscrowd null, not 0 or 1"),
+        ({"area": None}, "annotations[0] has area null, not a finite number"),
+        ({"category_id": 0}, "annotations[0] has category_id 0, but 0 is a detector's background"),
+    ],
+)
+def test_a_wrong_coco_field_is_named_before_any_work(refused, own_data, change, expected):
+    for split in ("train", "val"):
+        content = json.loads(coco(own_data, split).read_text())
+        content["categories"].append({"id": 0})
+        for annotation in content["annotations"]:
+            annotation.update(change)
+        coco(own_data, split).write_text(json.dumps(content))
+    message = refused("detection")
+    assert expected in message
+    assert "annotations/instances_" in message

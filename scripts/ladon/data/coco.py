@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 from torchvision.transforms import functional as F
 
+from ladon.data.coco_content import check_content
+from ladon.data.coco_masks import instance_mask, shape_problem
 from ladon.data.images import MOVE_ROOT, open_image
 from ladon.data.transforms import IGNORED_LABEL, recompress_jpeg
 from ladon.errors import DataError
@@ -30,6 +32,8 @@ COCO_IDS_OF_VOC = (
     *(67, 18, 19, 4, 1, 64, 20, 63, 7, 72),
 )  # fmt: skip
 _VOC_CLASS = {coco_id: voc for voc, coco_id in enumerate(COCO_IDS_OF_VOC) if voc > 0}
+_SIDES = {"height", "width"}
+_INT64 = 2**63
 
 
 def coco_dataset(
@@ -115,6 +119,10 @@ class CocoDataset(Dataset):
             which = "annotated images" if annotated_only else "images"
             raise DataError(f"{annotation_file} lists no {which}; use another annotation file")
         self._check_images()
+        if is_segment:
+            self._check_shapes()
+        elif min(self.coco.catToImgs, default=1) < 1:
+            self._check_labels()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -181,31 +189,39 @@ class CocoDataset(Dataset):
 
     def _instance_mask(self, annotation: dict, height: int, width: int) -> np.ndarray:
         """Rasterise polygons or run lengths: bool [H, W]."""
-        shape = annotation.get("segmentation")
-        if shape == []:
-            return np.zeros((height, width), dtype=bool)
-        try:
-            if isinstance(shape, list):
-                runs = coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-            elif isinstance(shape["counts"], list):
-                runs = coco_mask.frPyObjects(shape, height, width)
-            else:
-                runs = shape
-            instance = coco_mask.decode(runs).astype(bool)
-        except Exception as error:  # pycocotools raises bare Exceptions
-            raise self._bad_shape(annotation, f"cannot be read ({error})") from error
-        if instance.shape != (height, width):
-            rows, columns = instance.shape
-            raise self._bad_shape(
-                annotation, f"is {columns}x{rows} pixels on an image of {width}x{height}"
-            )
-        return instance
+        shape = annotation["segmentation"]
+        # the image may be of another size than the JSON says
+        problem = shape_problem(shape, (height, width))
+        if problem is not None:
+            raise self._bad_shape(annotation, problem)
+        return instance_mask(shape, height, width)
+
+    def _check_shapes(self) -> None:
+        """See that every mask that is going to be painted can be."""
+        for annotation in self.coco.dataset["annotations"]:
+            if annotation["category_id"] not in _VOC_CLASS:
+                continue
+            image = self.coco.imgs[annotation["image_id"]]
+            size = (image["height"], image["width"]) if image.keys() >= _SIDES else None
+            problem = shape_problem(annotation.get("segmentation"), size)
+            if problem is not None:
+                raise self._bad_shape(annotation, problem)
 
     def _bad_shape(self, annotation: dict, problem: str) -> DataError:
         return DataError(
-            f"{self.annotation_file}: the segmentation of annotation {annotation.get('id')} "
+            f"{self.annotation_file}: the segmentation of annotation {annotation['id']} "
             f"{problem}; correct or remove it"
         )
+
+    def _check_labels(self) -> None:
+        """See that no object is of class 0: a detector takes it for background, in silence."""
+        for position, annotation in enumerate(self.coco.dataset["annotations"]):
+            if annotation["category_id"] < 1:
+                raise DataError(
+                    f"{self.annotation_file}: annotations[{position}] has category_id "
+                    f"{annotation['category_id']}, but 0 is a detector's background; number the "
+                    "categories from 1"
+                )
 
     def _check_images(self) -> None:
         if not self.image_dir.is_dir():
@@ -270,7 +286,8 @@ def load_coco(path: Path) -> COCO:
     """Read a COCO annotation file, silently.
 
     What COCOeval needs and small JSON files leave out is filled in: `info`, and each annotation's
-    `iscrowd` (0) and `area` (that of its box).
+    `iscrowd` (0) and `area` (that of its box). Image ids that do not fit a target's int64 are
+    replaced by 1 to N, in their order.
 
     Args:
         path: JSON file with `images`, `annotations` and `categories`.
@@ -285,46 +302,47 @@ def load_coco(path: Path) -> COCO:
         raise DataError(
             f"annotation file {path} does not exist; put it there, set ann_file_path, {MOVE_ROOT}"
         )
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}); replace it") from error
-    _check_content(content, path)
-    content.setdefault("info", {})
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
+    with _no_collection():
+        content = _read_json(path)
+        check_content(content, path)
+        _number_images(content)
+        if not isinstance(content.get("info"), dict):
+            content["info"] = {}
+        coco = COCO()
+        coco.dataset = content
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco.createIndex()
     return coco
 
 
-def _check_content(content: Any, path: Path) -> None:
-    """See that the JSON is COCO's, and fill in what annotations may leave out."""
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(f"{path} has no list '{key}'; use a COCO instances file")
-    for position, image in enumerate(content["images"]):
-        if not _has_ints(image, "id") or not isinstance(image.get("file_name"), str):
-            raise DataError(
-                f"{path}: images[{position}] lacks an integer 'id' or a 'file_name'; add them"
-            )
-    for position, annotation in enumerate(content["annotations"]):
-        if not _is_annotation(annotation):
-            raise DataError(
-                f"{path}: annotations[{position}] lacks an integer 'id', 'image_id' or "
-                "'category_id', or a 'bbox' of four numbers; correct or remove it"
-            )
-        annotation.setdefault("iscrowd", 0)
-        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+def _read_json(path: Path) -> Any:
+    try:
+        with path.open(encoding="utf-8-sig") as file:  # some editors begin a file with a BOM
+            return json.load(file)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON ({error}); replace it") from error
 
 
-def _has_ints(entry: Any, *keys: str) -> bool:
-    return isinstance(entry, dict) and all(isinstance(entry.get(key), int) for key in keys)
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep garbage collection from walking a million new objects over and over: none is garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
-def _is_annotation(entry: Any) -> bool:
-    if not _has_ints(entry, "id", "image_id", "category_id"):
-        return False
-    box = entry.get("bbox")
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
+def _number_images(content: dict) -> None:
+    ids = sorted(image["id"] for image in content["images"])
+    if not ids or (ids[0] >= -_INT64 and ids[-1] < _INT64):
+        return
+    numbers = {image_id: number for number, image_id in enumerate(ids, start=1)}
+    for image in content["images"]:
+        image["id"] = numbers[image["id"]]
+    for annotation in content["annotations"]:
+        annotation["image_id"] = numbers[annotation["image_id"]]

@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 from torchvision import datasets, io
@@ -19,7 +20,7 @@ from torchvision import transforms as tv
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.functional import pil_to_tensor
 
-from ladon.data.images import open_image
+from ladon.data.images import UNREADABLE, open_image, raw_mode
 from ladon.data.transforms import WrappedResize
 
 logger = logging.getLogger(__name__)
@@ -55,15 +56,36 @@ def use_fast_input(dataset: Any) -> bool:
 
 
 def read_tensor(path: str | os.PathLike) -> Tensor:
-    """Reads an image as uint8 [3, H, W], RGB.
+    """Reads an image as uint8 [3, H, W], RGB; of other than plain files the reference's pixels.
 
     Raises:
-        DataError: the file is missing, truncated or no image.
+        DataError: the reference refuses the file.
+    """
+    if _is_plain(path):
+        try:
+            return io.decode_image(os.fspath(path), mode=io.ImageReadMode.RGB)
+        except RuntimeError:  # damaged: the reference says how
+            pass
+    return pil_to_tensor(open_image(path))
+
+
+def _is_plain(path: str | os.PathLike) -> bool:
+    """Whether a file is JPEG or PNG, grey or RGB of 8 bits, which all decoders read alike.
+
+    Elsewhere they differ: torchvision gives 16 bits as they are and all frames of an animation, and
+    lays transparent pixels over another colour.
     """
     try:
-        return io.decode_image(os.fspath(path), mode=io.ImageReadMode.RGB)
-    except RuntimeError:  # a format that torchvision doesn't know, or a file that nobody can read
-        return pil_to_tensor(open_image(path))
+        with Image.open(path) as image:  # reads the header only
+            return (
+                image.format in ("JPEG", "PNG")
+                and image.mode in ("L", "RGB")
+                and raw_mode(image) == image.mode
+                and "transparency" not in image.info
+                and not getattr(image, "is_animated", False)
+            )
+    except UNREADABLE:
+        return False
 
 
 def _fast_form(step: Any) -> Any:

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torchvision import datasets
-from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+from torchvision.datasets.folder import has_file_allowed_extension
 
 from ladon.data.images import MOVE_ROOT, open_image
+from ladon.data.labels import positions_of
 from ladon.errors import DataError
 
+logger = logging.getLogger(__name__)
 
-def _empty_class_folders(root: Path, is_valid: Callable[[str], bool]) -> list[Path]:
-    def holds_image(folder: Path) -> bool:
-        walk = os.walk(folder, followlinks=True)
-        return any(is_valid(os.path.join(top, name)) for top, _, names in walk for name in names)
-
-    return [
-        folder for folder in sorted(root.iterdir()) if folder.is_dir() and not holds_image(folder)
-    ]
-
-
-def _has_image_extension(path: str) -> bool:
-    return has_file_allowed_extension(path, IMG_EXTENSIONS)
+# What programs and systems leave beside the classes, thumbnails of the images included.
+_NO_CLASSES = {
+    *("__pycache__", "__MACOSX", "@eaDir", "lost+found"),
+    *("$RECYCLE.BIN", "System Volume Information"),
+}
 
 
 class ImageFolder(datasets.ImageFolder):
     """torchvision's ImageFolder whose errors name the folder or file that is wrong.
+
+    Hidden folders and files, and what programs leave behind (`__pycache__`, `__MACOSX`), are
+    neither classes nor images; a link that leads back to a folder it lies in is not followed.
 
     Args:
         root: folder with one folder of images per class; `~` is expanded.
@@ -38,9 +37,16 @@ class ImageFolder(datasets.ImageFolder):
         loader: reads an image file.
         is_valid_file: decides which files are images; by extension if None.
         allow_empty: accept class folders without images.
+        class_names: names of the classes by label, or the folder of another set (that of training)
+            whose class folders give them; by default the labels are the positions of this set's own
+            folders in the order of their names.
+
+    Attributes:
+        classes: names of the classes by label.
 
     Raises:
-        DataError: the folder is missing, has no class folders, or one of them is empty.
+        DataError: the folder is missing, has no class folders, one of them is empty, or is not
+            among the class names.
     """
 
     def __init__(
@@ -51,26 +57,117 @@ class ImageFolder(datasets.ImageFolder):
         loader: Callable[[str], Any] = open_image,
         is_valid_file: Callable[[str], bool] | None = None,
         allow_empty: bool = False,
+        class_names: Sequence[str] | str | os.PathLike | None = None,
     ) -> None:
-        root = Path(root).expanduser()
-        if not root.is_dir():
-            raise DataError(
-                f"image folder {root} does not exist; "
-                f"put one folder per class there, set its root, {MOVE_ROOT}"
-            )
-        if not any(entry.is_dir() for entry in root.iterdir()):
-            raise DataError(
-                f"image folder {root} holds no class folders; expected {root}/CLASS/*.jpg"
-            )
-        try:
-            super().__init__(
-                str(root), transform, target_transform, loader, is_valid_file, allow_empty
-            )
-        except FileNotFoundError as error:
-            empty = _empty_class_folders(root, is_valid_file or _has_image_extension)
-            if not empty:
-                raise
+        self._names, self._names_of = None, "its class_names"
+        if isinstance(class_names, str | os.PathLike):
+            self._names_of = os.fspath(class_names)
+            self._names = folder_class_names(class_names)
+        elif class_names is not None:
+            self._names = list(class_names)
+        root = str(Path(root).expanduser())
+        super().__init__(root, transform, target_transform, loader, is_valid_file, allow_empty)
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """Give the classes' names by label, and each name's label; torchvision calls this."""
+        names = folder_class_names(directory)
+        if self._names is not None:
+            positions_of(names, self._names, directory, self._names_of)
+            names = self._names
+        return names, {name: label for label, name in enumerate(names)}
+
+    @staticmethod
+    def make_dataset(
+        directory: str | Path,
+        class_to_idx: dict[str, int],
+        extensions: tuple[str, ...] | None = None,
+        is_valid_file: Callable[[str], bool] | None = None,
+        allow_empty: bool = False,
+    ) -> list[tuple[str, int]]:
+        """List the images of each class with its label, in torchvision's order."""
+        if is_valid_file is None:
+
+            def is_valid_file(path: str) -> bool:
+                return has_file_allowed_extension(path, extensions)
+
+        samples, empty = [], []
+        for name in sorted(class_to_idx):
+            folder = os.path.join(directory, name)
+            if not os.path.isdir(folder):
+                continue  # a class of the given names that this set has not
+            found = [path for path in _visible_files(folder) if is_valid_file(path)]
+            samples += [(path, class_to_idx[name]) for path in found]
+            if not found:
+                empty.append(folder)
+        if empty and not allow_empty:
             more = f" (and {len(empty) - 1} more like it)" if len(empty) > 1 else ""
-            raise DataError(
-                f"class folder {empty[0]}{more} holds no images; fill it or remove it"
-            ) from error
+            raise DataError(f"class folder {empty[0]}{more} holds no images; fill it or remove it")
+        return samples
+
+
+def folder_class_names(root: str | os.PathLike) -> list[str]:
+    """Give the names of a folder's class folders in their order, without looking into them.
+
+    Raises:
+        DataError: the folder is missing or has no class folders.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise DataError(
+            f"image folder {root} does not exist; "
+            f"put one folder per class there, set its root, {MOVE_ROOT}"
+        )
+    try:
+        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    except OSError as error:
+        raise DataError(f"cannot read image folder {root}: {error.strerror}") from error
+    above = _folders_above(os.path.join(root, "class"))
+    names = []
+    for name in folders:
+        if name.startswith(".") or name in _NO_CLASSES:
+            continue
+        if _identity(os.path.join(root, name)) in above:
+            logger.warning("%s leads back to a folder it lies in: it is no class", root / name)
+            continue
+        names.append(name)
+    if not names:
+        raise DataError(f"image folder {root} holds no class folders; expected {root}/CLASS/*.jpg")
+    return names
+
+
+def _visible_files(top: str) -> list[str]:
+    """List a tree's files, those behind links too, each real folder at most once."""
+    seen = _folders_above(top) | {_identity(top)}
+    found = []
+
+    def stop(error: OSError) -> None:
+        raise DataError(
+            f"cannot read folder {error.filename}: {error.strerror}; check its permissions"
+        ) from error
+
+    for folder, folders, names in os.walk(top, onerror=stop, followlinks=True):
+        kept = []
+        for name in sorted(folders):
+            identity = _identity(os.path.join(folder, name))
+            if name.startswith(".") or name in _NO_CLASSES or identity in seen:
+                continue
+            seen.add(identity)
+            kept.append(name)
+        folders[:] = kept
+        visible = sorted(name for name in names if not name.startswith("."))
+        found.append((folder, visible))
+    return [os.path.join(folder, name) for folder, names in sorted(found) for name in names]
+
+
+def _folders_above(path: str) -> set[tuple[int, int]]:
+    """Identify the folders that a path lies in, by its name and, if it is a link, by its target."""
+    parents = {*Path(os.path.abspath(path)).parents, *Path(os.path.realpath(path)).parents}
+    return {_identity(folder) for folder in parents}
+
+
+def _identity(folder: str | os.PathLike) -> tuple[int, int]:
+    try:
+        status = os.stat(folder)
+    except OSError as error:  # a link that leads nowhere has just been removed, or no permission
+        raise DataError(f"cannot read folder {os.fspath(folder)}: {error.strerror}") from error
+    return status.st_dev, status.st_ino

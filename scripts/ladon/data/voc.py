@@ -15,6 +15,13 @@ from ladon.data.images import MOVE_ROOT, open_image, open_mask
 from ladon.data.transforms import IGNORED_LABEL
 from ladon.errors import DataError
 
+VOC_CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
+    *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
+    *("sheep", "sofa", "train", "tvmonitor"),
+)
+"""Names of the class ids in masks."""
+
 
 class VOCSegmentation(datasets.VOCSegmentation):
     """torchvision's VOCSegmentation that checks what it finds.

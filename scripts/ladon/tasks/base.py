@@ -82,6 +82,13 @@ class Task(ABC):
             self._padded_sizes[key] = tuple(-(-side // step) * step for side in resized.shape[-2:])
         return self._padded_sizes[key]
 
+    def example(self, device: torch.device) -> tuple[Any, Any] | None:
+        """Returns a small collated batch of nothing in particular, to see whether models fit.
+
+        None where a model looks at what is in its images before it goes on.
+        """
+        return None
+
     @abstractmethod
     def metric(self, dataset: Any, options: Mapping[str, Any]) -> Metric:
         """Returns a fresh metric for a dataset.

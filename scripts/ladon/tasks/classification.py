@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ladon.data.class_names import check_num_classes
+from ladon.errors import DataError
 from ladon.tasks.base import Metric, Task
 
 
@@ -16,19 +18,50 @@ class Accuracy(Metric):
 
     def __init__(self, top: Sequence[int] = (1, 5)) -> None:
         self._top = tuple(top)
-        self._correct: Tensor | None = None  # on the outputs' device, read once in the end
+        # on the outputs' device, read once in the end
+        self._correct: Tensor | None = None
+        self._extremes: Tensor | None = None
+        self._num_classes = 0
         self._count = 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Takes logits [N, K] and labels [N]."""
+        """Takes logits [N, K] and labels [N].
+
+        Raises:
+            DataError: for a label outside the classes, which would count as a wrong answer; on a
+                GPU ``state`` raises it, because looking at labels here would make the host wait.
+        """
+        self._num_classes = outputs.shape[1]
+        extremes = torch.stack(targets.aminmax())
+        if self._extremes is not None:
+            both = torch.stack([self._extremes, extremes])
+            extremes = torch.stack([both[:, 0].amin(), both[:, 1].amax()])
+        self._extremes = extremes
+        if not targets.is_cuda:
+            self._check_labels()
         k = min(max(self._top), outputs.shape[1])
         ranked = outputs.float().topk(k, dim=1).indices == targets[:, None]
         correct = torch.stack([ranked[:, :t].any(dim=1).sum() for t in self._top])
         self._correct = correct if self._correct is None else self._correct + correct
         self._count += len(targets)
 
+    def _check_labels(self) -> None:
+        lowest, highest = (0, -1) if self._extremes is None else self._extremes.tolist()
+        if lowest < 0 or highest >= self._num_classes:
+            wrong = lowest if lowest < 0 else highest
+            raise DataError(
+                f"an image has label {wrong}, but the model has {self._num_classes} classes "
+                f"(labels 0 to {self._num_classes - 1}); correct the labels or use the model's own "
+                "classes"
+            )
+
     def state(self) -> tuple[list[int], int]:
-        """Returns the number of correct images for each k, and of images."""
+        """Returns the number of correct images for each k, and of images.
+
+        Raises:
+            DataError: for a label outside the classes.
+        """
+        self._check_labels()
         correct = [0] * len(self._top) if self._correct is None else self._correct.tolist()
         return correct, self._count
 
@@ -50,6 +83,17 @@ class ImageClassification(Task):
     head = "classification"
     key_metric = "acc1"
 
+    def example(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Returns two images [2, 3, 128, 128] and their labels [2]."""
+        labels = torch.zeros(2, dtype=torch.int64, device=device)
+        return torch.zeros(2, 3, 128, 128, device=device), labels
+
     def metric(self, dataset: Any, options: Mapping[str, Any]) -> Accuracy:
-        """Returns top-1 and top-5 accuracy."""
+        """Returns top-1 and top-5 accuracy.
+
+        Raises:
+            DataError: for a dataset with more classes than the model.
+        """
+        if options.get("num_classes"):
+            check_num_classes(dataset, options["num_classes"])
         return Accuracy()

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from torch import Tensor
-from torch.utils.data import Subset
 
+from ladon.data.class_names import base_dataset, check_num_classes
 from ladon.errors import DataError, UsageError
 from ladon.tasks.base import Metric, Task
 
@@ -30,6 +30,9 @@ class CocoMetric(Metric):
     TP / (TP + FP + 2^-52), which makes a lone true positive's 2^-52 smaller than 1. Recalls are
     equal to the bit, average precisions within 2^-52.
 
+    The evaluator never sees the file's own ids: an annotation of id 0 would count as not matched,
+    and float64 does not hold every image id. Images and objects are numbered from 1.
+
     Args:
         coco: pycocotools' COCO of the dataset; it is only read.
     """
@@ -38,6 +41,7 @@ class CocoMetric(Metric):
         self._coco = coco
         self._detections: list[np.ndarray] = []
         self._image_ids: list[np.ndarray] = []
+        self._counts: list[np.ndarray] = []
         self._summary: list[str] = []
 
     def update(self, outputs: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping]) -> None:
@@ -51,30 +55,37 @@ class CocoMetric(Metric):
         found = torch.column_stack(columns).cpu().numpy()
         found[:, 2:4] -= found[:, :2]
         ids = torch.stack([torch.as_tensor(t["image_id"]).reshape(()) for t in targets])
-        image_ids = ids.cpu().numpy().astype(np.int64)
-        self._detections.append(np.column_stack([np.repeat(image_ids, counts), found]))
-        self._image_ids.append(image_ids)
+        self._detections.append(found)
+        self._image_ids.append(ids.cpu().numpy().astype(np.int64))
+        self._counts.append(np.array(counts, dtype=np.int64))
 
-    def state(self) -> tuple[np.ndarray, np.ndarray]:
+    def state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the detections of this process and the images they were looked for in.
 
         Returns:
-            Detections float64 [N, 7] as pycocotools' ``loadNumpyAnnotations`` takes them (image id,
-            x, y, width and height in pixels, score, category id), and image ids int64 [M].
+            Detections float64 [N, 6] (x, y, width and height in pixels, score, category id), image
+            after image; image ids int64 [M]; and the number of detections of each int64 [M].
         """
+        none = np.empty(0, dtype=np.int64)
         return (
-            np.concatenate([np.empty((0, 7)), *self._detections]),
-            np.concatenate([np.empty(0, dtype=np.int64), *self._image_ids]),
+            np.concatenate([np.empty((0, 6)), *self._detections]),
+            np.concatenate([none, *self._image_ids]),
+            np.concatenate([none, *self._counts]),
         )
 
-    def compute(self, states: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    def compute(
+        self, states: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    ) -> dict[str, Any]:
         """Returns COCO's twelve numbers (fractions; -1 where the set has no such objects).
 
         Raises:
             DataError: the targets hold ids of images that the annotations do not list.
         """
-        detections = np.concatenate([found for found, _ in states])
-        image_ids = np.unique(np.concatenate([ids for _, ids in states])).tolist()
+        detections, image_ids, counts = (
+            np.concatenate(parts) for parts in zip(*states, strict=True)
+        )
+        image_ids, numbers = np.unique(image_ids, return_inverse=True)
+        numbers = np.repeat(numbers + 1, counts)
         invalid = np.isnan(detections).any(axis=1)
         if invalid.any():  # no place in a ranking by score, and no overlap with anything
             logger.warning(
@@ -84,8 +95,8 @@ class CocoMetric(Metric):
             )
         printed: list[str] = []
         evaluation = COCOeval_faster(
-            self._truth(image_ids),
-            _detected(detections[~invalid]),
+            self._truth(image_ids.tolist()),
+            _detected(numbers[~invalid], detections[~invalid]),
             iouType="bbox",
             print_function=printed.append,
         )
@@ -97,19 +108,26 @@ class CocoMetric(Metric):
         return dict(zip(STAT_NAMES, (float(s) for s in stats), strict=True))
 
     def _truth(self, image_ids: list[int]) -> COCO:
-        """Copies the objects of some images: the evaluation writes into what it is given."""
+        """Copies the objects of some images, numbered: the evaluation writes into what it gets."""
         unknown = [i for i in image_ids if i not in self._coco.imgs]
         if unknown:
             raise DataError(
                 f"image_id {unknown[0]} ({len(unknown)} in all) is in the dataset's targets but "
                 "not among the images of its COCO annotations; make them agree"
             )
-        annotations = self._coco.loadAnns(self._coco.getAnnIds(imgIds=image_ids))
-        keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+        objects = [
+            (number, annotation)
+            for number, image_id in enumerate(image_ids, start=1)
+            for annotation in self._coco.imgToAnns.get(image_id, ())
+        ]
+        keys = ("category_id", "bbox", "area", "iscrowd")
         return COCO(
             {
-                "images": [{"id": i} for i in image_ids],
-                "annotations": [{key: a[key] for key in keys} for a in annotations],
+                "images": [{"id": number} for number in range(1, len(image_ids) + 1)],
+                "annotations": [
+                    {"id": n, "image_id": number, **{key: annotation[key] for key in keys}}
+                    for n, (number, annotation) in enumerate(objects, start=1)
+                ],
                 "categories": [{"id": i} for i in self._coco.getCatIds()],
             }
         )
@@ -119,23 +137,24 @@ class CocoMetric(Metric):
         return ["IoU metric: bbox", *self._summary]
 
 
-def _detected(detections: np.ndarray) -> COCO:
-    """Makes faster-coco-eval's object of detections float64 [N, 7].
+def _detected(image_numbers: np.ndarray, detections: np.ndarray) -> COCO:
+    """Makes faster-coco-eval's object of detections float64 [N, 6] and their images int64 [N].
 
     Its own ``loadRes`` would add to each a polygon, which only masks need, and print.
     """
-    areas = detections[:, 3] * detections[:, 4]
+    areas = detections[:, 2] * detections[:, 3]
+    columns = (image_numbers.tolist(), detections.tolist(), areas.tolist())
     annotations = [
         {
             "id": number,
-            "image_id": int(image_id),
+            "image_id": image_number,
             "category_id": int(category_id),
             "bbox": box,
             "score": score,
             "area": area,
         }
-        for number, ((image_id, *box, score, category_id), area) in enumerate(
-            zip(detections.tolist(), areas.tolist(), strict=True), start=1
+        for number, (image_number, (*box, score, category_id), area) in enumerate(
+            zip(*columns, strict=True), start=1
         )
     ]
     return COCO({"images": [], "annotations": annotations, "categories": []})
@@ -157,13 +176,18 @@ class ObjectDetection(Task):
 
         Raises:
             UsageError: for an IoU type other than bbox.
-            DataError: for a dataset without COCO annotations.
+            DataError: for a dataset without COCO annotations, or with classes that the model has
+                not.
         """
         iou_types = options.get("iou_types") or ["bbox"]
         if list(iou_types) != ["bbox"]:
             raise UsageError(f"--iou_types {' '.join(iou_types)}: only bbox can be evaluated")
-        while isinstance(dataset, Subset):
-            dataset = dataset.dataset
+        dataset = base_dataset(dataset)
         if not hasattr(dataset, "coco"):
             raise DataError(f"{type(dataset).__name__} has no COCO annotations ('coco')")
+        if not dataset.coco.anns:
+            source = getattr(dataset, "annotation_file", type(dataset).__name__)
+            raise DataError(f"{source} has no annotations: there is nothing to compare with")
+        if options.get("num_classes"):
+            check_num_classes(dataset, options["num_classes"])
         return CocoMetric(dataset.coco)

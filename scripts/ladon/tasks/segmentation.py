@@ -119,6 +119,11 @@ class SemanticSegmentation(Task):
     head = "segmentation"
     key_metric = "mean_iou"
 
+    def example(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Returns two images [2, 3, 128, 128] and their masks [2, 128, 128]."""
+        masks = torch.zeros(2, 128, 128, dtype=torch.int64, device=device)
+        return torch.zeros(2, 3, 128, 128, device=device), masks
+
     def metric(self, dataset: Any, options: Mapping[str, Any]) -> ConfusionMatrix:
         """Returns a confusion matrix over the task's classes."""
         return ConfusionMatrix(options.get("num_classes") or DEFAULT_NUM_CLASSES)
