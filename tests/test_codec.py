@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 from compressai.entropy_models import EntropyBottleneck
 
 from ladon.codec import LatentCoder, coder
-from ladon.errors import CheckpointError, PayloadError
+from ladon.errors import CheckpointError, PayloadError, UsageError
 
 
 def bottleneck(channels, seed=0, scale=10.0):
@@ -168,17 +171,96 @@ def test_unusable_tables_are_refused(damage):
         LatentCoder(made)
 
 
-def test_without_numba_compressais_coder_is_used_and_says_so(monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda made: made._quantized_cdf.resize_(3, 9), "_quantized_cdf is for 3 channels, .* 4"),
+        (lambda made: made._cdf_length.resize_(2), "_cdf_length is for 2 channels, .* has 4"),
+        (lambda made: made._offset.resize_(5), "_offset is for 5 channels, .* has 4"),
+        (lambda made: made._quantized_cdf.resize_(4, 2), "channel 0 is not a cumulative"),
+        (lambda made: made._quantized_cdf.resize_(4), "of odd shape"),
+        (lambda made: made._offset.resize_(0), r"missing \(_offset\)"),
+        (lambda made: made._offset[3:].fill_(-(2**31)), "channel 3 begins at -2147483648"),
+        (lambda made: made._quantized_cdf[3, 2:4].fill_(9), "channel 3 is not a cumulative"),
+        (lambda made: setattr(made, "_offset", made._offset.float()), "holds torch.float32, not"),
+        (lambda made: made.quantiles.data[1].fill_(math.nan), "medians .* not finite"),
+    ],
+)
+def test_tables_are_compared_with_the_latent(damage, expected):
     made = bottleneck(4)
-    latent = torch.randn(2, 4, 5, 5) * 4
-    expected = LatentCoder(made).encode(latent)
+    damage(made)
+    with pytest.raises(CheckpointError, match=expected):
+        LatentCoder(made)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 5, 3, 3), (1, 3, 3, 3), (1, 1, 3, 3), (4, 3, 3), (1, 4, 0, 3), (1, 4, 9)]
+)
+@pytest.mark.parametrize("use", ["encode", "quantize", "estimate"])
+def test_latents_for_another_coder_are_refused(shape, use):
+    own = LatentCoder(bottleneck(4))
+    with pytest.raises(UsageError, match=r"a latent of shape \(.* for a coder of 4 channels"):
+        getattr(own, use)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32])
+def test_latents_of_another_type_are_refused(dtype):
+    with pytest.raises(UsageError, match="the coder takes float32"):
+        LatentCoder(bottleneck(4)).encode(torch.zeros((1, 4, 2, 2), dtype=dtype))
+
+
+@pytest.mark.parametrize("shape", [(10**6, 10**6), (1 << 40, 1), (0, 5), (-6, -5)])
+def test_a_shape_that_no_payload_fills_takes_no_memory(shape):
+    payload, own = payload_and_coder()
+    with pytest.raises(PayloadError, match=r"(too short for a|no) latent"):
+        own.decode([payload], shape)
+
+
+def test_the_most_predictable_latent_still_decodes():
+    """Nearly no information a symbol: the bound on shapes must let it pass."""
+    made = bottleneck(4)
+    width = made._quantized_cdf.shape[1]
+    made._quantized_cdf.copy_(torch.arange(width).expand(4, width))
+    made._cdf_length.fill_(4)
+    made._quantized_cdf[:, 1:4] = torch.tensor([1, 65535, 65536])
+    made._offset.fill_(-1)
+    own = LatentCoder(made)
+    latent = own.quantize(torch.zeros(1, 4, 300, 300)) * 0 + own._medians
+    payloads = own.encode(latent)
+    assert len(payloads[0]) < 40
+    assert torch.equal(own.decode(payloads, (300, 300)), latent)
+
+
+def test_without_numba_the_error_says_what_to_install(monkeypatch):
+    """CompressAI's own coder trusts what comes in: there is no way back to it."""
+    made = bottleneck(4)
     monkeypatch.setattr(coder, "rans", None)
-    coder._say_slow_once.cache_clear()
-    slow = LatentCoder(made)
-    LatentCoder(made)
-    assert caplog.text.count("numba cannot be imported") == 1
-    assert slow.encode(latent) == expected
-    assert torch.equal(slow.decode(expected, (5, 5)), slow.quantize(latent))
+    monkeypatch.setattr(coder, "_missing", "No module named 'numba'")
+    with pytest.raises(UsageError, match=r"cannot be imported \(No module.*pip install numba=="):
+        LatentCoder(made)
+
+
+@pytest.mark.parametrize("reason", ["No module named 'numba'", "Numba needs NumPy 2.4 or less"])
+def test_without_numba_the_library_can_be_imported(reason):
+    """Training and all that codes nothing needs no coder."""
+    program = (
+        "import sys\n"
+        "class Without:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == 'numba': raise ImportError({reason!r})\n"
+        "sys.meta_path.insert(0, Without())\n"
+        "import ladon.models\n"
+        "from compressai.entropy_models import EntropyBottleneck\n"
+        "made = EntropyBottleneck(2); made.update()\n"
+        "try: ladon.models.bottleneck.LatentCoder(made)\n"
+        "except ladon.models.checkpoint.UsageError as error: print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"entropy coding needs numba, which cannot be imported ({reason}")
 
 
 @pytest.mark.parametrize("value", [3e9, -3e9, 1e30, math.inf, -math.inf, math.nan])

@@ -7,7 +7,6 @@ latent_hat = coder.decode(payloads, (h, w))   # [N, C, h, w]
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections.abc import Sequence
@@ -20,30 +19,23 @@ import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor
 
-from ladon.errors import CheckpointError, PayloadError
+from ladon.codec.tables import FULL, as_tables
+from ladon.errors import CheckpointError, PayloadError, UsageError
 from ladon.process import usable_cores
 
+_missing = ""
 try:
     from ladon.codec import rans
-except ImportError:  # numba does not come for every new Python at once
-    rans = None
-
-logger = logging.getLogger(__name__)
+except ImportError as error:  # numba does not come for every new Python at once
+    rans, _missing = None, " ".join(str(error).split())
 
 _REASONS = {
     1: "it ends too early",
     2: "it does not end where it should",
     3: "an escape is too long",
 }
-_FULL = 1 << 16
-
-
-@cache
-def _say_slow_once() -> None:
-    logger.warning(
-        "***** numba cannot be imported: coding with CompressAI's own coder, about ten times "
-        "slower. Install numba for the fast one. *****"
-    )
+# rounding down in the coder's division hides at most this much of a symbol's information
+_HIDDEN_BITS = 5e-5
 
 
 def _on_host(tensor: Tensor) -> Tensor:
@@ -76,21 +68,28 @@ class LatentCoder:
         parallel: code images on a thread pool; else one after the other.
 
     Raises:
-        CheckpointError: if the tables are none that rANS can code with.
+        CheckpointError: if the tables are none that rANS can code with, or for other channels.
+        UsageError: if numba, which the coder needs, cannot be imported.
     """
 
     def __init__(self, entropy_bottleneck: EntropyBottleneck, *, parallel: bool = True) -> None:
-        self._entropy_bottleneck = entropy_bottleneck
+        if rans is None:  # CompressAI's own coder writes beside its buffers for odd payloads
+            raise UsageError(
+                f"entropy coding needs numba, which cannot be imported ({_missing}); install the "
+                "version that the Pipfile pins: pip install numba==0.68.1"
+            )
         self._parallel = parallel
-        self._cdf = _as_array(entropy_bottleneck._quantized_cdf)
-        self._length = _as_array(entropy_bottleneck._cdf_length)
-        self._offset = _as_array(entropy_bottleneck._offset)
-        _check_tables(self._cdf, self._length, self._offset)
-        self._medians = entropy_bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
-        if rans is None:
-            _say_slow_once()
-            return
-        self._lookup = np.empty((len(self._cdf), _FULL >> rans.LOOKUP_SHIFT), np.int32)
+        medians = entropy_bottleneck._get_medians().detach()
+        self._cdf, self._length, self._offset = as_tables(
+            entropy_bottleneck._quantized_cdf,
+            entropy_bottleneck._cdf_length,
+            entropy_bottleneck._offset,
+            medians.numel(),
+        )
+        if not bool(medians.isfinite().all()):
+            raise CheckpointError("the bottleneck's medians (quantiles) are not finite")
+        self._medians = medians.reshape(1, -1, 1, 1)
+        self._lookup = np.empty((len(self._cdf), FULL >> rans.LOOKUP_SHIFT), np.int32)
         rans.build_lookup(self._cdf, self._length, self._lookup)
         self._host_medians = _as_array(self._medians, np.float32).reshape(-1)
         self._scratch = _Scratch()
@@ -100,12 +99,16 @@ class LatentCoder:
 
     def quantize(self, latent: Tensor) -> Tensor:
         """Returns the latent as the decoder will see it: rounded around the medians."""
+        self._check(latent)
         return quantize(latent, self._medians)
 
     def encode(self, latent: Tensor) -> list[bytes]:
-        """Encodes a latent [N, C, h, w] float32 into one payload per image."""
-        if rans is None:
-            return self._entropy_bottleneck.compress(latent)
+        """Encodes a latent [N, C, h, w] float32 into one payload per image.
+
+        Raises:
+            UsageError: for a latent of another shape or type than the tables are for.
+        """
+        self._check(latent)
         # everything per image happens in its thread: torch's own threads spin for a while after an
         # operation, and would take the cores from ours
         return self._map(self._encode_one, _on_host(latent).flatten(2).numpy())
@@ -121,8 +124,7 @@ class LatentCoder:
             PayloadError: if one is truncated, extended or otherwise damaged.
         """
         height, width = (int(side) for side in shape)
-        if rans is None:
-            return self._entropy_bottleneck.decompress(list(payloads), (height, width))
+        self._check_size(payloads, height, width)
         size = (len(payloads), len(self._cdf), height, width)
         device = self._medians.device
         if device.type == "cuda":
@@ -135,6 +137,31 @@ class LatentCoder:
         self._map(self._decode_one, list(zip(payloads, arrays, strict=True)))
         return latent.to(device, non_blocking=True)
 
+    def _check(self, latent: Tensor) -> None:
+        """Compares a latent with the tables, before a loop that does not look."""
+        if latent.dim() != 4 or latent.shape[1] != len(self._cdf) or 0 in latent.shape[2:]:
+            raise UsageError(
+                f"a latent of shape {tuple(latent.shape)} for a coder of {len(self._cdf)} channels"
+            )
+        if latent.dtype != torch.float32:
+            raise UsageError(f"a latent of {latent.dtype}: the coder takes float32")
+
+    def _check_size(self, payloads: Sequence[bytes], height: int, width: int) -> None:
+        """Refuses a shape of which the payloads cannot be, before there is room for its latent."""
+        if height < 1 or width < 1:
+            raise PayloadError(f"no latent is of {height}x{width}")
+        for payload in payloads:
+            if height * width * self._least_bits > 8 * len(payload) + 64:
+                raise PayloadError(
+                    f"payload of {len(payload)} bytes is too short for a latent of {height}x{width}"
+                )
+
+    @cached_property
+    def _least_bits(self) -> float:
+        """Bits that all channels take at one place at the very least."""
+        likeliest = [np.diff(r[:n]).max() for r, n in zip(self._cdf, self._length, strict=True)]
+        return float(np.maximum(16 - np.log2(likeliest) - _HIDDEN_BITS, 0).sum())
+
     def estimate(self, latent: Tensor) -> list[int]:
         """Returns each image's payload size in bytes from the tables, without coding.
 
@@ -144,6 +171,7 @@ class LatentCoder:
         Args:
             latent: [N, C, h, w] float32.
         """
+        self._check(latent)
         symbols = torch.round(latent - self._medians).flatten(2).to(torch.int64)
         offset, last, information = self._device_tables
         value = symbols - offset
@@ -167,7 +195,7 @@ class LatentCoder:
         """
         frequency = np.diff(self._cdf, axis=1).astype(np.float64)
         inside = np.arange(frequency.shape[1])[None] < self._length[:, None] - 1
-        safe = np.where(inside & (frequency > 0), frequency, _FULL)
+        safe = np.where(inside & (frequency > 0), frequency, FULL)
         device = self._medians.device
         offset, length = (
             torch.from_numpy(table).to(device, torch.int64)[None, :, None]
@@ -234,21 +262,5 @@ class _Scratch(threading.local):
         return self._words
 
 
-def _as_array(table: Tensor, dtype: type[np.generic] = np.int32) -> np.ndarray:
-    return np.ascontiguousarray(table.detach().cpu().numpy().astype(dtype))
-
-
-def _check_tables(cdf: np.ndarray, length: np.ndarray, offset: np.ndarray) -> None:
-    """Refuses tables that would make a kernel divide by zero or read beside its row.
-
-    Raises:
-        CheckpointError: naming the first channel whose table is unusable.
-    """
-    if cdf.ndim != 2 or len(cdf) == 0 or length.shape != offset.shape or len(length) != len(cdf):
-        raise CheckpointError("CDF tables are missing or of odd shape: update() the bottleneck")
-    for channel, (row, size) in enumerate(zip(cdf, length, strict=True)):
-        used = row[:size] if 3 <= size <= len(row) else row[:0]
-        if len(used) == 0 or used[0] != 0 or used[-1] != _FULL or (np.diff(used) <= 0).any():
-            raise CheckpointError(
-                f"CDF table of channel {channel} is not a cumulative distribution"
-            )
+def _as_array(tensor: Tensor, dtype: type[np.generic]) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy().astype(dtype))

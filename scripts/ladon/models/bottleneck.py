@@ -144,6 +144,17 @@ class Payloads(threading.local):
     def __init__(self) -> None:
         self.nbytes: list[int] = []
         self.published_kib: list[float] = []
+        self._finite: Tensor | None = None
+
+    def note(self, latent: Tensor) -> None:
+        """Looks, on its device, whether a latent is finite; nobody waits for the answer here."""
+        finite = torch.stack(latent.aminmax()).isfinite().all()
+        self._finite = finite if self._finite is None else self._finite & finite
+
+    def pop_finite(self) -> Tensor | None:
+        """Returns whether this thread's latents since its last call were finite, a bool scalar."""
+        finite, self._finite = self._finite, None
+        return finite
 
     def add(self, strings: list[bytes], shape: torch.Size) -> None:
         """Records the payloads of a batch."""
@@ -198,7 +209,7 @@ def entropy_coding(model: nn.Module, mode: str = "full") -> Iterator[Payloads]:
         if bottleneck is not None:
             bottleneck.encoder.to(memory_format=torch.channels_last)
             is_coded = bottleneck.updated
-            own = _coded(bottleneck, mode, payloads) if is_coded else _quantised(bottleneck)
+            own = (_coded if is_coded else _quantised)(bottleneck, mode, payloads)
             stack.enter_context(replaced(bottleneck, **own))
         elif find_bottleneck(model) is not None:
             logger.warning("sc2bench codes this bottleneck itself: data sizes are not recorded")
@@ -218,13 +229,17 @@ def replaced(module: nn.Module, **methods: Callable[..., Any]) -> Iterator[None]
         vars(module).update(before)
 
 
-def _quantised(bottleneck: BaseBottleneck) -> dict[str, Callable[..., Any]]:
+def _quantised(
+    bottleneck: BaseBottleneck, _mode: str, payloads: Payloads
+) -> dict[str, Callable[..., Any]]:
     """What takes the place of the methods of a bottleneck that is not updated."""
     medians = bottleneck.entropy_bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
     encoder = Encoder(bottleneck.encoder)
 
     def forward(images: Tensor) -> Tensor:
-        return decode_latent(bottleneck.decoder, quantize(encoder(images), medians))
+        latent = encoder(images)
+        payloads.note(latent)
+        return decode_latent(bottleneck.decoder, quantize(latent, medians))
 
     return {"forward": forward}
 
@@ -238,6 +253,7 @@ def _coded(
 
     def encode(images: Tensor, **_: object) -> dict:
         latent = encoder(images)
+        payloads.note(latent)
         shape = latent.shape[-2:]
         if mode == "estimate":
             payloads.add([bytes(size) for size in coder.estimate(latent)], shape)

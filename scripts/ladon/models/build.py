@@ -26,7 +26,7 @@ from torchvision import models
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.errors import CheckpointError, ConfigError, LadonError, in_one_line
-from ladon.models.checkpoint import load_into, read_checkpoint
+from ladon.models.checkpoint import check_finite, load_into, read_checkpoint
 from ladon.models.ladon import HEADS, ThreeHeadedLadon, assemble, segmentation_checkpoint
 from ladon.models.pretrained import naming_missing_files, with_local_file
 
@@ -153,6 +153,13 @@ def _load_original(model: nn.Module, checkpoint: Any, strict: bool) -> None:
             f"{checkpoint.path}: made for another model: lacks {len(missing)} tensors "
             f"({', '.join(missing[:3])}, …)"
         )
+    odd = [n for n, t in taken.items() if t.shape != own[n].shape]
+    if odd:
+        raise CheckpointError(
+            f"{checkpoint.path}: made for another model: {odd[0]} "
+            f"{tuple(taken[odd[0]].shape)} instead of {tuple(own[odd[0]].shape)}"
+        )
+    check_finite(taken, checkpoint.path, own)
     nn.Module.load_state_dict(model, taken, strict=False)
 
 

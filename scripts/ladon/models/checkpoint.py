@@ -1,9 +1,9 @@
 """Checkpoints: the one place that reads and writes them.
 
 The published format is a dict ``{model, optimizer, best_value, lr_scheduler, args}`` pickled by
-``torch.save`` (torchdistill's ``save_ckpt``). Reading never executes code: only the few classes
-that published files hold besides tensors are let in. Reading is strict: every tensor of the model
-must be in the file and the other way round.
+``torch.save`` (torchdistill's ``save_ckpt``). Reading never executes code (``safe_load``) and is
+strict: every tensor of the model must be in the file and the other way round (``fit``). What is
+written holds plain values only, so that ``torch.load`` reads it with its defaults.
 """
 
 from __future__ import annotations
@@ -11,48 +11,38 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import logging
 import os
-import pickle
-import re
 import tempfile
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.errors import CheckpointError, LadonError, UsageError
-from ladon.models.bottleneck import CDF_TABLES, set_updated
+from ladon.models.fit import check_finite, first_bad, load_into
+from ladon.models.safe_load import load_safely
+from ladon.models.weights import current_names, find_weights, has_old_names
 
-logger = logging.getLogger(__name__)
-
-# What published files hold besides tensors and plain containers: the parsed arguments, numpy
-# scalars (best values), and the class itself of FrozenBatchNorm2d (inside COCO's arguments).
-_NUMPY_DTYPES = [type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
-_SCALAR = np.float64(0).__reduce__()[0]
-SAFE_GLOBALS: list[Any] = [
-    argparse.Namespace,
-    FrozenBatchNorm2d,
-    np.dtype,
-    *_NUMPY_DTYPES,
-    # numpy 1 and numpy 2 name the same function differently
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
+__all__ = [
+    "Checkpoint",
+    "check_finite",
+    "check_writable",
+    "current_names",
+    "load_into",
+    "load_safely",
+    "plain",
+    "read_checkpoint",
+    "require",
+    "save_atomically",
+    "write_checkpoint",
 ]
 
-# CompressAI < 1.2.7 -> today's names inside an entropy bottleneck
-_OLD_NAME = re.compile(r"(^|\.)entropy_bottleneck\._(matrix|bias|factor)(\d+)$")
-_NEW_NAME = {"matrix": "matrices", "bias": "biases", "factor": "factors"}
-_LISTED = 5
-# how torch's restricted unpickler names what is outside the allow-list
-_REFUSED = re.compile(r"GLOBAL (\S+)")
+_KNOWN = {"best_value", "optimizer", "lr_scheduler", "args", "classes"}
 
 
 @dataclass
@@ -61,22 +51,24 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        model: tensor by name, with today's names.
+        model: tensor by name, with today's names; its ``_metadata`` holds the modules' versions.
         best_value: best validation value, if the file has one.
         optimizer: optimizer state, if any.
         lr_scheduler: scheduler state, if any.
-        args: arguments of the run that wrote it, if any.
+        args: arguments of the run that wrote it, if any: a dict, or old files' Namespace.
+        classes: names of the model's classes, if the file has them.
         extra: what else a file with more than a state dict holds.
         is_bare: the file is a state dict and nothing else.
         has_old_names: the file uses names of an older library, which ``model`` has no more.
     """
 
     path: Path
-    model: dict[str, Tensor]
+    model: Mapping[str, Tensor]
     best_value: float | None = None
     optimizer: dict | None = None
     lr_scheduler: dict | None = None
     args: Any = None
+    classes: list[str] | None = None
     extra: dict = field(default_factory=dict)
     is_bare: bool = False
     has_old_names: bool = False
@@ -119,61 +111,25 @@ def _fetch(url: str, where: str) -> Path:
     return file
 
 
-def load_safely(path: Path) -> Any:
-    """Loads a torch file without executing anything from it.
-
-    Raises:
-        CheckpointError: if the file is damaged or holds objects outside the allow-list.
-    """
-    try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        text = str(error)
-        refused = _REFUSED.search(text)
-        if refused:
-            raise CheckpointError(
-                f"{path}: refused: it holds objects that would run code when loaded "
-                f"({refused.group(1)})"
-            ) from error
-        reason = _line(text.rpartition("WeightsUnpickler error:")[2])
-        raise CheckpointError(f"{path}: not a checkpoint, or damaged: {reason}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
-        raise CheckpointError(
-            f"{path}: truncated or damaged: {_line(str(error)) or type(error).__name__}"
-        ) from error
-    except Exception as error:
-        # torch's restricted unpickler meets arbitrary bytes with arbitrary exceptions
-        raise CheckpointError(f"{path}: not a checkpoint, or damaged: {error!r:.160}") from error
-
-
-def _line(text: str) -> str:
-    return text.strip().splitlines()[0][:160] if text.strip() else ""
-
-
-def read_checkpoint(path: str | os.PathLike, where: str) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike, where: str, key: str | None = None) -> Checkpoint:
     """Reads a published, current or bare (state dict only) checkpoint.
 
     Args:
         path: the file.
         where: config key that names it, for errors.
+        key: the file's key under which the weights are; None: wherever they are, if one place only.
 
     Raises:
-        CheckpointError: if it is missing, damaged, unsafe, or holds no model.
+        CheckpointError: if it is missing, damaged, unsafe, or holds no model, or several.
     """
     file = require(path, where)
     content = load_safely(file)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{file}: holds a {type(content).__name__}, not a checkpoint")
-    full = isinstance(content.get("model"), Mapping)
-    state = content["model"] if full else content
-    if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise CheckpointError(f"{file}: holds no model: expected tensors by name")
-    model = current_names(state)
-    has_old_names = model.keys() != state.keys()
-    if not full:
-        return Checkpoint(file, model, is_bare=True, has_old_names=has_old_names)
-    known = {"model", "best_value", "optimizer", "lr_scheduler", "args"}
+    state, place = find_weights(content, file, key)
+    model, old = current_names(state), has_old_names(state)
+    if place is None:
+        return Checkpoint(file, model, is_bare=True, has_old_names=old)
     return Checkpoint(
         file,
         model,
@@ -181,8 +137,9 @@ def read_checkpoint(path: str | os.PathLike, where: str) -> Checkpoint:
         optimizer=content.get("optimizer"),
         lr_scheduler=content.get("lr_scheduler"),
         args=content.get("args"),
-        extra={k: v for k, v in content.items() if k not in known},
-        has_old_names=has_old_names,
+        classes=_classes(content.get("classes"), file),
+        extra={k: v for k, v in content.items() if k not in _KNOWN and k != place},
+        has_old_names=old,
     )
 
 
@@ -193,79 +150,41 @@ def _number(best_value: Any, file: Path) -> float | None:
         raise CheckpointError(f"{file}: best_value is no number: {best_value!r:.80}") from error
 
 
-def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames tensors of older library versions to today's names.
+def _classes(names: Any, file: Path) -> list[str] | None:
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{file}: classes are no list of names: {names!r:.80}")
+    return names
 
-    CompressAI 1.2.2's ``entropy_bottleneck._matrix0`` becomes ``entropy_bottleneck.matrices.0``
-    (likewise biases and factors); a ``module.`` prefix left by a parallel wrapper goes.
-    """
-    if state and all(name.startswith("module.") for name in state):
-        state = {name[len("module.") :]: tensor for name, tensor in state.items()}
+
+def plain(value: Any) -> Any:
+    """Returns a value of nothing but plain ones, as any safe loader reads them; others as text."""
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, bool) or value is None:
+        return value
+    for kind in (str, int, float):  # subclasses, an enum's members say, would need their class
+        if isinstance(value, kind):
+            return kind(value)
+    return str(value)
+
+
+def _may_be_infinite(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that hold infinities by design, as masks do; statistics are none of them."""
     return {
-        _OLD_NAME.sub(lambda m: f"{m[1]}entropy_bottleneck.{_NEW_NAME[m[2]]}.{m[3]}", name): tensor
-        for name, tensor in state.items()
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if buffer.is_floating_point()
+        and not name.rpartition(".")[2].startswith("running_")
+        and not bool(buffer.isnan().any())
     }
-
-
-def load_into(model: nn.Module, checkpoint: Checkpoint, *, absent_modules_ok: bool = False) -> None:
-    """Copies a checkpoint's tensors into a model, strictly, CDF tables included.
-
-    Tables of the entropy bottleneck are taken over as they are (sender and receiver must agree to
-    the bit) or emptied where the checkpoint has none; the model's "updated" flags follow.
-
-    Args:
-        model: the model, on any device.
-        checkpoint: what ``read_checkpoint`` returned.
-        absent_modules_ok: let tensors pass whose top-level module the model does not have, as
-            when a classifier becomes a backbone without its ``fc``.
-
-    Raises:
-        CheckpointError: naming the tensors that are missing, left over or of another shape.
-    """
-    state = checkpoint.model
-    if absent_modules_ok:
-        children = {name for name, _ in model.named_children()}
-        state = {name: t for name, t in state.items() if name.split(".", 1)[0] in children}
-    _check_fit(model, state, checkpoint.path)
-    bottlenecks = {n: m for n, m in model.named_modules() if isinstance(m, EntropyBottleneck)}
-    for prefix, module in bottlenecks.items():
-        for table in CDF_TABLES:
-            source, old = state[f"{prefix}.{table}"], getattr(module, table)
-            setattr(module, table, torch.empty_like(source, dtype=torch.int32, device=old.device))
-    # the base class's method on purpose: sc2bench's own override swallows missing names
-    nn.Module.load_state_dict(model, state, strict=False)
-    if bottlenecks:
-        set_updated(model, all(m._offset.numel() > 0 for m in bottlenecks.values()))
-
-
-def _check_fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    own = model.state_dict()
-    # a counter that nothing reads; FrozenBatchNorm2d and old files lack it
-    strict = {n for n in own if not n.endswith("num_batches_tracked")}
-    given = {n for n in state if not n.endswith("num_batches_tracked")}
-    problems = [
-        _listing("missing", strict - given),
-        _listing("unexpected", given - strict),
-        _listing(
-            "of another shape",
-            (
-                f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
-                for n in strict & given
-                if n.rsplit(".", 1)[-1] not in CDF_TABLES and state[n].shape != own[n].shape
-            ),
-        ),
-    ]
-    problems = [p for p in problems if p]
-    if problems:
-        raise CheckpointError(f"{path}: made for another model: {'; '.join(problems)}")
-
-
-def _listing(what: str, names: Iterable[str]) -> str:
-    names = sorted(names)
-    if not names:
-        return ""
-    more = f", … {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"{len(names)} tensors {what} ({', '.join(names[:_LISTED])}{more})"
 
 
 def write_checkpoint(
@@ -275,7 +194,8 @@ def write_checkpoint(
     optimizer: dict | None = None,
     lr_scheduler: dict | None = None,
     best_value: float | None = None,
-    args: argparse.Namespace | None = None,
+    args: argparse.Namespace | Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> None:
     """Writes a checkpoint in the published format, whole or not at all.
 
@@ -285,25 +205,35 @@ def write_checkpoint(
         optimizer: state of the optimizer.
         lr_scheduler: state of the scheduler.
         best_value: validation value of these weights.
-        args: command line of the run.
+        args: command line of the run; written as a dict of plain values.
+        classes: names of the model's classes.
 
     Raises:
-        LadonError: if the file cannot be written.
+        LadonError: if the file cannot be written, or the weights are not finite.
     """
-    save_atomically(
-        {
-            "model": {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()},
-            "optimizer": optimizer,
-            "best_value": best_value,
-            "lr_scheduler": lr_scheduler,
-            "args": args,
-        },
-        path,
-    )
+    state = model.state_dict()
+    bad = first_bad(state, _may_be_infinite(model))
+    if bad is not None:
+        raise LadonError(f"checkpoint {path} is not written: {bad}; the training has diverged")
+    tensors = OrderedDict((n, t.detach().cpu().contiguous()) for n, t in state.items())
+    # MNASNet asks for its version while it loads, and older layers convert by theirs
+    tensors._metadata = getattr(state, "_metadata", OrderedDict())
+    content: dict[str, Any] = {
+        "model": tensors,
+        "optimizer": optimizer,
+        "best_value": None if best_value is None else float(best_value),
+        "lr_scheduler": lr_scheduler,
+        "args": None if args is None else plain(args),
+    }
+    if classes is not None:
+        content["classes"] = [str(name) for name in classes]
+    save_atomically(content, path)
 
 
 def save_atomically(content: Any, path: str | os.PathLike) -> None:
     """Saves with ``torch.save`` to a temporary file beside ``path`` and renames it.
+
+    It is on the disk, not in its cache, before the old one goes: a power cut leaves one of them.
 
     Raises:
         LadonError: if the file cannot be written.
@@ -312,13 +242,28 @@ def save_atomically(content: Any, path: str | os.PathLike) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, temporary)
+        with temporary.open("wb") as target:
+            torch.save(content, target)
+            target.flush()
+            os.fsync(target.fileno())
         os.replace(temporary, file)
+        _sync_folder(file.parent)
     except (OSError, RuntimeError) as error:
-        raise LadonError(f"cannot write checkpoint {file}: {_line(str(error))}") from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise LadonError(f"cannot write checkpoint {file}: {reason:.160}") from error
     finally:
         with contextlib.suppress(OSError):  # the folder may be what cannot be written
             temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts the rename itself on the disk, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def check_writable(path: str | os.PathLike, where: str) -> None:

@@ -28,6 +28,7 @@ _RESNESTS = {
     (24, 36, 3): "resnest200e",
     (30, 48, 8): "resnest269e",
 }
+_LISTED = 5
 _BETA = re.compile(r"beta(\d+(?:\.\d+)?)")
 
 
@@ -38,6 +39,8 @@ class Description:
     Attributes:
         kind: what sort of file it is.
         task: classification, detection or segmentation.
+        num_classes: classes of the head, a detector's and segmenter's background included.
+        classes: their names.
         backbone: name of the network behind the bottleneck.
         channels: C, channels of the latent.
         beta: weight of the rate, from the file's name or its arguments.
@@ -51,6 +54,8 @@ class Description:
 
     kind: str
     task: str | None
+    num_classes: int | None
+    classes: list[str] | None
     backbone: str | None
     channels: int | None
     beta: float | None
@@ -71,6 +76,7 @@ class Description:
         return [
             f"kind        {self.kind}",
             f"task        {known(self.task)}",
+            f"classes     {known(self.num_classes)}{self._some_names()}",
             f"backbone    {known(self.backbone)}",
             f"C           {'–' if self.channels is None else self.channels}",
             f"beta        {known(self.beta)}",
@@ -81,14 +87,28 @@ class Description:
             f"size        {self.num_bytes / 2**20:.1f} MiB",
         ]
 
+    def _some_names(self) -> str:
+        if not self.classes:
+            return ""
+        more = ", …" if len(self.classes) > _LISTED else ""
+        return f" ({', '.join(self.classes[:_LISTED])}{more})"
 
-def describe(path: str) -> Description:
+
+def describe(path: str, key: str | None = None) -> Description:
     """Reads a checkpoint without executing anything from it, and says what it holds.
+
+    Args:
+        path: the file.
+        key: the file's key under which its weights are, where there are several.
 
     Raises:
         CheckpointError: if it is missing, damaged, unsafe, or holds no model.
     """
-    checkpoint = read_checkpoint(path, "the command line")
+    return description(read_checkpoint(path, "the command line", key))
+
+
+def description(checkpoint: Checkpoint) -> Description:
+    """Says what a checkpoint holds that was read already."""
     state = checkpoint.model
     quantiles = [n for n in state if n.endswith("entropy_bottleneck.quantiles")]
     prefix = quantiles[0].removesuffix("entropy_bottleneck.quantiles") if quantiles else ""
@@ -96,7 +116,9 @@ def describe(path: str) -> Description:
     table = f"{prefix}entropy_bottleneck._quantized_cdf"
     return Description(
         kind=_kind(checkpoint, bool(quantiles)),
-        task=_task(state),
+        task=_told(checkpoint, "task", str) or _task(state),
+        num_classes=_num_classes(state),
+        classes=checkpoint.classes,
         backbone=_backbone(state, body),
         channels=state[quantiles[0]].shape[0] if quantiles else None,
         beta=_beta(checkpoint),
@@ -139,24 +161,32 @@ def _backbone(state: Mapping[str, Tensor], body: str) -> str | None:
     return _RESNETS.get((f"{first}conv3.weight" in state, tuple(counts)))
 
 
+# the last layer of each head: what has a row for each class, and nothing else
+_LAST = (
+    "roi_heads.box_predictor.cls_score.bias",
+    "classifier.low_classifier.bias",
+    "fc.bias",
+)
+_LAST_OF_SEQUENCE = re.compile(r"classifier\.(\d+)\.bias")
+
+
+def _num_classes(state: Mapping[str, Tensor]) -> int | None:
+    for name in _LAST:
+        if name in state:
+            return len(state[name])
+    layers = [(int(m[1]), name) for name in state if (m := _LAST_OF_SEQUENCE.fullmatch(name))]
+    return len(state[max(layers)[1]]) if layers else None
+
+
+def _told(checkpoint: Checkpoint, name: str, kind: type) -> Any:
+    """What ``convert`` wrote beside the weights."""
+    value = checkpoint.extra.get(name)
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None
+
+
 def _beta(checkpoint: Checkpoint) -> float | None:
-    config = getattr(checkpoint.args, "config", "") or ""
-    found = _BETA.search(checkpoint.path.name) or _BETA.search(str(config))
-    return float(found[1]) if found else None
-
-
-def plain_args(args: Any) -> argparse.Namespace | None:
-    """Returns arguments with nothing but plain values, readable by any safe loader."""
-    if not isinstance(args, argparse.Namespace):
-        return None
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        if hasattr(value, "item"):  # numpy scalars
-            return value.item()
-        return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-    return argparse.Namespace(**{k: plain(v) for k, v in vars(args).items()})
+    args = checkpoint.args
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    config = args.get("config") if isinstance(args, Mapping) else None
+    found = _BETA.search(checkpoint.path.name) or _BETA.search(str(config or ""))
+    return float(found[1]) if found else _told(checkpoint, "beta", float)

@@ -1,0 +1,84 @@
+"""What CDF tables and quantiles must be before a loop without bounds checks reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ladon.errors import CheckpointError
+
+FULL = 1 << 16
+# a table has a frequency of at least one in 2^16 for each value, so no wider range can be coded
+MAX_WIDTH = FULL - 2
+_MAX_QUANTILE = float(1 << 24)  # float32 counts in steps of one up to here
+_MAX_OFFSET = 1 << 30
+
+
+def as_tables(
+    cdf: Tensor, length: Tensor, offset: Tensor, channels: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns checked tables as int32 arrays.
+
+    Args:
+        cdf: [C, W] cumulative frequencies.
+        length: [C], entries used of each row.
+        offset: [C], value of each row's first symbol.
+        channels: C of the latent.
+
+    Raises:
+        CheckpointError: naming the table or the first channel that is unusable.
+    """
+    named = {"_quantized_cdf": cdf, "_cdf_length": length, "_offset": offset}
+    for name, table in named.items():
+        if table.dtype not in (torch.int32, torch.int64, torch.int16, torch.uint8, torch.int8):
+            raise CheckpointError(f"CDF table {name} holds {table.dtype}, not whole numbers")
+    if cdf.numel() == 0 or length.numel() == 0 or offset.numel() == 0:
+        missing = ", ".join(name for name, table in named.items() if table.numel() == 0)
+        raise CheckpointError(f"CDF tables are missing ({missing}): update() the bottleneck")
+    if cdf.dim() != 2 or length.dim() != 1 or offset.dim() != 1:
+        shapes = ", ".join(f"{name} {tuple(table.shape)}" for name, table in named.items())
+        raise CheckpointError(f"CDF tables are of odd shape: {shapes}")
+    for name, table in named.items():
+        if len(table) != channels:
+            raise CheckpointError(
+                f"CDF table {name} is for {len(table)} channels, the latent has {channels}"
+            )
+    wide = [np.ascontiguousarray(t.detach().cpu().numpy()).astype(np.int64) for t in named.values()]
+    _check_rows(*wide)
+    return tuple(np.ascontiguousarray(table.astype(np.int32)) for table in wide)
+
+
+def _check_rows(cdf: np.ndarray, length: np.ndarray, offset: np.ndarray) -> None:
+    for channel, (row, size) in enumerate(zip(cdf, length, strict=True)):
+        used = row[:size] if 3 <= size <= len(row) else row[:0]
+        if len(used) == 0 or used[0] != 0 or used[-1] != FULL or (np.diff(used) <= 0).any():
+            raise CheckpointError(
+                f"CDF table of channel {channel} is not a cumulative distribution"
+            )
+        if abs(int(offset[channel])) > _MAX_OFFSET:
+            raise CheckpointError(f"CDF table of channel {channel} begins at {offset[channel]}")
+
+
+def check_quantiles(quantiles: Tensor) -> None:
+    """Refuses quantiles [C, 1, 3] of which no table can be built.
+
+    ``update()`` makes room for the widest range of all channels, and counts from the medians.
+
+    Raises:
+        CheckpointError: naming the first channel that is unusable.
+    """
+    if quantiles.dim() != 3 or len(quantiles) == 0 or tuple(quantiles.shape[1:]) != (1, 3):
+        raise CheckpointError(f"quantiles of shape {tuple(quantiles.shape)}, not [C, 1, 3]")
+    values = quantiles.detach().cpu().double()[:, 0]
+    width = (values[:, 2] - values[:, 0]).nan_to_num(torch.inf)
+    is_bad = ~values.isfinite().all(dim=1) | (values.abs().amax(dim=1) > _MAX_QUANTILE)
+    is_bad |= width > MAX_WIDTH
+    # one side of the median alone may be as wide, whatever the order of the three
+    is_bad |= (values - values[:, 1:2]).abs().amax(dim=1).nan_to_num(torch.inf) > MAX_WIDTH
+    if is_bad.any():
+        channel = int(is_bad.nonzero()[0])
+        found = ", ".join(f"{v:.6g}" for v in values[channel].tolist())
+        raise CheckpointError(
+            f"quantiles of channel {channel} ({found}) are none that a CDF table can be built of"
+        )

@@ -1,0 +1,264 @@
+"""Puts a checkpoint's tensors into a model, strictly, after the modules converted old ones."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from torch import Tensor, nn
+from torchvision.models import MNASNet
+
+from ladon.codec.tables import as_tables, check_quantiles
+from ladon.errors import CheckpointError
+from ladon.models.bottleneck import CDF_TABLES, set_updated
+from ladon.models.safe_pickle import printable
+from ladon.models.weights import PREFIXES
+
+if TYPE_CHECKING:
+    from ladon.models.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+_LISTED = 5
+
+
+def load_into(model: nn.Module, checkpoint: Checkpoint, *, absent_modules_ok: bool = False) -> None:
+    """Copies a checkpoint's tensors into a model, strictly, CDF tables included.
+
+    Tables of the entropy bottleneck are taken over as they are (sender and receiver must agree to
+    the bit) or emptied where the checkpoint has none; the model's "updated" flags follow.
+
+    Args:
+        model: the model, on any device.
+        checkpoint: what ``read_checkpoint`` returned.
+        absent_modules_ok: let tensors pass whose top-level module the model does not have, as
+            when a classifier becomes a backbone without its ``fc``.
+
+    Raises:
+        CheckpointError: naming the tensors that are missing, left over, of another shape, not
+            finite, or no tables that can be coded with. The model is then as it was.
+    """
+    path = checkpoint.path
+    state = _wrapped_as(model, checkpoint.model)
+    if absent_modules_ok:
+        children = {name for name, _ in model.named_children()}
+        kept = ((n, t) for n, t in state.items() if n.split(".", 1)[0] in children)
+        state = _with_metadata(kept, getattr(state, "_metadata", None))
+    _know_mnasnet(model, state)
+    if _problems(model.state_dict(), state):
+        _check_converted(model, state, path)
+    bottlenecks = {n: m for n, m in model.named_modules() if isinstance(m, EntropyBottleneck)}
+    for prefix, module in bottlenecks.items():
+        _check_bottleneck(f"{prefix}." if prefix else "", module, state, path)
+    check_finite(state, path, model.state_dict())
+    _make_room(bottlenecks, state)
+    try:
+        # the base class's method on purpose: sc2bench's own override swallows missing names
+        nn.Module.load_state_dict(model, state, strict=False)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: made for another model: {reason:.300}") from error
+    if bottlenecks:
+        set_updated(model, all(m._offset.numel() > 0 for m in bottlenecks.values()))
+
+
+def check_finite(
+    state: Mapping[str, Tensor], path: Path, own: Mapping[str, Tensor] | None = None
+) -> None:
+    """Refuses weights that are NaN or infinite, and variances below zero.
+
+    Args:
+        state: tensors by name.
+        path: their file, for the error.
+        own: the model's tensors; where one is not finite by design (a mask), the file's may be so.
+
+    Raises:
+        CheckpointError: naming the first bad tensor.
+    """
+    bad = first_bad(state, own)
+    if bad is not None:
+        raise CheckpointError(
+            f"{path}: damaged weights: {bad}; the training that wrote it diverged, or the file "
+            "was changed: use another checkpoint"
+        )
+
+
+def first_bad(state: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None) -> str | None:
+    """Returns what is wrong with the first tensor that no sound training gives, or None."""
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.is_meta:
+            continue
+        tensor = tensor.detach()
+        low, high = (tensor if tensor.itemsize > 1 else tensor.float()).aminmax()
+        shown = printable(name[:160])
+        if not bool((high - high + low - low) == 0):
+            designed = (own or {}).get(name)
+            if designed is None or bool(designed.isfinite().all()):
+                count = int((~tensor.float().isfinite()).sum())
+                return f"{shown} holds {count:,} of {tensor.numel():,} numbers that are not finite"
+        elif name.rsplit(".", 1)[-1] == "running_var" and bool(low < 0):
+            return f"{shown} holds a negative variance ({float(low):.4g})"
+    return None
+
+
+def _wrapped_as(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state with the prefix that all of the model's own names have, if it lacks it."""
+    own = list(model.state_dict())
+    for prefix in PREFIXES:
+        wanted = bool(own) and all(name.startswith(prefix) for name in own)
+        if wanted and not any(name.startswith(prefix) for name in state):
+            metadata = getattr(state, "_metadata", None) or {}
+            named = {(f"{prefix}{n}" if n else prefix[:-1]): v for n, v in metadata.items()}
+            return _with_metadata(((f"{prefix}{n}", t) for n, t in state.items()), named)
+    return _with_metadata(state.items(), getattr(state, "_metadata", None))
+
+
+def _with_metadata(items: Iterable[tuple[str, Tensor]], metadata: Any) -> OrderedDict[str, Tensor]:
+    state: OrderedDict[str, Tensor] = OrderedDict(items)
+    if isinstance(metadata, Mapping):
+        # a version is a small number; anything else would end in a module's comparison
+        state._metadata = OrderedDict(
+            (name, {"version": found["version"]})
+            for name, found in metadata.items()
+            if isinstance(found, Mapping) and type(found.get("version")) is int
+        )
+    return state
+
+
+def _know_mnasnet(model: nn.Module, state: OrderedDict[str, Tensor]) -> None:
+    """Gives an MNASNet the version that it asks for where the file does not say it.
+
+    The first version differs by its stem of 32 channels only.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, MNASNet):
+            continue
+        metadata = getattr(state, "_metadata", None)
+        if metadata is None:
+            metadata = state._metadata = OrderedDict()
+        if metadata.get(name, {}).get("version") not in (1, 2):
+            stem = state.get(f"{name}.layers.0.weight" if name else "layers.0.weight")
+            is_first = stem is not None and stem.shape[:1] == (32,) and module.alpha != 1.0
+            own = module.layers[0].weight.shape[0] == 32
+            metadata[name] = {"version": 1 if is_first and not own else 2}
+
+
+def _check_converted(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Raises unless the modules' own ``_load_from_state_dict`` make the state fit.
+
+    They convert on the way: torchvision's of FPN, RPN, RetinaNet, Mask R-CNN, ViT and MNASNet,
+    CompressAI's and torch's own. They do so here on a copy without memory, so that a model is
+    left alone by a checkpoint that does not fit.
+    """
+    own = model.state_dict()
+    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    memo: dict[int, Any] = {}
+    for number, tensor in tensors.items():
+        empty = torch.empty_like(tensor, device="meta")
+        memo[number] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+    converted: dict[str, Tensor] = {}
+    unexpected: list[str] = []
+    try:
+        skeleton = copy.deepcopy(model, memo)
+        _make_room(
+            {n: m for n, m in skeleton.named_modules() if isinstance(m, EntropyBottleneck)}, state
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that nothing is copied into a tensor without memory
+            _convert(skeleton, dict(state), "", state, converted, unexpected)
+        own = skeleton.state_dict()
+    except Exception as error:  # an odd model cannot be copied: judge by the names as they are
+        logger.debug("cannot try the modules' own conversions: %r", error)
+        converted, unexpected = dict(state), []
+    problems = _problems(own, converted | {n: state.get(n, torch.empty(0)) for n in unexpected})
+    if problems:
+        raise CheckpointError(f"{path}: made for another model: {'; '.join(problems)}")
+    logger.info("%s: tensors of an older library converted to today's names", path)
+
+
+def _convert(
+    module: nn.Module,
+    given: dict[str, Tensor],
+    prefix: str,
+    state: Mapping[str, Tensor],
+    converted: dict[str, Tensor],
+    unexpected: list[str],
+) -> None:
+    """What ``nn.Module.load_state_dict`` does, keeping what each module made of its part."""
+    metadata = (getattr(state, "_metadata", None) or {}).get(prefix[:-1], {})
+    module._load_from_state_dict(given, prefix, metadata, True, [], unexpected, [])
+    local = {*module._parameters, *module._buffers}
+    converted |= {k: t for k, t in given.items() if k.removeprefix(prefix) in local}
+    for name, child in module._modules.items():
+        if child is not None:
+            inner = f"{prefix}{name}."
+            part = {k: v for k, v in given.items() if k.startswith(inner)}
+            _convert(child, part, inner, state, converted, unexpected)
+
+
+def _make_room(bottlenecks: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> None:
+    """Gives the tables the size of the checkpoint's."""
+    for prefix, module in bottlenecks.items():
+        for table in CDF_TABLES:
+            source = state.get(f"{prefix}.{table}" if prefix else table)
+            if source is not None:
+                old = getattr(module, table)
+                room = torch.empty(source.shape, dtype=torch.int32, device=old.device)
+                setattr(module, table, room)
+
+
+def _check_bottleneck(
+    prefix: str, module: EntropyBottleneck, state: Mapping[str, Tensor], path: Path
+) -> None:
+    """Refuses tables and quantiles that a coder cannot use.
+
+    Raises:
+        CheckpointError: naming the file and the tensors.
+    """
+    tables = [state[f"{prefix}{table}"] for table in CDF_TABLES]
+    where = f"{path}: {prefix or 'the entropy bottleneck.'}".rstrip(".")
+    quantiles = state[f"{prefix}quantiles"]
+    try:
+        if module.channels == 0:
+            raise CheckpointError("a bottleneck of no channels")
+        if any(table.numel() for table in tables):
+            as_tables(*tables, module.channels)
+        elif bool(quantiles.isfinite().all()):  # else the first bad tensor is named for it
+            check_quantiles(quantiles)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}; take the file anew from where it came") from error
+
+
+def _problems(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    # a counter that nothing reads; FrozenBatchNorm2d and old files lack it
+    strict = {n for n in own if not n.endswith("num_batches_tracked")}
+    given = {n for n in state if not n.endswith("num_batches_tracked")}
+    problems = [
+        _listing("missing", strict - given),
+        _listing("unexpected", given - strict),
+        _listing(
+            "of another shape",
+            (
+                f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
+                for n in strict & given
+                if n.rsplit(".", 1)[-1] not in CDF_TABLES and state[n].shape != own[n].shape
+            ),
+        ),
+    ]
+    return [problem for problem in problems if problem]
+
+
+def _listing(what: str, names: Iterable[str]) -> str:
+    names = sorted(names)
+    if not names:
+        return ""
+    more = f", … {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    shown = ", ".join(printable(name[:160]) for name in names[:_LISTED])
+    return f"{len(names)} tensors {what} ({shown}{more})"
