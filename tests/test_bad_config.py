@@ -155,7 +155,7 @@ SUB_TERMS = "train.criterion.kwargs.sub_terms"
 @pytest.mark.parametrize(
     ("assignment", "expected"),
     [
-        ("train.optimizer.kwargs.lr=-3", "cannot set up: ValueError: Invalid learning rate: -3.0"),
+        ("train.optimizer.kwargs.betas=[0.9, 3]", "cannot set up: ValueError: Invalid beta param"),
         ("train.optimizer.kwargs.weight_decay=null", "cannot set up: TypeError: "),
         ("train.scheduler.kwargs.max_lr=[]", "cannot set up: ValueError: max_lr must have"),
         (f"{SUB_TERMS}.ce=null", "cannot set up: TypeError: "),

@@ -48,6 +48,7 @@ from ladon.models.bottleneck import replaced, set_updated
 from ladon.models.inference import inference
 from ladon.models.precision import forward_only
 from ladon.tasks import TASKS
+from ladon.tasks.classification import Accuracy
 from ladon.tasks.segmentation import ConfusionMatrix
 
 TASK_OF = {
@@ -183,6 +184,7 @@ class CoderStandIn(LatentCoder):
 
     def __init__(self, entropy_bottleneck: nn.Module) -> None:
         self._medians = entropy_bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
+        self._cdf = [None] * self._medians.shape[1]  # one table a channel, all that is asked of it
 
     def encode(self, latent: Tensor) -> list[bytes]:
         return [b"\0" * 8] * len(latent)
@@ -367,7 +369,9 @@ def test_targets_left_on_the_host_are_found_by_the_metric(cuda, family):
     outputs = torch.zeros(size, device=CUDA)
     _, targets, _ = batch_of(family, torch.device("cpu"))
     with (
-        mock.patch.object(ConfusionMatrix, "_check_labels"),  # reads values of labels on the host
+        # they read values of labels on the host
+        mock.patch.object(ConfusionMatrix, "_check_labels"),
+        mock.patch.object(Accuracy, "_check_labels"),
         NoWaiting(),
         pytest.raises(RuntimeError, match=MIXED),
     ):

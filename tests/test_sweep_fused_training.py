@@ -236,10 +236,11 @@ def test_a_loss_that_is_not_finite_stops_its_student_alone(whole, monkeypatch, c
 def test_a_student_that_cannot_be_set_up_fails_alone(whole, capfd, number):
     group, bad = f"setup{number}", BETAS[number]
     prepare(whole, group)
-    wrong = {"key": "SGD", "kwargs": {"lr": -1.0}}
+    wrong = {"key": "SGD", "kwargs": {"lr": 0.1, "nesterov": True}}
     stage = {**PLAN["train__stage1"], "optimizer": wrong}
     config_for(whole, "classification", bad, group, **{**PLAN, "train__stage1": stage})
     assert fused(whole, "classification", group, group) == 1
     assert f"│ {bad} │ failed (exit code 2) │" in capfd.readouterr().out
-    assert ": cannot set up: ValueError: Invalid learning rate" in whole.log(f"{group}-beta{bad}")
+    log = whole.log(f"{group}-beta{bad}")
+    assert ": cannot set up: ValueError: Nesterov momentum requires" in log
     assert_as_separate(whole, group, betas=[BETAS[1 - number]])

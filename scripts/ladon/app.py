@@ -50,7 +50,7 @@ def run_task(task_name: str, args: argparse.Namespace) -> None:
     session.load_config()
     with _world(args) as world:
         set_up_logging(is_main=world.is_main)
-        _work([session], world)
+        _work_alone([session], world)
 
 
 def run_fused(task_name: str, runs: Mapping[str, argparse.Namespace]) -> dict[str, int]:
@@ -83,7 +83,7 @@ def run_fused(task_name: str, runs: Mapping[str, argparse.Namespace]) -> dict[st
         if left:
             check_agreement({s.member.beta: s.config for s in left}, test_only=args.test_only)
         try:
-            _work(left, world)
+            _work_alone(left, world)
         except Interrupted as error:
             logger.error("%s", error)
             stopped = error.exit_code
@@ -155,6 +155,15 @@ class _Teacher:
 
     model: nn.Module
     sessions: list[Session]
+
+
+def _work_alone(sessions: Sequence[Session], world: World) -> None:
+    """Works, and lets other runs use folders and checkpoints afterwards."""
+    try:
+        _work(sessions, world)
+    finally:
+        for session in sessions:
+            session.close()
 
 
 def _work(sessions: Sequence[Session], world: World) -> None:

@@ -75,6 +75,11 @@ def build_parser(task: str, *, legacy: bool = False) -> argparse.ArgumentParser:
     add("--dist_url", default="env://", help="how processes find each other")
     add("-adjust_lr", "--adjust_lr", action="store_true", help="multiply lr by the processes")
     add("--resume", action="store_true", help="go on from the run folder's last.pt, if it is there")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace an earlier run's best checkpoint instead of keeping it as *.previous.pt",
+    )
     add("--tensorboard", action="store_true", help="write TensorBoard events to the run folder")
     if task == "object_detection":
         add("--iou_types", nargs="+", choices=["bbox"], default=["bbox"], help="bbox")

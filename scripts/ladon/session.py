@@ -18,10 +18,11 @@ from ladon.engine.evaluate import Evaluation
 from ladon.engine.interrupt import StopRequest
 from ladon.engine.plan import build_stage_section, read_plan
 from ladon.engine.randomness import seed_everything
+from ladon.engine.rehearsal import rehearse
 from ladon.engine.run import Run, write_json
-from ladon.engine.stage import Stage
+from ladon.engine.stage import Stage, setting_up
 from ladon.engine.together import Member
-from ladon.errors import CheckpointError, ConfigError
+from ladon.errors import CheckpointError, ConfigError, UsageError
 from ladon.logs import add_log_file
 from ladon.models import (
     build_model,
@@ -80,25 +81,42 @@ class Session:
         )
         self.config.import_dependencies()
         check_config(self.config, self.task.name)
+        if not args.test_only and self.config.section("train"):
+            epochs = read_plan(self.config).num_epochs
+            if args.start_epoch >= epochs:
+                raise UsageError(
+                    f"--start_epoch {args.start_epoch}: {self.config.path} trains {epochs} epochs, "
+                    f"0 to {epochs - 1}: nothing would be left to train"
+                )
 
     def open(self, world: World, stop: StopRequest) -> None:
         """Opens the log and the run folder, unless it is a dry run."""
         args, config = self.args, self.config
         folder = run_folder(args.config, args.run_log)
-        if not args.dry_run and world.is_main:
-            add_log_file(run_log_path(args.config, args.run_log), self.member.beta)
         self.run = Run(self.task, config, world, stop, folder, args, args.seed, self.member)
+        sections = [s for s in self.task.student_sections if f"models.{s}" in config]
+        best = None
+        if sections and not args.test_only:
+            path = config.get(f"models.{sections[0]}.dst_ckpt")
+            best = Path(path).expanduser() if isinstance(path, str) and path else None
         if not args.dry_run:
-            self.run.open_folder()
+            self.run.lock(best)  # before anything is written, into the log of the other run, too
+            if world.is_main:
+                add_log_file(run_log_path(args.config, args.run_log), self.member.beta)
+            self.run.open_folder(best)
         logger.info("Config %s, device %s, seed %d", config.path, world.device, args.seed)
         if args.log_config:
             logger.info("Resolved config:\n%s", config.dump())
-        sections = [s for s in self.task.student_sections if f"models.{s}" in config]
         if not sections:
             names = " or ".join(f"models.{s}" for s in self.task.student_sections)
             raise ConfigError(f"{config.path}: has no {names}")
         self._student_key = f"models.{sections[0]}"
         self._student_section = config.build(config.section(self._student_key))
+
+    def close(self) -> None:
+        """Lets other runs use what this one had for itself."""
+        if hasattr(self, "run"):
+            self.run.close()
 
     @property
     def best_path(self) -> Path:
@@ -111,8 +129,8 @@ class Session:
         return TEACHER in self.config and not (self.args.test_only and self.args.student_only)
 
     def dry_run(self) -> None:
-        """Builds everything but data and weights: models, losses, optimizers, schedules."""
-        run, config = self.run, self.config
+        """Builds everything but data and weights, and runs each stage once on nothing."""
+        run, config, meta = self.run, self.config, torch.device("meta")
         with on_meta_device():
             student = self._build(self._student_section, self._student_key, replaced=True)
             teacher = None
@@ -121,8 +139,15 @@ class Session:
                 teacher = self._build(section, TEACHER, replaced=True)
         if not run.args.test_only:
             for plan in read_plan(config).stages:
-                section = build_stage_section(config, plan)
-                Stage(section, student, teacher, 1, World(torch.device("meta"))).close()
+                where, section = self._where(plan.key), build_stage_section(config, plan)
+                with setting_up(where):
+                    stage = Stage(section, student, teacher, 1, World(meta))
+                if (batch := self.task.example(meta)) is not None:
+                    try:
+                        rehearse(stage, batch)
+                    except ConfigError as error:
+                        raise ConfigError(f"{where}: {error}") from error
+                stage.close()
         logger.info("Dry run: nothing wrong with %s", config.path)
 
     def _build(self, section: Mapping[str, Any], key: str, *, replaced: bool) -> nn.Module:
@@ -209,6 +234,7 @@ class Session:
                 lr_scheduler=checkpoint.lr_scheduler,
                 best_value=checkpoint.best_value,
                 args=checkpoint.args,
+                classes=checkpoint.classes,
             )
         self.run.world.barrier()
 

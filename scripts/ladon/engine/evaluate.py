@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from ladon.data.batching import (
     bucketed,
@@ -22,8 +22,11 @@ from ladon.data.loaders import (
     build_eval_loader,
 )
 from ladon.engine.distributed import World
+from ladon.engine.finite import FiniteRecord, Watch, watching_detections
+from ladon.engine.forwarding import batch_names, naming_images
 from ladon.engine.interrupt import StopRequest
 from ladon.engine.pipeline import Stopwatch, run_ahead, taken_ahead
+from ladon.errors import LadonError
 from ladon.logs import progress
 from ladon.models.bottleneck import Payloads
 from ladon.models.inference import inference
@@ -109,16 +112,23 @@ class _Job:
         self, model: nn.Module, task: Task, dataset: Any, options: Mapping[str, Any]
     ) -> None:
         self.model = model.eval()
-        self._task = task
+        self._task, self._dataset = task, dataset
         self._metric: Metric = task.metric(dataset, options)
+        self.watch, self._finite = Watch(), FiniteRecord()
         self._sizes: list[tuple[int, int, float]] = []
         self._seen, self._seconds = 0, 0.0
 
-    def predict(self, images: Any) -> tuple[Any, tuple[list[int], list[float]], float]:
-        """Returns a batch's outputs, its payloads' sizes, and the seconds it took."""
+    def predict(self, images: Any) -> tuple[Any, tuple[list[int], list[float]], Any, float]:
+        """Returns a batch's outputs, its payloads' sizes, what was finite, and the seconds."""
         start = time.perf_counter()
         outputs = self._task.predict(self.model, images)
-        return outputs, self.payloads.pop(), time.perf_counter() - start
+        self.watch.note("the model's outputs", _ranked(outputs))
+        flags = self.watch.pop()
+        pop_finite = getattr(self.payloads, "pop_finite", None)
+        coded = None if pop_finite is None else pop_finite()
+        if coded is not None:
+            flags = {"the latent that is to be coded": coded} | flags
+        return outputs, self.payloads.pop(), flags, time.perf_counter() - start
 
     def take(
         self,
@@ -126,18 +136,49 @@ class _Job:
         targets: Any,
         outputs: Any,
         sizes: tuple[list[int], list[float]],
+        flags: Mapping[str, Tensor],
         seconds: float,
     ) -> None:
-        """Scores what ``predict`` returned."""
-        self._metric.update(outputs, targets)
+        """Scores what ``predict`` returned.
+
+        Raises:
+            LadonError: for what is not finite, and what the metric cannot take.
+        """
+        self._finite.add(flags, indices[0])
+        if not any(flag.is_cuda for flag in flags.values()):  # nothing to wait for
+            self._check_finite()
+        with naming_images(
+            lambda: batch_names(self._dataset, indices), "the outputs cannot be scored for"
+        ):
+            self._metric.update(outputs, targets)
         nbytes, kib = sizes
         if nbytes:
             self._sizes += zip(indices, nbytes, kib, strict=True)
         self._seen += len(indices)
         self._seconds += seconds
 
+    def _check_finite(self) -> None:
+        """Ends an evaluation whose numbers would mean nothing.
+
+        Raises:
+            LadonError: something was not finite.
+        """
+        found = self._finite.read()
+        if found is not None:
+            what, index = found
+            raise LadonError(
+                f"{what} are not finite (NaN or infinite), first in the batch that begins with "
+                f"{batch_names(self._dataset, [index])}: look at the checkpoint's weights and at "
+                "this data"
+            )
+
     def finish(self, world: World, start: float, loading_seconds: float) -> Evaluation:
-        """Brings the processes' parts together."""
+        """Brings the processes' parts together.
+
+        Raises:
+            LadonError: something was not finite.
+        """
+        self._check_finite()
         parts = world.gather((self._metric.state(), self._sizes, self._seen))
         seconds = time.perf_counter() - start
         values = self._metric.compute([state for state, _, _ in parts])
@@ -150,6 +191,11 @@ class _Job:
             found.payload_bytes = _statistics([nbytes for _, nbytes, _ in found.sizes])
             found.data_size_kb = _statistics([kib for _, _, kib in found.sizes])
         return found
+
+
+def _ranked(outputs: Any) -> Any:
+    """What of a model's outputs is scored: a segmenter's auxiliary head is not."""
+    return outputs["out"] if isinstance(outputs, Mapping) and "out" in outputs else outputs
 
 
 def _images_at_once(loader_section: Mapping[str, Any], world: World) -> Callable[[Any], int]:
@@ -226,20 +272,25 @@ def evaluate_all(
     collate_fn, waiting, stopped = loader_section.get("collate_fn"), Stopwatch(), False
 
     def sizes(sample: Any) -> tuple[tuple[int, ...], ...]:
-        return tuple(task.input_size(sample, model) for model in models)
+        try:
+            return tuple(task.input_size(sample, model) for model in models)
+        except Exception:  # a size that a model cannot resize: it says so itself, with the name
+            return (tuple(getattr(sample, "shape", ())),)
 
     def predict(samples: list[tuple]) -> list[tuple]:
         with forward_only(world.device, precision):
             indices, *batch = collate(samples, collate_fn, pin_memory=is_cuda)
-            images, targets = task.move(*batch, world.device)
-            if finish_input is not None:
-                images = finish_input(images)
-            return [(indices, targets, *job.predict(images)) for job in jobs]
+            with naming_images(lambda: batch_names(dataset, indices), "the model cannot take"):
+                images, targets = task.move(*batch, world.device)
+                if finish_input is not None:
+                    images = finish_input(images)
+                return [(indices, targets, *job.predict(images)) for job in jobs]
 
     with ExitStack() as stack:
         for job in jobs:
             how = inference(job.model, mode, precision=precision, compiled=compiled)
             job.payloads = stack.enter_context(how)
+            stack.enter_context(watching_detections(job.model, job.watch))
         advance = stack.enter_context(progress(title, len(loader.sampler)))
         start = time.perf_counter()
         # its workers start now, in this thread: a process that is forked by a thread which others

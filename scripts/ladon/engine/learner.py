@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,15 +16,17 @@ from typing import Any
 
 from torch import nn
 
+from ladon.engine.earlier import bring_best, drop_epochs_from
 from ladon.engine.evaluate import Evaluation
-from ladon.engine.failures import ACCELERATOR_ERRORS, is_connection_error
+from ladon.engine.finite import not_finite
+from ladon.engine.forwarding import naming_images
 from ladon.engine.losses import LossRecord
 from ladon.engine.plan import StagePlan
 from ladon.engine.randomness import global_states, restore_global_states
 from ladon.engine.run import Run
-from ladon.engine.stage import Stage
+from ladon.engine.stage import Stage, setting_up
 from ladon.engine.state import Progress, Resumed, load_last, save_last
-from ladon.errors import ConfigError, LadonError, in_one_line
+from ladon.errors import CheckpointError, LadonError, UsageError
 from ladon.models.bottleneck import CDF_TABLES, find_bottleneck, update_bottleneck, use_own_noise
 from ladon.models.checkpoint import write_checkpoint
 
@@ -49,6 +51,7 @@ class Learner:
     stage: Stage | None = None
     _plan: StagePlan
     _losses: LossRecord
+    _steps: int | None = None  # batches of an epoch of the stage
     _begun: tuple[float, float, int]  # clock, seconds and steps of the epoch when it was taken up
 
     def __init__(self, run: Run, student: nn.Module, best_path: Path) -> None:
@@ -59,6 +62,10 @@ class Learner:
         )
         self._resumed: Resumed | None = None
         self.progress = Progress(epoch=run.args.start_epoch)
+        self._identity = run.identity
+        # a mask of infinities that a model is built with is not what learning has spoilt
+        learnt = {name for name, _ in student.named_parameters()}
+        self._never_finite = {name for name in not_finite(student) if name not in learnt}
         self._writer = _tensorboard(run)
         self._generators = global_states(run.world.device)
 
@@ -78,14 +85,35 @@ class Learner:
         run = self.run
         there = run.world.broadcast(run.last_path.is_file())
         if run.args.resume and there:
-            self._resumed = load_last(run.last_path, self.student)
+            self._resumed = load_last(run.last_path, self.student, run.take_last())
             self.progress = self._resumed.progress
         elif run.args.resume:
             logger.info("Nothing to resume: %s does not exist; starting anew", run.last_path)
-        elif there:
-            logger.warning("Starting anew over %s (--resume would go on from it)", run.last_path)
-        if self._resumed is None and run.world.is_main:
-            (run.folder / "metrics.jsonl").unlink(missing_ok=True)
+        if self._resumed is None:
+            return
+        if run.world.is_main:
+            drop_epochs_from(run.folder / "metrics.jsonl", self.progress.epoch)
+            if self.progress.best_epoch is not None and run.best_before is not None:
+                bring_best(run.best_before, self._best_path)
+        if not run.world.broadcast(self._best_path.is_file()):
+            self._forget_best()
+
+    def _forget_best(self) -> None:
+        """Lets the next epoch write the best checkpoint, because there is none.
+
+        Raises:
+            CheckpointError: if there is no next epoch.
+        """
+        progress, best = self.progress, self._best_path
+        if progress.best_epoch is None:
+            return
+        if progress.finished:
+            raise CheckpointError(
+                f"--resume: {self.run.last_path} says that all is done, but the best checkpoint "
+                f"{best} is gone: put it back, or leave out --resume to start anew"
+            )
+        progress.best_value = progress.best_epoch = None
+        logger.warning("The best checkpoint %s is gone: the next epoch's is kept as the best", best)
 
     def enter(
         self, plan: StagePlan, section: Mapping[str, Any], teacher: nn.Module | None, steps: int
@@ -100,27 +128,35 @@ class Learner:
         """
         run, self._plan = self.run, plan
         lr_factor = float(run.world.size) if run.args.adjust_lr else 1.0
-        try:
+        with setting_up(f"{plan.key} in {run.config.where(plan.key)}"):
             self.stage = Stage(
                 *(section, self.student, teacher, steps, run.world, lr_factor),
                 precision=run.setting("precision", "train", "float32"),
                 compile_layers=run.setting("compile", "train", False),
             )
-        except LadonError:
-            raise
-        except Exception as error:  # whatever a library makes of arguments that it cannot use
-            if is_connection_error(error) or isinstance(error, ACCELERATOR_ERRORS):
-                raise
-            where = f"{plan.key} in {run.config.where(plan.key)}"
-            raise ConfigError(f"{where}: cannot set up: {in_one_line(error)}") from error
-        done = self.progress.epoch - plan.first_epoch
+        done, self._steps = self.progress.epoch - plan.first_epoch, steps
         if self._resumed is not None:
             if self._resumed.stage is not None and (done or self.progress.step):
+                self._check_steps(self._resumed.steps)
                 self.stage.load_state_dict(self._resumed.stage)
             self._resumed.restore_generators(run.world, self._noise)
             self._resumed = None
         elif done:
             self.stage.skip_epochs(done, steps)
+
+    def _check_steps(self, before: int | None) -> None:
+        """Refuses to go on in epochs of another length, where a place in them means something.
+
+        Raises:
+            UsageError: the data or the number of processes has changed.
+        """
+        if before in (None, self._steps) or not (self.progress.step or self.stage.counts_steps):
+            return
+        raise UsageError(
+            f"--resume: an epoch of {self._plan.name} has {self._steps} batches here and had "
+            f"{before} when {self.run.last_path} was written: resume with as many images and "
+            "processes as before, or leave out --resume to start anew"
+        )
 
     def leave(self) -> None:
         """Leaves the stage."""
@@ -149,14 +185,30 @@ class Learner:
         for name, table in self.run.world.broadcast(tables).items():
             setattr(coder, name, table.to(device))
 
-    def learn(self, images: Any, targets: Any, supp: Any, teacher_io: dict[str, Any]) -> None:
+    def learn(
+        self,
+        images: Any,
+        targets: Any,
+        supp: Any,
+        teacher_io: dict[str, Any],
+        names: Callable[[], str],
+    ) -> None:
         """One step on a batch.
 
+        Args:
+            images: the batch.
+            targets: of its images.
+            supp: what its dataset adds.
+            teacher_io: what the teacher made of it.
+            names: returns the names of its images, for errors.
+
         Raises:
-            LadonError: for a loss that is not finite, before it is learnt from on a CPU.
+            LadonError: for a batch that the student cannot take, and for a loss that is not finite,
+                before it is learnt from on a CPU.
         """
         progress = self.progress
-        loss = self.stage.student_loss(images, targets, supp, teacher_io)
+        with naming_images(names, f"{self._plan.name}: the student or its losses cannot take"):
+            loss = self.stage.student_loss(images, targets, supp, teacher_io)
         self._losses.add(loss)
         if self.run.world.device.type == "cpu":  # reading a loss makes nothing wait here
             self.read_losses()
@@ -177,7 +229,30 @@ class Learner:
         terms = ", ".join(f"{name} {v:g}" for name, v in self.stage.loss.terms().items())
         raise LadonError(
             f"loss is {bad[1]} in {self._plan.name}, epoch {self.progress.epoch}, step {bad[0]} "
-            f"(last batch: {terms}); {self.run.last_path} keeps the last good state. "
+            f"(last batch: {terms}); {self._kept}. "
+            "Lower the learning rate or look at the data"
+        )
+
+    @property
+    def _kept(self) -> str:
+        """Says what is left of the run that fails."""
+        path = self.run.last_path
+        return f"{path} keeps the last good state" if path.is_file() else "nothing was saved yet"
+
+    def check_weights(self) -> None:
+        """Looks at all weights, before they are validated or saved.
+
+        Raises:
+            LadonError: if one is not finite.
+        """
+        bad = [name for name in not_finite(self.student) if name not in self._never_finite]
+        if not bad:
+            return
+        at = self.progress
+        more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
+        raise LadonError(
+            f"weights are not finite (NaN or infinite) in {self._plan.name}, epoch {at.epoch}, "
+            f"after step {at.step - 1}: {bad[0]}{more}; they are not saved, {self._kept}. "
             "Lower the learning rate or look at the data"
         )
 
@@ -267,7 +342,11 @@ class Learner:
     def save_last(self, *, between_stages: bool = False) -> None:
         """Writes what a resumed run goes on from."""
         run, stage = self.run, None if between_stages else self.stage
-        save_last(run.last_path, self.student, stage, self.progress, run.world, self._noise)
+        save_last(
+            *(run.last_path, self.student, stage, self.progress, run.world, self._noise),
+            identity=self._identity,
+            steps=self._steps,
+        )
 
     def finish(self) -> None:
         """Notes that all stages are done."""

@@ -18,7 +18,11 @@ from typing import Any
 
 from ladon.config import Config
 from ladon.engine.distributed import World
+from ladon.engine.earlier import keep_best, put_last_away, remove_orphans
+from ladon.engine.identity import differences, fingerprint, in_words
 from ladon.engine.interrupt import StopRequest
+from ladon.engine.locking import Locks
+from ladon.engine.state import read_last
 from ladon.engine.together import Member
 from ladon.errors import LadonError, UsageError
 from ladon.tasks import Task
@@ -44,6 +48,7 @@ class Run:
         args: the command line.
         seed: all randomness follows from it.
         member: its place among the runs of this process.
+        best_before: where a resumed run wrote its best checkpoint before, if that is known.
     """
 
     task: Task
@@ -54,6 +59,9 @@ class Run:
     args: argparse.Namespace
     seed: int
     member: Member = field(default_factory=Member)
+    best_before: Path | None = None
+    _locks: Locks = field(default_factory=Locks, repr=False)
+    _last: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def last_path(self) -> Path:
@@ -78,30 +86,108 @@ class Run:
         """Returns a dataset of the config, built when it is first asked for."""
         return self.config.build(self.config.get("datasets")[dataset_id])
 
-    def open_folder(self) -> None:
-        """Makes the folder and writes the resolved config and where the run comes from.
+    def lock(self, best: Path | None) -> None:
+        """Keeps other runs from the folder, and from the best checkpoint, until ``close``.
+
+        Args:
+            best: where a training writes it, None in a test.
 
         Raises:
-            UsageError: if the folder cannot be written.
+            UsageError: another run is using one of them.
+        """
+        if not self.world.is_main:
+            return
+        other = "wait for its end or stop it, or choose another"
+        self._locks.take(
+            self.folder / ".lock", f"the run folder {self.folder}", f"{other} --run_log"
+        )
+        remove_orphans(self.folder)
+        if best is not None:
+            where = f"the checkpoint {best}"
+            self._locks.take(best.with_name(f".{best.name}.lock"), where, f"{other} dst_ckpt")
+            remove_orphans(best.parent, best.name)
+
+    def close(self) -> None:
+        """Lets other runs use the folder."""
+        self._locks.release()
+
+    def open_folder(self, best: Path | None = None) -> None:
+        """Makes the folder and writes the resolved config and where the run comes from.
+
+        A training that starts anew puts away what an earlier one left, before anything else.
+
+        Args:
+            best: where a training writes its best checkpoint, None in a test.
+
+        Raises:
+            UsageError: if the folder cannot be written, or ``last.pt`` is of another training.
+            CheckpointError: if ``last.pt`` is damaged.
         """
         if not self.world.is_main:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             resolved = self.folder / "config.yaml"
+            is_resumed = self.args.resume and not self.args.test_only
+            if is_resumed and self.last_path.is_file():
+                self._check_identity()
+            elif not self.args.test_only:
+                self._start_anew(best)
             if self.args.resume and resolved.is_file():
                 self._compare_with_before(resolved)
             resolved.write_text(self.config.dump(), encoding="utf-8")
-            write_json(self.folder / "run.json", self._origin())
+            write_json(self.folder / "run.json", self._origin(best))
             if not self.args.test_only:
                 # a finished result of an earlier run must not pass for this one's
                 (self.folder / "metrics.json").unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(f"{self.folder}: cannot be written: {error.strerror}") from error
 
+    def _start_anew(self, best: Path | None) -> None:
+        overwrite = bool(getattr(self.args, "overwrite", False))
+        if best is not None and not overwrite:
+            keep_best(best, self.last_path)
+        put_last_away(self.last_path, overwrite=overwrite)
+        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What makes this training the one that it is."""
+        adjusts = self.args.adjust_lr
+        return fingerprint(self.config, self.seed, adjust_lr=adjusts)
+
+    def _check_identity(self) -> None:
+        """Refuses to go on with another training.
+
+        Raises:
+            UsageError: names what differs, and both values.
+        """
+        self._last = read_last(self.last_path)
+        before, now = self._last.get("identity"), self.identity
+        if not isinstance(before, Mapping):
+            logger.warning(
+                "--resume: %s is of an older version and does not say which training it is of: "
+                "going on with it as with this one's",
+                self.last_path,
+            )
+            return
+        changed = differences(before, now)
+        if changed:
+            raise UsageError(
+                f"--resume: {self.last_path} is of another training: "
+                f"{in_words(changed, before, now)}; give it what it had, choose another --run_log, "
+                "or leave out --resume to start anew"
+            )
+
+    def take_last(self) -> dict[str, Any] | None:
+        """Returns what ``last.pt`` holds if it was read already; the second time None."""
+        content, self._last = self._last, None
+        return content
+
     def _compare_with_before(self, resolved: Path) -> None:
         """Warns if a resumed run is not quite the one that was interrupted."""
-        now, before = self.config.dump().splitlines(), resolved.read_text("utf-8").splitlines()
+        now = self.config.dump().splitlines()
+        before = resolved.read_text("utf-8", errors="replace").splitlines()
         changed = [line.strip() for line in now if line not in before]
         if now != before:
             logger.warning(
@@ -109,18 +195,18 @@ class Run:
                 *(self.folder, "; ".join(changed[:3]) or "lines were removed"),
             )
         try:
-            seed = json.loads((self.folder / "run.json").read_text("utf-8")).get("seed")
-        except (OSError, ValueError):
+            best = json.loads((self.folder / "run.json").read_text("utf-8")).get("dst_ckpt")
+        except (OSError, ValueError, AttributeError):
             return
-        if seed != self.seed:
-            logger.warning("--resume: --seed was %s before and is %s now", seed, self.seed)
+        self.best_before = Path(best) if isinstance(best, str) else None
 
-    def _origin(self) -> dict[str, Any]:
+    def _origin(self, best: Path | None) -> dict[str, Any]:
         return {
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "config": str(self.config.path),
             "started": time.strftime("%Y-%m-%d %H:%M:%S"),
             "seed": self.seed,
+            **({} if best is None else {"dst_ckpt": str(best)}),
             "device": str(self.world.device),
             "processes": self.world.size,
             "git": git_revision(),

@@ -11,8 +11,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import sc2bench.loss  # noqa: F401  (registers BppLoss)
@@ -25,8 +25,9 @@ from torchdistill.losses.registry import get_func2extract_model_output, get_high
 from torchdistill.optim.registry import get_optimizer, get_scheduler
 
 from ladon.engine.distributed import World
+from ladon.engine.failures import ACCELERATOR_ERRORS, is_connection_error
 from ladon.engine.hooked import HookedModel, paths_read_of_teacher
-from ladon.errors import ConfigError, DataError
+from ladon.errors import ConfigError, DataError, LadonError, in_one_line
 from ladon.models.bottleneck import find_bottleneck
 from ladon.models.compiled import compiled
 from ladon.models.precision import as_float32, autocast, float32_where_it_matters
@@ -90,6 +91,26 @@ class StudentLoss(nn.Module):
     def terms(self) -> dict[str, float]:
         """Returns the last batch's loss terms by name, to say which of them is not finite."""
         return {name: float(value) for name, value in self._terms.items()}
+
+
+@contextmanager
+def setting_up(where: str) -> Iterator[None]:
+    """Within it, what a library makes of arguments that it cannot use becomes an error.
+
+    Args:
+        where: key, file and line of the stage.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    try:
+        yield
+    except LadonError:
+        raise
+    except Exception as error:
+        if is_connection_error(error) or isinstance(error, ACCELERATOR_ERRORS):
+            raise
+        raise ConfigError(f"{where}: cannot set up: {in_one_line(error)}") from error
 
 
 class Stage:
@@ -213,6 +234,11 @@ class Stage:
     def at_boundary(self) -> bool:
         """Whether no gradients are waiting to be accumulated further."""
         return self.grad_count % self.grad_accum_step == 0
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether the schedule is one of steps: its length is that of the stage's epochs."""
+        return self.scheduler is not None and self._scheduling_step > 0
 
     def begin_epoch(self) -> None:
         """Student in train mode; the teacher in eval mode, always."""

@@ -4,6 +4,7 @@ exactly as if it had not been interrupted, also in the middle of an epoch."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,14 @@ class Resumed:
         stage: optimizer, scheduler and gradient count; None between stages.
         generators: one entry per process: global generators and the noise generator.
         device: type of the device it was trained on; None if the file is too old to say.
+        steps: batches of an epoch of the stage; None between stages, or if the file is too old.
     """
 
     progress: Progress
     stage: dict[str, Any] | None
     generators: list[dict[str, Any]] = field(default_factory=list)
     device: str | None = None
+    steps: int | None = None
 
     def restore_generators(self, world: World, noise: torch.Generator | None) -> None:
         """Puts this process's generators where they were."""
@@ -102,8 +105,25 @@ def save_last(
     progress: Progress,
     world: World,
     noise: torch.Generator | None,
+    *,
+    identity: Mapping[str, str] | None = None,
+    steps: int | None = None,
 ) -> None:
-    """Writes ``last.pt``; every process must call it."""
+    """Writes ``last.pt``; every process must call it.
+
+    Args:
+        path: the file.
+        student: the model that learns.
+        stage: the stage it is in, None between stages.
+        progress: how far the training is.
+        world: device and processes.
+        noise: the student's own generator.
+        identity: what makes the training the one that it is (``ladon.engine.identity``).
+        steps: batches of an epoch of the stage.
+
+    Raises:
+        LadonError: if it cannot be written.
+    """
     states = global_states(world.device)
     own = {"global": states, "noise": None if noise is None else noise.get_state()}
     generators = world.gather(own)
@@ -117,27 +137,50 @@ def save_last(
         "progress": vars(progress).copy(),
         "generators": generators,
         "device": world.device.type,
+        "identity": None if identity is None else dict(identity),
+        "steps": None if stage is None else steps,
     }
     save_atomically(content, path)
 
 
-def load_last(path: Path, student: nn.Module) -> Resumed:
+def read_last(path: Path) -> dict[str, Any]:
+    """Reads ``last.pt``.
+
+    Raises:
+        CheckpointError: if the file is damaged or another one.
+    """
+    content = load_safely(path)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise _not_last(path)
+    return content
+
+
+def _not_last(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path}: not a file to resume from; delete it to start anew")
+
+
+def load_last(path: Path, student: nn.Module, content: dict[str, Any] | None = None) -> Resumed:
     """Reads ``last.pt`` and loads the student.
+
+    Args:
+        path: the file.
+        student: the model that learns.
+        content: what ``read_last`` returned, if it is read already.
 
     Raises:
         CheckpointError: if the file is damaged or belongs to another model.
     """
-    content = load_safely(path)
-    wrong = CheckpointError(f"{path}: not a file to resume from; delete it to start anew")
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise wrong
+    content = read_last(path) if content is None else content
     try:
-        checkpoint = Checkpoint(path, dict(content["model"]))
+        if not isinstance(content["model"], dict):
+            raise TypeError("model")
+        # as it is: it may carry versions by which modules convert
+        checkpoint = Checkpoint(path, content["model"])
         progress = Progress(**content["progress"])
         stage, generators = content["stage"], content["generators"]
-        device = content.get("device")
+        device, steps = content.get("device"), content.get("steps")
     except (KeyError, TypeError, ValueError) as error:
-        raise wrong from error
+        raise _not_last(path) from error
     load_into(student, checkpoint)
     logger.info("Resuming from %s: epoch %d, step %d", path, progress.epoch, progress.step)
-    return Resumed(progress, stage, generators, device)
+    return Resumed(progress, stage, generators, device, steps)

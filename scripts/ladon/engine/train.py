@@ -18,11 +18,13 @@ from ladon.data.batching import (
     iterate,
 )
 from ladon.data.loaders import (
+    EpochBatches,
     build_train_loader,
 )
 from ladon.engine.distributed import Vote
 from ladon.engine.evaluate import Evaluation, evaluate_all
 from ladon.engine.failures import ACCELERATOR_ERRORS, device_failure
+from ladon.engine.forwarding import batch_names, naming_images
 from ladon.engine.learner import Learner
 from ladon.engine.plan import LOADERS, Plan, StagePlan, build_stage_section, read_plan
 from ladon.engine.stage import Stage
@@ -75,6 +77,11 @@ class Training:
         progress = self._left[0].progress
         epoch = self._plan.num_epochs if progress.finished else progress.epoch
         stages = [plan for plan in self._plan.stages if epoch < plan.end_epoch]
+        if not stages:
+            logger.info(
+                "Nothing is left to train: all %d epochs are done; the test follows",
+                self._plan.num_epochs,
+            )
         self._open_datasets(stages)
         for plan in stages:
             self._run_stage(plan)
@@ -148,9 +155,11 @@ class Training:
 
     def _run_epoch(self, plan: StagePlan, loader: Any, val_section: Mapping[str, Any]) -> None:
         self._train_epoch(plan, loader)
-        learners = self._left
-        for learner in learners:
+        for learner in self._left:
             self._run.world.share_buffers(learner.student)
+            with learner.own():
+                learner.check_weights()
+        learners = self._left
         results = self._validate(learners, val_section)
         for learner, found in zip(learners, results, strict=True):
             with learner.own():
@@ -167,7 +176,7 @@ class Training:
                 learner.begin_epoch(self._plan.update_epoch)
         with progress_bar(f"Epoch {at.epoch} ({plan.name})", steps - step) as advance:
             for batch in iterate(loader):
-                self._learn(batch, step, steps)
+                self._learn(batch, step, steps, order)
                 if not self._left:
                     return
                 step += 1
@@ -181,17 +190,23 @@ class Training:
             with learner.own():
                 learner.read_losses()
 
-    def _learn(self, batch: Sequence[Any], step: int, steps: int) -> None:
+    def _learn(self, batch: Sequence[Any], step: int, steps: int, order: EpochBatches) -> None:
         """Teaches all students one batch.
 
         A method of its own, so that the teacher's features are gone before the next batch's come.
         """
         images, targets, supp = batch
         images, targets = self._run.task.move(images, targets, self._run.world.device)
-        teacher_io = self._teaching.teacher_forward(images, targets, supp)
+
+        def names() -> str:
+            indices = [index for _, index in list(order)[step - order.skip]]
+            return batch_names(order.dataset, indices)
+
+        with naming_images(names, "the teacher cannot take"):
+            teacher_io = self._teaching.teacher_forward(images, targets, supp)
         for learner in self._left:
             with learner.own():
-                learner.learn(images, targets, supp, teacher_io)
+                learner.learn(images, targets, supp, teacher_io, names)
                 if step % self._plan.log_freq == 0:
                     learner.log_step(steps, len(images))
 
@@ -222,14 +237,17 @@ class Training:
         return results
 
     def _interrupt(self) -> NoReturn:
-        learners = self._left
-        for learner in learners:
+        for learner in self._left:
             with learner.own():
                 learner.read_losses()
+                learner.check_weights()
                 learner.save_last()
-        at, paths = learners[0].progress, [str(learner.run.last_path) for learner in learners]
+        signum, saved = self._run.world.maximum(self._run.stop.signum), self._left
+        if not saved:
+            raise Interrupted(signum, "interrupted; no run had a state that could be saved")
+        at, paths = saved[0].progress, [str(learner.run.last_path) for learner in saved]
         raise Interrupted(
-            self._run.world.maximum(self._run.stop.signum),
+            signum,
             f"interrupted in epoch {at.epoch} after step {at.step}; "
             f"{' and '.join(paths)} {'is' if len(paths) == 1 else 'are'} saved: add --resume to "
             "the same command to go on",

@@ -1,0 +1,182 @@
+"""What earlier runs left: files that a new one must not lose, take for its own, or keep."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+from ladon.errors import CheckpointError, LadonError, UsageError
+from ladon.models.checkpoint import load_safely
+
+logger = logging.getLogger(__name__)
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp", re.DOTALL)
+
+
+def previous_of(path: Path) -> Path:
+    """Where a file goes that a new run would write over: ``best.pt`` to ``best.previous.pt``."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def put_last_away(last: Path, *, overwrite: bool) -> None:
+    """Takes an earlier run's ``last.pt`` away, so that no ``--resume`` takes it for this one's.
+
+    Args:
+        last: the file.
+        overwrite: remove it; else it is renamed.
+    """
+    if not last.exists() and not last.is_symlink():
+        return
+    if overwrite:
+        last.unlink()
+        return
+    kept = previous_of(last)
+    os.replace(last, kept)
+    logger.warning("Starting anew: the earlier %s is now %s", last, kept.name)
+
+
+def keep_best(best: Path, last: Path | None = None) -> None:
+    """Keeps an earlier run's best checkpoint under a second name before it is written over.
+
+    Of a run that was not finished nothing is kept if that would cost a finished one's.
+
+    Args:
+        best: the checkpoint; it stays where it is until the new run writes its own.
+        last: ``last.pt`` of the run that wrote it, where it may be.
+
+    Raises:
+        UsageError: if it cannot be kept.
+    """
+    if not best.is_file():
+        return
+    kept = previous_of(best)
+    if kept.exists() and _is_unfinished(last):
+        logger.warning(
+            "Training over %s of a run that was not finished; %s stays as it is", best, kept.name
+        )
+        return
+    temporary = best.with_name(f".{kept.name}.{os.getpid()}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(best.resolve(), temporary)  # costs neither time nor disk
+        except OSError:  # another file system, or one that knows no links
+            shutil.copy2(best, temporary)
+        os.replace(temporary, kept)
+        temporary.unlink(missing_ok=True)  # of two names for one file, replace leaves both
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UsageError(
+            f"cannot keep {best} as {kept.name}: {error.strerror or error}; move it away, or add "
+            "--overwrite to replace it"
+        ) from error
+    logger.warning("%s exists: it is kept as %s (--overwrite replaces it)", best, kept.name)
+
+
+def bring_best(before: Path, now: Path) -> None:
+    """Brings a resumed run's best checkpoint to where the config wants it now.
+
+    What lies there is another run's, which must not be tested as this one's.
+
+    Args:
+        before: where the run wrote it before.
+        now: where the run writes it now.
+
+    Raises:
+        LadonError: if it cannot be written.
+    """
+    if not before.is_file() or before.resolve() == now.resolve():
+        return
+    keep_best(now)
+    temporary = now.with_name(f".{now.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copy2(before, temporary)
+        os.replace(temporary, now)
+    except OSError as error:
+        raise LadonError(f"cannot copy {before} to {now}: {error.strerror or error}") from error
+    logger.info("The best checkpoint so far, %s, is copied to %s", before, now)
+
+
+def _is_unfinished(last: Path | None) -> bool:
+    if last is None or not last.is_file():
+        return False
+    try:
+        return not load_safely(last)["progress"]["finished"]
+    except (CheckpointError, KeyError, TypeError):
+        return False
+
+
+def remove_orphans(folder: Path, name: str | None = None) -> None:
+    """Removes the temporary files of runs that were killed while they wrote.
+
+    Call it with the folder or file locked: a temporary file of this process's own number is then
+    one of an earlier process that had the same number, as in containers.
+
+    Args:
+        folder: where they are.
+        name: of the file that they were to become; None for any.
+    """
+    try:
+        entries = list(folder.iterdir())
+    except OSError:
+        return
+    for path in entries:
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None or (name is not None and match["name"] != name):
+            continue
+        pid = int(match["pid"])
+        if pid != os.getpid() and _is_alive(pid):
+            continue
+        with contextlib.suppress(OSError):
+            path.unlink()
+            logger.info("Removed %s, which a killed run had left", path)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def drop_epochs_from(path: Path, epoch: int) -> None:
+    """Drops the lines of ``metrics.jsonl`` that a resumed run will write again.
+
+    A run that is killed between its epoch's line and ``last.pt`` trains that epoch once more; a
+    line that was cut off goes, too.
+
+    Args:
+        path: the file.
+        epoch: the one that the run goes on with.
+
+    Raises:
+        LadonError: if it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if not path.is_file():
+            return
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if _is_before(line, epoch)]
+        if kept == lines:
+            return
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise LadonError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _is_before(line: str, epoch: int) -> bool:
+    try:
+        return json.loads(line)["epoch"] < epoch
+    except (ValueError, KeyError, TypeError):
+        return False

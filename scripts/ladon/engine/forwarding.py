@@ -1,0 +1,54 @@
+"""What a network raises, as an error that names the images which it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ladon.data.samples import _sample_name
+from ladon.engine.failures import ACCELERATOR_ERRORS, is_connection_error
+from ladon.errors import LadonError, in_one_line
+
+_NAMED = 3
+
+
+def batch_names(dataset: Any, indices: Sequence[int]) -> str:
+    """Names the first samples of a batch by their files.
+
+    Args:
+        dataset: map-style dataset.
+        indices: of the batch's samples.
+    """
+    names = [_sample_name(dataset, index) for index in dict.fromkeys(indices)]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+@contextmanager
+def naming_images(names: Callable[[], str], doing: str) -> Iterator[None]:
+    """Turns what a network raises within into one line.
+
+    What says more by itself stays: errors of this project, of memory, of the device, of the
+    connections between processes.
+
+    Args:
+        names: returns what to call the batch; called only if something is raised.
+        doing: what could not be done with it, like ``the student cannot take``.
+
+    Raises:
+        LadonError: with the images and the reason.
+    """
+    try:
+        yield
+    except (LadonError, torch.OutOfMemoryError, *ACCELERATOR_ERRORS):
+        raise
+    except Exception as error:
+        if is_connection_error(error):
+            raise
+        raise LadonError(
+            f"{doing} {names()}: {in_one_line(error)}; look at these images' size and content, or "
+            "take them out of the dataset"
+        ) from error
