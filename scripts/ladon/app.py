@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ladon.cli import report
 from ladon.data.fast_input import use_fast_input
 from ladon.data.transforms import without_normalization
 from ladon.engine.distributed import World, abort_world, join_world, leave_world
@@ -27,7 +26,7 @@ from ladon.engine.randomness import seed_everything
 from ladon.engine.run import seconds_since_start
 from ladon.engine.together import Member, check_agreement
 from ladon.engine.train import train
-from ladon.errors import Interrupted, LadonError, UsageError, in_one_line
+from ladon.errors import Interrupted, LadonError, UsageError, in_one_line, report
 from ladon.logs import set_up_logging
 from ladon.models import update_bottleneck
 from ladon.models.ladon import ThreeHeadedLadon

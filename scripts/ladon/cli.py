@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 import warnings
@@ -16,10 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ladon.choices import INPUTS, MODES, PRECISIONS
-from ladon.errors import DeviceError, Interrupted, LadonError
+from ladon.errors import DeviceError, LadonError, report
 from ladon.process import keep_freed_memory
-
-logger = logging.getLogger(__name__)
 
 
 def build_parser(task: str, *, legacy: bool = False) -> argparse.ArgumentParser:
@@ -180,24 +177,3 @@ def _leave_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def report(error: LadonError, rank: int = 0) -> int:
-    """Says what was wrong, once, in the log if it is set up; returns the exit code.
-
-    Args:
-        error: what was wrong.
-        rank: of this process.
-    """
-    if getattr(error, "_is_said", False):
-        return error.exit_code
-    error._is_said = True
-    if rank and isinstance(error, Interrupted):
-        return error.exit_code  # all processes stop together, and the first one says it
-    text = f"rank {rank}: {error}" if rank else str(error)
-    logs = sys.modules.get("ladon.logs")
-    if logs is not None and logs.is_set_up():
-        logger.error("%s", text)
-    else:
-        print(f"error: {text}", file=sys.stderr)
-    return error.exit_code

@@ -5,6 +5,9 @@ Exit codes of every script: 0 done, 1 failed work, 2 wrong usage or input, 130/1
 
 from __future__ import annotations
 
+import logging
+import sys
+
 
 class LadonError(Exception):
     """Work that failed although the input was sound."""
@@ -54,3 +57,25 @@ class Interrupted(LadonError):
 
 class PayloadError(UsageError):
     """A payload that no encoder of this model has written: truncated, extended or damaged."""
+
+
+def report(error: LadonError, rank: int = 0) -> int:
+    """Says what was wrong, once, in the log if it is set up; returns the exit code.
+
+    Args:
+        error: what was wrong.
+        rank: of this process.
+    """
+    if getattr(error, "_is_said", False):
+        return error.exit_code
+    error._is_said = True
+    if rank and isinstance(error, Interrupted):
+        return error.exit_code  # all processes stop together, and the first one says it
+    text = f"rank {rank}: {error}" if rank else str(error)
+    logs = sys.modules.get("ladon.logs")
+    if logs is not None and logs.is_set_up():
+        # by the name under which people know these lines
+        logging.getLogger("ladon.cli").error("%s", text)
+    else:
+        sys.stderr.write(f"error: {text}\n")
+    return error.exit_code
