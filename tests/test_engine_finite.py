@@ -11,10 +11,11 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RPNHead
 
 from ladon.engine import train as train_module
-from ladon.engine.finite import FiniteRecord, Watch, is_finite, not_finite
+from ladon.engine.finite import FiniteRecord, Watch, not_finite
 from ladon.engine.stage import Stage
 from ladon.models.checkpoint import load_safely
 from ladon.tasks import Task
+from ladon.tensors import is_finite
 
 TEST = ("-test_only", "-student_only")
 SPOILT = [math.nan, math.inf, -math.inf]

@@ -1,4 +1,4 @@
-"""Tensors in nested containers: one way to go through what datasets, hooks and models give."""
+"""Tensors: one way through nested containers of them, and one to see whether they are finite."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -27,3 +28,11 @@ def map_tensors(function: Callable[[Any], Any], value: Any, kind: type = Tensor)
         items = [map_tensors(function, item, kind) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
+
+
+def is_finite(tensor: Tensor) -> Tensor:
+    """Returns whether all values are finite, a scalar on the tensor's device."""
+    if tensor.numel() == 0:
+        return torch.ones((), dtype=torch.bool, device=tensor.device)
+    # extremes pass NaN on, and make no second tensor of the size
+    return torch.stack(tensor.detach().aminmax()).isfinite().all()

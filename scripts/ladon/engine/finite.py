@@ -13,15 +13,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from ladon.models.bottleneck import replaced
-from ladon.tensors import map_tensors
-
-
-def is_finite(tensor: Tensor) -> Tensor:
-    """Returns whether all values are finite, a scalar on the tensor's device."""
-    if tensor.numel() == 0:
-        return torch.ones((), dtype=torch.bool, device=tensor.device)
-    # extremes pass NaN on, and make no second tensor of the size
-    return torch.stack(tensor.detach().aminmax()).isfinite().all()
+from ladon.tensors import is_finite, map_tensors
 
 
 def not_finite(model: nn.Module) -> list[str]:

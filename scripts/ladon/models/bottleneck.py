@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ladon.codec import LatentCoder, quantize
 from ladon.models.encoder import Encoder, pinned_arithmetic
+from ladon.tensors import is_finite
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class Payloads(threading.local):
 
     def note(self, latent: Tensor) -> None:
         """Looks, on its device, whether a latent is finite; nobody waits for the answer here."""
-        finite = torch.stack(latent.aminmax()).isfinite().all()
+        finite = is_finite(latent)
         self._finite = finite if self._finite is None else self._finite & finite
 
     def pop_finite(self) -> Tensor | None:

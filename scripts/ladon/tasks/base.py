@@ -38,6 +38,30 @@ class Metric(ABC):
         """Returns the published result lines for these values."""
 
 
+class LabelRange:
+    """The smallest and the largest label so far, kept where the labels are and read when asked."""
+
+    def __init__(self) -> None:
+        self._extremes: Tensor | None = None
+
+    def add(self, labels: Tensor) -> None:
+        """Takes labels of any shape, one at least."""
+        extremes = torch.stack(labels.aminmax())
+        if self._extremes is not None:
+            both = torch.stack([self._extremes, extremes])
+            extremes = torch.stack([both[:, 0].amin(), both[:, 1].amax()])
+        self._extremes = extremes
+
+    def outside(self, num_classes: int) -> int | None:
+        """Returns a label that is not in 0..num_classes-1, None if there was none."""
+        if self._extremes is None:
+            return None
+        lowest, highest = self._extremes.tolist()
+        if lowest < 0:
+            return lowest
+        return highest if highest >= num_classes else None
+
+
 class Task(ABC):
     """A task's adapter; everything else is the engine's.
 

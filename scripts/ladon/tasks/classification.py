@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ladon.data.class_names import check_num_classes
 from ladon.errors import DataError
-from ladon.tasks.base import Metric, Task
+from ladon.tasks.base import LabelRange, Metric, Task
 
 
 class Accuracy(Metric):
@@ -20,7 +20,7 @@ class Accuracy(Metric):
         self._top = tuple(top)
         # on the outputs' device, read once in the end
         self._correct: Tensor | None = None
-        self._extremes: Tensor | None = None
+        self._labels = LabelRange()
         self._num_classes = 0
         self._count = 0
 
@@ -32,11 +32,7 @@ class Accuracy(Metric):
                 GPU ``state`` raises it, because looking at labels here would make the host wait.
         """
         self._num_classes = outputs.shape[1]
-        extremes = torch.stack(targets.aminmax())
-        if self._extremes is not None:
-            both = torch.stack([self._extremes, extremes])
-            extremes = torch.stack([both[:, 0].amin(), both[:, 1].amax()])
-        self._extremes = extremes
+        self._labels.add(targets)
         if not targets.is_cuda:
             self._check_labels()
         k = min(max(self._top), outputs.shape[1])
@@ -46,9 +42,8 @@ class Accuracy(Metric):
         self._count += len(targets)
 
     def _check_labels(self) -> None:
-        lowest, highest = (0, -1) if self._extremes is None else self._extremes.tolist()
-        if lowest < 0 or highest >= self._num_classes:
-            wrong = lowest if lowest < 0 else highest
+        wrong = self._labels.outside(self._num_classes)
+        if wrong is not None:
             raise DataError(
                 f"an image has label {wrong}, but the model has {self._num_classes} classes "
                 f"(labels 0 to {self._num_classes - 1}); correct the labels or use the model's own "

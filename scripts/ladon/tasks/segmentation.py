@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ladon.errors import DataError
-from ladon.tasks.base import Metric, Task
+from ladon.tasks.base import LabelRange, Metric, Task
 
 IGNORED = 255
 DEFAULT_NUM_CLASSES = 21
@@ -26,7 +26,7 @@ class ConfusionMatrix(Metric):
         self._num_classes = num_classes
         # on the outputs' device, read once in the end
         self._counts: Tensor | None = None
-        self._extremes: Tensor | None = None
+        self._labels = LabelRange()
 
     def update(self, outputs: Mapping[str, Tensor] | Tensor, targets: Tensor) -> None:
         """Takes logits [N, K, H, W] (or a dict with them under 'out') and labels [N, H, W].
@@ -40,11 +40,7 @@ class ConfusionMatrix(Metric):
         if logits.shape[1] > n:
             raise DataError(f"the model predicts {logits.shape[1]} classes, but the task has {n}")
         ignored = targets == IGNORED
-        extremes = torch.stack(targets.masked_fill(ignored, 0).aminmax())
-        if self._extremes is not None:
-            both = torch.stack([self._extremes, extremes])
-            extremes = torch.stack([both[:, 0].amin(), both[:, 1].amax()])
-        self._extremes = extremes
+        self._labels.add(targets.masked_fill(ignored, 0))
         if not targets.is_cuda:
             self._check_labels()
         # one more row takes what is ignored; a bad label must not lead outside the matrix
@@ -59,9 +55,8 @@ class ConfusionMatrix(Metric):
         self._counts = counts if self._counts is None else self._counts + counts
 
     def _check_labels(self) -> None:
-        lowest, highest = (0, 0) if self._extremes is None else self._extremes.tolist()
-        if lowest < 0 or highest >= self._num_classes:
-            wrong = lowest if lowest < 0 else highest
+        wrong = self._labels.outside(self._num_classes)
+        if wrong is not None:
             raise DataError(
                 f"a mask holds class {wrong}, but the task has {self._num_classes} classes"
             )
