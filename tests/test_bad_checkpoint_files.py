@@ -202,7 +202,13 @@ REFUSED = {
     "empty stack": (b"0", "not a checkpoint, or damaged"),
     "no mark": (b"t", "not a checkpoint, or damaged"),
     "memo that is not there": (b"h\x63", "not a checkpoint, or damaged"),
-    "frames of a later protocol": (b"\x95" + b"\xff" * 8, "not a checkpoint, or damaged"),
+    "name that is no text": (b"NN\x93", "a name that is no text"),
+    "name of code by a later protocol": (
+        b"\x8c\x02os\x8c\x06system\x93", "would run code when loaded (os.system)"
+    ),
+    "long bytes that are not there": (b"\x8e" + b"\xff" * 7 + b"\x7f", "damaged"),
+    "item of no set": (b"](N\x90", "items of no set"),
+    "set of a list": (b"\x8f(]\x90", "keys of type list"),
     "extension": (b"\x82\x01", "not a checkpoint, or damaged"),
     "item of no dict": (b"]" + text("a") + b"Ns", "items of no dictionary"),
     "item of no list": (b"}Na", "items of no list"),

@@ -161,13 +161,13 @@ SUB_TERMS = "train.criterion.kwargs.sub_terms"
         (f"{SUB_TERMS}.ce=null", "cannot set up: TypeError: "),
         (
             f"{SUB_TERMS}.ce.criterion_wrapper.kwargs.input.module_path=fc",
-            "criterion asks for 'fc'",
+            "reads the output of 'fc', which train.model.forward_hook.output does not list",
         ),
     ],
 )
 def test_what_a_stage_cannot_be_made_of(refused, assignment, expected):
     message = refused("teacher", "--set", assignment)
-    assert message.startswith("train")
+    assert message.removeprefix("--set: ").startswith("train")
     assert expected in message
 
 

@@ -99,6 +99,8 @@ def test_merge_keys(tmp_path):
         ("a: !join text", "c.yaml:1: !join needs a list"),
         ("a: !abspath [x]", "c.yaml:1: !abspath needs text"),
         ("a: !!int x", 'c.yaml:1: "x" is not a valid int'),
+        ("a: 08", 'c.yaml:1: "08" is not a valid int: write 8, or "08" in quotes if it is text'),
+        ("a: [-019]", 'c.yaml:1: "-019" is not a valid int: write -19, or'),
         ("a: !!set {x}", "c.yaml:1: tag !!set is not supported here"),
     ],
 )
@@ -155,7 +157,8 @@ def test_numbers_that_are_read_otherwise_are_refused(tmp_path, text, message, pl
     ("text", "value"),
     [
         *(("007", 7), ("0", 0), ("00", 0), ("0x10", 16), ("0b11", 3), ("1_000", 1000)),
-        *(("'010'", "010"), ('"1:30"', "1:30"), ("08", "08"), ("0o17", "0o17"), ("0.10", 0.1)),
+        *(("'010'", "010"), ('"1:30"', "1:30"), ("0o17", 15), ("0.10", 0.1)),
+        *(("-.5", -0.5), ("+.5", 0.5), (".5e3", 500.0), ("-.5e-1", -0.05)),
         *(("-0", 0), ("a:30", "a:30"), ("2026-11-26", "2026-11-26"), ("1e-3", 0.001)),
     ],
 )

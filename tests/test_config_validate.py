@@ -11,6 +11,7 @@ from ladon.errors import ConfigError
 
 STUDENT = "models.student_model"
 STAGE1 = "train.stage1"
+TERMS = f"{STAGE1}.criterion.kwargs.sub_terms"
 
 DETECTION = """
     datasets:
@@ -195,6 +196,27 @@ def test_all_problems_at_once_in_the_order_of_the_file(tmp_path):
         (f"{STAGE1}.criterion.kwargs.sub_terms.bpp.weight=", '"weight" is empty'),
         (f"{STAGE1}.criterion.kwargs.sub_terms.layer1.criterion_wrapper.kwargs.input.io=",
          'input: "io" is empty'),
+        # weights, and what losses read
+        ("models.teacher_model.kwargs.weights=IMAGENET1K_V3", 'resnet50 has no weights "IMAGENET1K'
+         '_V3"; did you mean "IMAGENET1K_V2"? (it has IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT)'),
+        (f"{STUDENT}.kwargs.weights=ResNet50_Weights.V2", 'resnet50 has no weights "ResNet50_Wei'),
+        ("models.teacher_model.kwargs.weights=!getattr [!import_get {key: "
+         "torchvision.models.ResNet18_Weights}, IMAGENET1K_V1]",
+         "are another model's weights: ResNet50_Weights is needed"),
+        ("models.teacher_model={key: deeplabv3_resnet50, kwargs: {weights_backbone: V9}}",
+         'deeplabv3_resnet50 has no weights "V9" (it has IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT)'),
+        (f"{TERMS}.layer1.criterion_wrapper.kwargs.target.module_path=layer5",
+         "target.module_path: reads the output of 'layer5', which train.stage1.teacher."
+         'forward_hook.output does not list; did you mean "layer1"?'),
+        (f"{TERMS}.layer1.criterion_wrapper.kwargs.input.io=input",
+         "reads the input of 'bottleneck_layer', which train.stage1.student.forward_hook.input"),
+        (f"{TERMS}.layer1.criterion_wrapper.kwargs.input.io=outputs", "must be input or output"),
+        (f"{TERMS}.bpp.criterion.kwargs.entropy_module_path=bottleneck",
+         "reads the output of 'bottleneck', which train.stage1.student.forward_hook.output"),
+        (f"{TERMS}.kd={{criterion: {{key: KDLoss, kwargs: {{student_module_path: fc, "
+         "student_module_io: output, teacher_module_path: ., teacher_module_io: output, "
+         "temperature: 1}}, weight: 1}", "student_module_path: reads the output of 'fc', which"),
+        (f"{STAGE1}.teacher=", 'reads the teacher, but train.stage1 has no "teacher"'),
         # references and computed tags
         ("extra.path=${nam}", 'extra.path: ${nam}: no such key in the config; did you mean "na'),
         (f"{STUDENT}.src_ckpt=a${{checkpoint}}", 'did you mean "checkpoints"?'),
@@ -228,6 +250,13 @@ def test_one_mistake(assignment, problem):
         f"{STAGE1}.train_data_loader.dataset_id=${{test.test_data_loader.dataset_id}}",
         f"{STAGE1}.student.wrapper={{key: DistributedDataParallel, kwargs: {{}}}}",
         "train.epoch_to_update=stage2",
+        "models.teacher_model.kwargs.weights=IMAGENET1K_V1",
+        "models.teacher_model.kwargs.weights=ResNet50_Weights.DEFAULT",
+        f"{TERMS}.layer1.criterion_wrapper.kwargs.target={{is_from_teacher: true, module_path: ., "
+        "io: output}",
+        f"{TERMS}.kd={{criterion: {{key: KDLoss, kwargs: {{student_module_path: ., "
+        "student_module_io: output, teacher_module_path: layer1, teacher_module_io: output, "
+        "temperature: 1}}, weight: 1}",
         "train=",
         "dependencies=math",
         "test=",
@@ -242,6 +271,22 @@ def test_user_variables_are_keys_that_something_refers_to(tmp_path):
     text = text.replace("min_size: 416", "min_size: ${size.value}")
     config = load(tmp_path, text.replace("src_ckpt: x.pt", "src_ckpt: ${folder}/x.pt"))
     assert [line.partition(": ")[2] for line in problems_of(config)] == ["unused: unknown key"]
+
+
+def test_a_variable_that_an_override_leaves_unused_is_no_fault(tmp_path):
+    text = DETECTION.replace("src_ckpt: x.pt", "src_ckpt: ${body}") + "    body: ./x.pt\n"
+    source = "models.model.kwargs.backbone_config.src_ckpt"
+    assert problems_of(load(tmp_path, text, assignments=[f"{source}=y.pt"])) == []
+    own = "_base_: c.yaml\nmodels: {model: {kwargs: {backbone_config: {src_ckpt: y.pt}}}}\n"
+    assert problems_of(load_config(write(tmp_path, own, "own.yaml"))) == []
+    config = load(tmp_path, text, assignments=[f"{source}=y.pt", "bodi=z.pt"])
+    assert problems_of(config) == ['--set: bodi: unknown key; did you mean "body"?']
+
+
+@pytest.mark.parametrize("epochs", ["0", "-1", "two"])
+def test_a_stage_without_epochs_is_not_taken_for_no_stage(epochs):
+    problems = found("train.epoch_to_update=stage2", f"{STAGE1}.num_epochs={epochs}")
+    assert [line.partition(":")[0] for line in problems] == [f"{STAGE1}.num_epochs"]
 
 
 def test_detection_and_its_swallowed_arguments(tmp_path):

@@ -218,12 +218,10 @@ def test_category_ids_are_compared_with_the_models_classes(tmp_path):
     made = content()
     made["annotations"][0]["category_id"] = 90
     dataset = load(tmp_path, made)
-    task = TASKS["object_detection"]()
-    task.metric(dataset, {"num_classes": 91})
-    task.metric(dataset, {"num_classes": None})
+    check_num_classes(dataset, 91)
     for subset in (dataset, torch.utils.data.Subset(dataset, [0])):
         with pytest.raises(DataError, match=r"a.json: .* category_id 90 \(1 such ids\), .*1 to 89"):
-            task.metric(subset, {"num_classes": 90})
+            check_num_classes(subset, 90)
         with pytest.raises(DataError, match=r"a.json: .* num_classes 2 has labels 1 to 1"):
             check_num_classes(subset, 2)
     check_num_classes(load(tmp_path, made, is_segment=True), 21)

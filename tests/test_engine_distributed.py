@@ -119,8 +119,11 @@ def test_srun_may_show_each_process_its_own_gpu_alone(two_gpus, place, monkeypat
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "MASTER_PORT expected"),
         (
             {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "x"},
-            "--dist_url env://: invalid literal",
+            "MASTER_PORT=x: must be a number",
         ),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "rank 0 of only 0"),
+        ({"RANK": "1"}, "RANK=1 is set and WORLD_SIZE is not: .* torchrun"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 is set and RANK is not: .* torchrun"),
     ],
 )
 def test_an_environment_that_makes_no_sense_is_wrong_usage(place, values, message):

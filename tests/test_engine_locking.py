@@ -185,4 +185,17 @@ def test_a_file_system_without_locks_is_said_once(tmp_path, monkeypatch, caplog,
 def test_a_folder_that_cannot_be_made_is_said_by_who_writes_there(tmp_path, caplog):
     (tmp_path / "file").write_text("x")
     Locks().take(tmp_path / "file" / ".lock", "it", "wait")
-    assert "cannot be locked" in caplog.messages[0]
+    assert caplog.messages == []
+
+
+def test_a_full_disk_locks_without_a_name(tmp_path, monkeypatch, caplog):
+    def write(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(locking.os, "write", write)
+    first, second = Locks(), Locks()
+    first.take(tmp_path / ".lock", "the folder", "wait")
+    with pytest.raises(UsageError, match=r"^the folder is in use by another run: wait$"):
+        second.take(tmp_path / ".lock", "the folder", "wait")
+    first.release()
+    assert caplog.messages == []

@@ -52,6 +52,18 @@ def test_a_shipped_config_fits(capsys, task):
             ["train.stage2.optimizer.kwargs={lr: 0.1, nesterov: true}"],
             ["train.stage2 in", "cannot set up: ValueError: Nesterov momentum requires"],
         ),
+        (
+            ["train.stage2.student.frozen_modules.1=bottleneck_layer.coder"],
+            [": train.stage2.student.frozen_modules.1: the model has no module", "_layer.enc"],
+        ),
+        (
+            ["train.stage1.teacher.forward_hook.output.3=layer5"],
+            ["reads the output of 'layer4', which train.stage1.teacher.forward_hook.output"],
+        ),
+        (
+            ["models.teacher_model.kwargs.weights=null"],
+            ["_base_/resnet50.yaml:4: models.teacher_model: neither src_ckpt nor pretrained"],
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_run(capsys, assignments, parts):

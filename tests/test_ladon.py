@@ -10,6 +10,7 @@ import torch
 
 from ladon.errors import CheckpointError
 from ladon.models import build_model, entropy_coding, update_bottleneck, write_checkpoint
+from ladon.models.describe import num_classes_of
 from ladon.models.ladon import ThreeHeadedLadon
 from ladon.tasks import TASKS
 
@@ -107,7 +108,9 @@ def saved(models, folder):
 
 
 def three_headed(paths, **values):
+    on_other_layers = values.pop("own_segmentation", {})
     section = {"key": "ladon", **sections(**values.pop("own", {})), **values}
+    section["segmentation"]["kwargs"] |= on_other_layers
     section["classification"]["src_ckpt"] = str(paths["classification"])
     for head in ("detection", "segmentation"):
         kwargs = section[head]["kwargs"]
@@ -208,6 +211,30 @@ def test_checkpoints_whose_bodies_do_not_fit_are_refused(tmp_path, other):
     write_checkpoint(paths["detection"], odd)
     with pytest.raises(CheckpointError, match=r"detection.pt: made for another model"):
         three_headed(paths)
+
+
+def test_a_head_on_another_layer_is_no_other_backbone(tmp_path):
+    """As the demo's segmentation, whose body ends with layer 3."""
+    paths = saved(single_models(), tmp_path)
+    own = sections()
+    on_layer2 = {"return_layer_dict": {"layer2": "out", "layer3": "aux"}, "num_input_channels": 128}
+    own["segmentation"]["kwargs"] |= on_layer2
+    segmenter = build_model(own["segmentation"], "semantic_segmentation", "x")
+    write_checkpoint(paths["segmentation"], segmenter)
+    with pytest.raises(CheckpointError) as caught:
+        three_headed(paths, own_segmentation=on_layer2)
+    assert "segmentation.pt: its body ends with layer3, and the heads of this" in str(caught.value)
+
+
+def test_names_of_classes_and_their_number_are_each_heads_own(tmp_path):
+    models, names = single_models(), [f"class {n}" for n in range(10)]
+    paths = saved(models, tmp_path)
+    write_checkpoint(paths["classification"], models["classification"], classes=names)
+    ladon = three_headed(paths)
+    assert ladon.class_names["classification"] == names
+    assert ladon.class_names["detection"] is None
+    found = {head: num_classes_of(ladon.head_state(head)) for head in TASK}
+    assert found == {"classification": 10, "detection": 4, "segmentation": 5}
 
 
 @pytest.mark.parametrize("head", list(TASK))

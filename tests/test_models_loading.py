@@ -263,6 +263,16 @@ def test_quantiles_of_which_no_table_can_be_are_refused(tmp_path, values, expect
     assert str(tmp_path / "a.pt") in str(caught.value)
 
 
+@pytest.mark.parametrize("values", [(-1, math.nan, 1), (-1e9, 0, 1e9), (0, 0, 70_000)])
+def test_a_training_that_spoilt_its_quantiles_gets_no_tables(values):
+    model = splittable()
+    bottleneck = model.bottleneck_layer.entropy_bottleneck
+    bottleneck.quantiles.data[2, 0] = torch.tensor(values)
+    with pytest.raises(CheckpointError, match="quantiles of channel 2 "):
+        update_bottleneck(model)
+    assert bottleneck._offset.numel() == 0
+
+
 @pytest.mark.parametrize(
     ("tensor", "value", "expected"),
     [

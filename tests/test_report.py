@@ -218,7 +218,7 @@ def test_script_errors_are_one_line(two_runs, capsys):
         (["nowhere"], "no such run: nowhere"),
         (["logs"], "logs/a/metrics.json: not valid JSON"),
         (["logs/b", "--plot", "x.bmp"], "cannot plot to x.bmp"),
-        (["logs/b", "--out", "logs/b/run.json"], "cannot write"),
+        (["logs/b", "--out", "logs/b/run.json"], "cannot be written"),
     ):
         assert report_script.main(arguments) == 2
         error = capsys.readouterr().err

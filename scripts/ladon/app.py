@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import nn
 
 from ladon.data.fast_input import use_fast_input
 from ladon.data.transforms import without_normalization
+from ladon.engine.classes import common_classes
 from ladon.engine.distributed import World, abort_world, join_world, leave_world
 from ladon.engine.evaluate import evaluate_all
 from ladon.engine.failures import ACCELERATOR_ERRORS, device_failure, is_connection_error
@@ -26,13 +28,25 @@ from ladon.engine.randomness import seed_everything
 from ladon.engine.run import seconds_since_start
 from ladon.engine.together import Member, check_agreement
 from ladon.engine.train import train
-from ladon.errors import Interrupted, LadonError, UsageError, in_one_line, report
+from ladon.errors import (
+    Interrupted,
+    LadonError,
+    UsageError,
+    cannot_write,
+    disk_failure,
+    in_one_line,
+    os_error_in,
+    report,
+)
 from ladon.logs import set_up_logging
 from ladon.models import update_bottleneck
 from ladon.models.ladon import ThreeHeadedLadon
 from ladon.session import TEACHER, Session
 
 logger = logging.getLogger(__name__)
+
+# what torch says where a worker's batch finds no room; it names a file under /dev/shm
+_NO_SHARED_MEMORY = re.compile(r"[^\n]*</?torch_[^\n]*No space left on device[^\n]*")
 
 
 def run_task(task_name: str, args: argparse.Namespace) -> None:
@@ -129,6 +143,13 @@ def _in_words(error: BaseException, world: World) -> BaseException:
         return device_failure(error, world.device)
     if world.distributed and is_connection_error(error):
         return world.explain(error)
+    if disk_failure(error) is not None and not isinstance(error, LadonError):
+        return cannot_write(getattr(os_error_in(error), "filename", None) or "a file", error)
+    if isinstance(error, RuntimeError) and _NO_SHARED_MEMORY.search(str(error)):
+        return LadonError(
+            "the loader's workers have too little shared memory (/dev/shm; docker's --shm-size): "
+            f"give them more, or set num_workers: 0 ({_NO_SHARED_MEMORY.search(str(error))[0]})"
+        )
     return error
 
 
@@ -222,6 +243,9 @@ def _test(
     if not sessions:
         return
     run = sessions[0].run
+    classes = common_classes([session.run.classes for session in sessions])
+    classes.hold(dataset)
+    classes.doubt(dataset)
     if any(isinstance(session.student, ThreeHeadedLadon) for session in sessions):
         without_normalization(dataset)
     if run.setting("input", "test", "reference") == "fast":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import warnings
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 
 from ladon.choices import INPUTS, MODES, PRECISIONS
 from ladon.errors import DeviceError, LadonError, report
-from ladon.process import keep_freed_memory
+from ladon.process import keep_freed_memory, launched_rank
 
 
 def build_parser(task: str, *, legacy: bool = False) -> argparse.ArgumentParser:
@@ -92,6 +93,8 @@ def build_parser(task: str, *, legacy: bool = False) -> argparse.ArgumentParser:
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
+    except RecursionError as error:
+        raise argparse.ArgumentTypeError("nested too deeply") from error
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -130,7 +133,7 @@ def main(task: str, argv: Sequence[str] | None = None, *, legacy: bool = False) 
         Exit code: 0 done, 1 failed work, 2 wrong usage or input, 130/143 interrupted.
     """
     args = build_parser(task, legacy=legacy).parse_args(argv)
-    prepare_process()
+    prepare_process(args.world_size)
 
     def work() -> int:
         from ladon.app import run_task
@@ -141,9 +144,17 @@ def main(task: str, argv: Sequence[str] | None = None, *, legacy: bool = False) 
     return answer(work)
 
 
-def prepare_process() -> None:
-    """What must be said before torch and its friends are imported."""
+def prepare_process(world_size: int = 1) -> None:
+    """What must be said before torch and its friends are imported.
+
+    Args:
+        world_size: the ``--world_size`` argument.
+    """
     keep_freed_memory()
+    if launched_rank(world_size):  # the first process warns for all
+        warnings.filterwarnings("ignore")
+        logging.getLogger().setLevel(logging.ERROR)
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # what libraries tell their developers while they are imported
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)

@@ -5,8 +5,13 @@ Exit codes of every script: 0 done, 1 failed work, 2 wrong usage or input, 130/1
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import sys
+
+# the disk's doing, not the person's: full, over a quota or a limit, failing
+_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 
 
 class LadonError(Exception):
@@ -42,6 +47,45 @@ def in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
+def os_error_in(error: BaseException) -> OSError | None:
+    """Returns the system's error that another one was raised for, itself, or None.
+
+    torch's zip writer, for one, says `unexpected pos` after a write that failed.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno is not None:
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def disk_failure(error: BaseException) -> OSError | None:
+    """Returns the system's error behind another one if it says that the disk is full or fails."""
+    found = os_error_in(error)
+    return found if found is not None and found.errno in _DISK else None
+
+
+def why_not_written(error: BaseException) -> str:
+    """Returns in a few words why a file could not be written."""
+    found = os_error_in(error)
+    if found is None:
+        return in_one_line(error)[:200]
+    text = found.strerror or str(found)
+    return f"{text}; make room on that disk" if found.errno == errno.ENOSPC else text
+
+
+def cannot_write(what: object, error: BaseException) -> LadonError:
+    """Returns the error of a file that cannot be written: a wrong path, or a disk that is full.
+
+    Args:
+        what: names the file.
+        error: what came of writing it.
+    """
+    kind = LadonError if disk_failure(error) else UsageError
+    return kind(f"{what}: cannot be written: {why_not_written(error)}")
+
+
 class Interrupted(LadonError):
     """A run stopped by a signal after it saved what it had.
 
@@ -74,8 +118,9 @@ def report(error: LadonError, rank: int = 0) -> int:
     text = f"rank {rank}: {error}" if rank else str(error)
     logs = sys.modules.get("ladon.logs")
     if logs is not None and logs.is_set_up():
-        # by the name under which people know these lines
-        logging.getLogger("ladon.cli").error("%s", text)
+        with contextlib.suppress(LadonError):  # it is shown, but the log file is on a full disk
+            # by the name under which people know these lines
+            logging.getLogger("ladon.cli").error("%s", text)
     else:
         sys.stderr.write(f"error: {text}\n")
     return error.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ladon.errors import UsageError
+from ladon.errors import cannot_write
 
 FORMAT = "%(asctime)s\t%(levelname)s\t%(name)s\t%(message)s"
 DATE_FORMAT = "%Y/%m/%d %H:%M:%S"
@@ -55,23 +56,50 @@ class _Shown(logging.Formatter):
         return super().formatMessage(record)
 
 
+class _LogFile(logging.FileHandler):
+    """A log file. One that cannot be written any more ends the work, in one line."""
+
+    def __init__(self, path: Path) -> None:
+        # a file name need not be text: the line must not be lost for it
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.setLevel(logging.CRITICAL + 1)  # what is said of it must not end the same way
+        raise cannot_write(f"--run_log {self.baseFilename}", error) from error
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # of what could not be written, once more
+            super().close()
+
+
+def _has_terminal() -> bool:
+    """Whether a person watches. A pipe gets whole lines, even where colours are forced into it."""
+    return _console.is_terminal and sys.stderr.isatty()
+
+
 def set_up_logging(log_file: Path | None = None, *, is_main: bool = True) -> None:
     """Sends log lines to the terminal and, with ``log_file``, to a file as well.
 
     Args:
         log_file: appended to; its folders are made.
-        is_main: other processes of a distributed run only say warnings, and write no file.
+        is_main: other processes of a distributed run only say errors, and write no file: what
+            a library warns of, it warns all processes of.
 
     Raises:
-        UsageError: if the file cannot be written.
+        LadonError: if the file cannot be written.
     """
     shut_down_logging()
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
-    root.setLevel(logging.INFO if is_main else logging.WARNING)
-    if _console.is_terminal:
+    level = logging.INFO if is_main else logging.ERROR
+    root.setLevel(level)
+    if _has_terminal():
         # through rich, so that lines and a progress bar don't overwrite each other
         shown: logging.Handler = RichHandler(
             console=_console, show_path=False, markup=False, highlighter=None, rich_tracebacks=False
@@ -80,6 +108,7 @@ def set_up_logging(log_file: Path | None = None, *, is_main: bool = True) -> Non
     else:
         shown = logging.StreamHandler(sys.stderr)
         shown.setFormatter(_Shown(FORMAT, DATE_FORMAT))
+    shown.setLevel(level)  # a logger with a level of its own doesn't ask the root's
     _add(shown)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -96,16 +125,13 @@ def add_log_file(log_file: Path, beta: str | None = None) -> None:
         beta: of the run whose log it is: lines that concern another are left out.
 
     Raises:
-        UsageError: if the file cannot be written.
+        LadonError: if the file cannot be written.
     """
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        # a file name need not be text: the line must not be lost for it
-        written = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
+        written = _LogFile(log_file)
     except OSError as error:
-        raise UsageError(
-            f"--run_log {log_file}: cannot be written: {error.strerror or error}"
-        ) from error
+        raise cannot_write(f"--run_log {log_file}", error) from error
     written.setFormatter(logging.Formatter(FORMAT, DATE_FORMAT))
     written.addFilter(lambda record: beta is None or _beta.get() in (None, beta))
     _add(written)
@@ -140,7 +166,7 @@ def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     Yields:
         A function that advances the bar by a number of steps.
     """
-    if not _console.is_terminal or logging.getLogger().level > logging.INFO:
+    if not _has_terminal() or logging.getLogger().level > logging.INFO:
         yield lambda steps: None
         return
     columns = (

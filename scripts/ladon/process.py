@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ladon.errors import cannot_write, disk_failure
+
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc refuses more on 64-bit systems
@@ -23,7 +25,8 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     """Runs a script's ``main`` and ends the process with its exit code.
 
     What a terminal or a pipe cannot show (β on one that is not UTF-8, a file name that is no text)
-    is written as an escape, and a reader that leaves early (``| head``) gets no traceback.
+    is written as an escape, and a reader that leaves early (``| head``) gets no traceback, nor does
+    one whose disk is full.
 
     Args:
         main: returns the exit code, or raises SystemExit as argparse does.
@@ -39,10 +42,25 @@ def run_script(main: Callable[[], int]) -> NoReturn:
             code = stop.code
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python would flush once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
+        code = 1
+    except OSError as error:
+        if disk_failure(error) is None:
+            raise
+        try:  # the error does not say which file it was
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        except OSError:
+            _forget_output()
+            error.filename = error.filename or "the standard output"
+        sys.stderr.write(f"error: {cannot_write(error.filename or 'a file', error)}\n")
         code = 1
     sys.exit(code)
+
+
+def _forget_output() -> None:
+    """Drops what could not be written: Python would flush once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def keep_compiled_code(package: Path, home: Path | None = None) -> None:
@@ -99,6 +117,19 @@ def keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def launched_rank(world_size: int = 1) -> int:
+    """Number of this process as its launcher gave it, before anything looks whether it makes sense.
+
+    Args:
+        world_size: the ``--world_size`` argument, without which srun's tasks are runs of their own.
+    """
+    env = os.environ
+    is_torchrun = "RANK" in env and "WORLD_SIZE" in env
+    name = "RANK" if is_torchrun else "SLURM_PROCID" if world_size > 1 else ""
+    text = env.get(name, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def usable_cores() -> int:

@@ -25,6 +25,7 @@ from ladon.engine.together import Member
 from ladon.errors import CheckpointError, ConfigError, UsageError
 from ladon.logs import add_log_file
 from ladon.models import (
+    Checkpoint,
     build_model,
     check_writable,
     has_pretrained_weights,
@@ -35,6 +36,8 @@ from ladon.models import (
     write_checkpoint,
 )
 from ladon.models.build import on_meta_device
+from ladon.models.describe import num_classes_of
+from ladon.models.ladon import ThreeHeadedLadon
 from ladon.paths import run_folder, run_log_path
 from ladon.tasks import TASKS
 
@@ -154,7 +157,9 @@ class Session:
         seed_everything(self.run.seed)  # each model's first weights depend on the seed alone
         return build_model(section, self.run.task.name, key, replaced=replaced)
 
-    def _build_from(self, section: Mapping[str, Any], key: str, name: str | None) -> nn.Module:
+    def _build_from(
+        self, section: Mapping[str, Any], key: str, name: str | None
+    ) -> tuple[nn.Module, Checkpoint | None]:
         """Builds a model on the run's device, from the checkpoint under ``name`` if one is given.
 
         The checkpoint is read first: what is wrong with it shows before anything is built.
@@ -166,7 +171,7 @@ class Session:
         if checkpoint is not None:
             load_into(model, checkpoint)
             logger.info("Loaded %s", checkpoint.path)
-        return model.to(self.run.world.device, memory_format=torch.channels_last)
+        return model.to(self.run.world.device, memory_format=torch.channels_last), checkpoint
 
     def build_teacher(self) -> nn.Module:
         """Returns the teacher, in eval mode; never with random weights."""
@@ -184,11 +189,16 @@ class Session:
                 f"{config.where(key)}: the teacher has neither pretrained weights nor "
                 "src_ckpt; random weights are no teacher"
             )
-        return self._build_from(section, key, "src_ckpt" if source is not None else None).eval()
+        name = "src_ckpt" if source is not None else None
+        teacher, checkpoint = self._build_from(section, key, name)
+        if checkpoint is not None:
+            self.run.classes.teacher = checkpoint.classes
+        return teacher.eval()
 
     def build_student(self) -> None:
         """Builds the student that is to be tested or trained."""
         self.student = self._build_tested() if self.args.test_only else self._build_trained()
+        self.run.classes.number = self._num_classes()
 
     def _build_tested(self) -> nn.Module:
         """Builds the student with the weights that are to be tested; never random ones."""
@@ -200,7 +210,26 @@ class Session:
                 f"{self.config.where(key)}: names neither dst_ckpt nor src_ckpt nor "
                 "pretrained weights: there is nothing to test"
             )
-        return self._build_from(section, key, name)
+        model, checkpoint = self._build_from(section, key, name)
+        classes = self.run.classes
+        if checkpoint is not None:
+            classes.take(checkpoint.classes, f"the checkpoint {checkpoint.path}")
+        elif isinstance(model, ThreeHeadedLadon):
+            classes.take(model.class_names.get(self.task.head), f"the {self.task.head} checkpoint")
+        if classes.names is None:
+            classes.take_from_training(self.config)
+        return model
+
+    def _num_classes(self) -> int | None:
+        """Returns how many classes the student has, by the command line or by its head."""
+        asked = getattr(self.args, "num_classes", None)
+        if asked is not None:
+            return asked
+        student = self.student
+        if isinstance(student, ThreeHeadedLadon):
+            return num_classes_of(student.head_state(self.task.head))
+        kwargs = self._student_section.get("kwargs") or {}
+        return num_classes_of(student.state_dict()) or kwargs.get("num_classes")
 
     def _build_trained(self) -> nn.Module:
         """Builds the student that is to be trained, once it is sure that it can be saved."""
@@ -213,8 +242,7 @@ class Session:
         if not config.section("train"):
             raise ConfigError(f"{config.path}: has no train section; add -test_only to test")
         check_writable(best, self._where(f"{key}.dst_ckpt"))
-        name = "src_ckpt" if section.get("src_ckpt") else None
-        return self._build_from(section, key, name)
+        return self._build_from(section, key, "src_ckpt" if section.get("src_ckpt") else None)[0]
 
     def take_best(self) -> None:
         """Loads the best checkpoint, and gives it CDF tables if it is older than those.
@@ -225,7 +253,10 @@ class Session:
         student, best = self.student, self._student_section["dst_ckpt"]
         checkpoint = read_checkpoint(best, self._where(f"{self._student_key}.dst_ckpt"))
         load_into(student, checkpoint)
-        logger.info("Best checkpoint: %s (%s)", best, checkpoint.best_value)
+        if checkpoint.classes is not None:
+            self.run.classes.take(checkpoint.classes, f"the checkpoint {best}")
+        value = checkpoint.best_value
+        logger.info("Best checkpoint: %s%s", best, "" if value is None else f" ({value})")
         if not is_updated(student) and update_bottleneck(student) and self.run.world.is_main:
             write_checkpoint(
                 best,

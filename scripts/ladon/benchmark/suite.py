@@ -15,16 +15,16 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ladon.benchmark.parts import ROOT
-from ladon.benchmark.results import PartResult, read_results
-from ladon.errors import LadonError
+from ladon.benchmark.results import read_results
+from ladon.benchmark.suite_report import Case, Outcome, Report
+from ladon.errors import LadonError, cannot_write
 from ladon.process import usable_cores
 
-SCHEMA = 1
 TESTS = "tests"
 # (part, tasks or none, repeats, most seconds), in order of what is missed most
 _PARTS = (
@@ -62,74 +62,23 @@ class Step:
     part: str = ""
 
 
-@dataclass
-class Outcome:
-    """What became of a step: ``ok``, ``failed``, ``timed out`` or ``left out``."""
+def write(report: Report, folder: Path) -> None:
+    """Writes both files.
 
-    outcome: str
-    seconds: float = 0.0
-    error: str | None = None
-
-
-@dataclass
-class Case:
-    """One test: ``passed``, ``failed``, ``error`` or ``skipped``.
-
-    Attributes:
-        error: its first line.
-        properties: what the test recorded.
+    Raises:
+        LadonError: if one cannot be written.
     """
+    # heavy: not before it is sure that there is a GPU
+    from ladon.benchmark.suite_text import report_text
+    from ladon.engine.run import write_json
 
-    name: str
-    outcome: str
-    seconds: float
-    error: str | None = None
-    properties: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Report:
-    """Everything in one.
-
-    Attributes:
-        machine: what it ran on.
-        versions: of the packages.
-        steps: what became of each.
-        tests: all that ran.
-        parts: of the benchmark, by the steps' names.
-        finished: nothing more will come.
-    """
-
-    machine: Mapping[str, Any]
-    versions: Mapping[str, Any]
-    date: str = ""
-    seconds: float = 0.0
-    finished: bool = False
-    steps: dict[str, Outcome] = field(default_factory=dict)
-    tests: list[Case] = field(default_factory=list)
-    parts: dict[str, PartResult] = field(default_factory=dict)
-    schema: int = SCHEMA
-
-    @property
-    def is_green(self) -> bool:
-        """Whether everything that was asked for was done, and nothing failed."""
-        return self.finished and all(step.outcome == "ok" for step in self.steps.values())
-
-    def write(self, folder: Path) -> None:
-        """Writes both files.
-
-        Raises:
-            LadonError: if one cannot be written.
-        """
-        from ladon.benchmark.suite_text import report_text
-        from ladon.engine.run import write_json  # heavy: not before it is sure that there is a GPU
-
-        self.date = time.strftime("%Y-%m-%d %H:%M:%S")
-        write_json(folder / "gpu.json", asdict(self))
-        try:
-            (folder / "gpu.txt").write_text(report_text(self), encoding="utf-8")
-        except OSError as error:
-            raise LadonError(f"cannot write {folder / 'gpu.txt'}: {error.strerror}") from error
+    report.date = time.strftime("%Y-%m-%d %H:%M:%S")
+    write_json(folder / "gpu.json", asdict(report))
+    path = folder / "gpu.txt"
+    try:
+        path.write_text(report_text(report), encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def plan(
@@ -197,7 +146,7 @@ def run_plan(
         LadonError: if the folder cannot be written.
     """
     start = time.monotonic()
-    report.write(folder)
+    write(report, folder)
     for step in steps:
         left = seconds - (time.monotonic() - start)
         if left < min(_LEAST_SECONDS, step.seconds):
@@ -208,11 +157,11 @@ def run_plan(
             _collect(step, outcome, report)
         report.steps[step.name] = outcome
         report.seconds = round(time.monotonic() - start, 1)
-        report.write(folder)
+        write(report, folder)
         why = f": {outcome.error}" if outcome.error else ""
         announce(f"{step.name}: {outcome.outcome} after {outcome.seconds:.0f} s{why}")
     report.finished = True
-    report.write(folder)
+    write(report, folder)
 
 
 def run_step(step: Step, seconds: float) -> Outcome:

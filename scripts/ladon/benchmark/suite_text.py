@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from ladon.benchmark.suite import Case, Report
+from ladon.benchmark.suite_report import Case, Report
 from ladon.benchmark.table import fact_text, part_sheet
 from ladon.report.render import print_sheet
 

@@ -14,6 +14,8 @@ from ladon.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+_said: set[str] = set()
+
 _TRANSFORMS = (
     "CustomCompose",
     "CustomRandomResize",
@@ -112,4 +114,6 @@ def import_dependency(entry: Any) -> None:
     except Exception as exc:  # a user's own module may fail in any way while it is imported
         reason = str(exc) if isinstance(exc, ImportError) else f"{type(exc).__name__}: {exc}"
         raise ConfigError(f'cannot import the dependency "{name}": {reason}') from exc
-    logger.info("imported %s", name)
+    if name not in _said:  # each config of a process names the same ones
+        _said.add(name)
+        logger.info("imported %s", name)

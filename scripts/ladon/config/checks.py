@@ -9,10 +9,11 @@ from typing import Any
 
 from ladon.config import schema
 from ladon.config.build import lazy_target
+from ladon.config.losses import check_losses
 from ladon.config.nodes import Lazy, LocatedError, kind_of, suggest
 from ladon.config.registries import entries, model_kinds
 from ladon.config.schema import Section
-from ladon.config.signatures import builder_problem
+from ladon.config.signatures import builder_problem, members, weights_problems
 from ladon.config.stages import STAGE
 from ladon.config.walk import Hook, View, Walker
 from ladon.errors import ConfigError
@@ -89,6 +90,12 @@ def check_model(walker: Walker, view: View, task: str | None = None) -> None:
     problem = builder_problem(target, {name: child.value for name, child in children.items()})
     if problem is not None:
         walker.add(children.get(problem[0], kwargs), problem[1])
+    values = {name: child.value for name, child in children.items()}
+    if view.path == "models.teacher_model" and walker.child(view, "src_ckpt") is None:
+        # its own weights are sure to be loaded; a student's checkpoint may stand for them
+        values = {name: _imported(walker, value) for name, value in values.items()}
+    for name, text in weights_problems(target, values):
+        walker.add(children[name], text)
     for name, spec in schema.MODEL_KWARGS.items():
         if name in children:
             walker.rule(children[name], spec)
@@ -100,6 +107,19 @@ def check_model(walker: Walker, view: View, task: str | None = None) -> None:
         analysis = walker.child(fpn, "analysis_config")
         if analysis is not None:
             walker.rule(analysis, schema.MODEL_KWARGS["analysis_config"])
+
+
+def _imported(walker: Walker, value: Any) -> Any:
+    """Return what a tagged node stands for if that can be known without building it."""
+    try:
+        if isinstance(value, Lazy) and value.tag == "!import_get":
+            return lazy_target(value, _entry(walker, value))[1]
+        if isinstance(value, Lazy) and value.tag == "!getattr" and len(value.value) == 2:
+            owner, name = (child.value for _, child in walker.children(View("", value.value)))
+            return getattr(_imported(walker, owner), name, value)
+    except (ConfigError, TypeError):  # listed with the tagged nodes
+        return value
+    return value
 
 
 def _model_entry(
@@ -240,12 +260,14 @@ def check_train(walker: Walker, view: View) -> None:
         keys: Mapping[str, Any] = {**schema.STAGE.keys, **schema.TRAIN_KEYS}
         walker.section(view, Section(keys, schema.STAGE.required))
         _check_teacher(walker, view)
+        check_losses(walker, view)
     for key, child in walker.children(view) if stages else ():
         if key in stages:
             if child.value is None:
                 walker.add(child, "the stage is empty")
             walker.rule(child, schema.STAGE)
             _check_teacher(walker, child)
+            check_losses(walker, child)
         elif key in schema.TRAIN_KEYS:
             walker.rule(child, schema.TRAIN_KEYS[key])
         elif key in schema.STAGE.keys:
@@ -261,9 +283,11 @@ def check_train(walker: Walker, view: View) -> None:
     epoch = walker.child(view, "epoch_to_update")
     if epoch is not None and not epoch.is_open:
         value = epoch.value
-        if isinstance(value, str):
-            hint = suggest(value, stages or ["stage1"])
-            walker.add(epoch, f'there is no stage "{value}"{hint}')
+        names = stages or ["stage1"]
+        if isinstance(value, str) and value not in names:  # else a num_epochs is at fault
+            walker.add(epoch, f'there is no stage "{value}"{suggest(value, names)}')
+        elif isinstance(value, str):
+            return
         elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
             walker.add(epoch, f"must be a stage's name or an epoch's number, not {kind_of(value)}")
 
@@ -341,7 +365,10 @@ def _check_getattr(walker: Walker, view: View, lazy: Lazy) -> None:
         return
     if not hasattr(target, name):
         owner_name = getattr(target, "__name__", str(target))
-        walker.add(view, f'{owner_name} has no "{name}"{suggest(name, _public(target))}')
+        known = members(target)
+        hint = suggest(name, known or _public(target))
+        hint += f" (it has {', '.join(known)})" if known else ""
+        walker.add(view, f'{owner_name} has no "{name}"{hint}')
 
 
 def _public(target: Any) -> list[str]:

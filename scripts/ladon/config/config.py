@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,17 @@ class Config:
         path: the file it was loaded from.
         root: the raw nodes, for validation; everyone else uses the methods.
         resolver: fills in `${...}`.
+        references: what its files refer to, even where an override replaced the reference.
 
     Args:
         root: the merged raw nodes.
         path: the file.
+        references: see above.
     """
 
-    def __init__(self, root: ConfigMap, path: Path) -> None:
+    def __init__(self, root: ConfigMap, path: Path, references: Collection[str] = ()) -> None:
         self.root = root
+        self.references = references
         self.path = path
         self.resolver = Resolver(root)
         self._builder = Builder(self.resolver)

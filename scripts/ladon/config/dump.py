@@ -8,14 +8,14 @@ import yaml
 
 from ladon.config.interpolate import Resolver, escape
 from ladon.config.nodes import Lazy, LocatedError
-from ladon.config.parse import add_exponent_floats
+from ladon.config.parse import add_numbers
 
 
 class _Dumper(yaml.SafeDumper):
     """The safe dumper, which also quotes text that our reader would take for a number."""
 
 
-add_exponent_floats(_Dumper)
+add_numbers(_Dumper)
 
 
 def dump_yaml(resolver: Resolver, value: Any) -> str:

@@ -11,10 +11,25 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ladon.config.nodes import ConfigList, ConfigMap, Lazy, LocatedError, Mark, kind_of
+from ladon.config.nodes import (
+    MAX_DEPTH,
+    ConfigList,
+    ConfigMap,
+    Lazy,
+    LocatedError,
+    Mark,
+    kind_of,
+    too_deep,
+)
 from ladon.config.paths import Found, NoSuchPathError, find
 
 OnLazy = Callable[[Lazy], Any]
+
+# References that lead to references; what one value may cost: a copied value or a reference is
+# one, so are 20 characters of text. The shipped files need 5 and 1,000.
+MAX_LINKS = 50
+MAX_WORK = 100_000
+_CHARACTERS = 20
 
 _WHOLE = re.compile(r"\$\{([^{}]*)\}")
 _PIECE = re.compile(r"\$\$\{|\$\{(?:([^{}]*)\})?")
@@ -25,9 +40,29 @@ def references(text: str) -> list[str]:
     return [match[1].strip() for match in _PIECE.finditer(text) if match[1] is not None]
 
 
+def references_in(node: Any, found: set[str], seen: set[int] | None = None) -> None:
+    """Add to `found` the paths that all text in and below a raw value refers to."""
+    seen = set() if seen is None else seen
+    if isinstance(node, str):
+        found.update(references(node))
+        return
+    if not isinstance(node, Lazy | ConfigMap | ConfigList) or id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, Lazy):
+        references_in(node.value, found, seen)
+        return
+    for child in node.values() if isinstance(node, ConfigMap) else node:
+        references_in(child, found, seen)
+
+
 def escape(text: str) -> str:
     """Write text so that it is taken literally."""
     return text.replace("${", "$${")
+
+
+class EndlessError(LocatedError):
+    """References that lead on and on, or become more than anybody could write."""
 
 
 class Resolver:
@@ -40,6 +75,8 @@ class Resolver:
     def __init__(self, root: ConfigMap) -> None:
         self.root = root
         self._active: list[str] = []
+        self._depth = self._work = 0
+        self._origin: Mark | None = None
 
     def resolve(self, value: Any, mark: Mark | None = None, on_lazy: OnLazy | None = None) -> Any:
         """Copy a raw value into plain dicts and lists, with text interpolated.
@@ -56,8 +93,22 @@ class Resolver:
         """
         if isinstance(value, str):
             return self._text(value, mark, on_lazy)
-        if isinstance(value, Lazy):
-            return self._tagged(value, on_lazy)
+        if not isinstance(value, Lazy | dict | list | tuple):
+            return value
+        if self._depth > MAX_DEPTH:
+            raise too_deep(self._origin if self._active else mark)
+        self._begin()
+        self._depth += 1
+        try:
+            if isinstance(value, Lazy):
+                return self._tagged(value, on_lazy)
+            if self._active:
+                self._count(len(value))
+            return self._copy(value, on_lazy)
+        finally:
+            self._depth -= 1
+
+    def _copy(self, value: Any, on_lazy: OnLazy | None) -> Any:
         if isinstance(value, ConfigMap):
             return {k: self.resolve(v, value.mark_of(k), on_lazy) for k, v in value.items()}
         if isinstance(value, ConfigList):
@@ -67,6 +118,18 @@ class Resolver:
         if type(value) in (list, tuple):
             return type(value)(self._final(v, on_lazy) for v in value)
         return value
+
+    def _begin(self) -> None:
+        """Count anew if nothing is being resolved yet."""
+        if not self._active and not self._depth:
+            self._work = 0
+
+    def _count(self, work: int) -> None:
+        """Refuses what would become more than anybody could write ("billion laughs")."""
+        self._work += work
+        if self._work > MAX_WORK:
+            text = "this would become too much: ${...} repeat others, and these others again"
+            raise EndlessError(self._origin, text)
 
     def _final(self, value: Any, on_lazy: OnLazy | None) -> Any:
         return value if isinstance(value, str) else self.resolve(value, None, on_lazy)
@@ -95,6 +158,13 @@ class Resolver:
         if name in self._active:
             circle = " -> ".join([*self._active[self._active.index(name) :], name])
             raise LocatedError(mark, f"${{{name}}} refers to itself: {circle}")
+        if not self._active:
+            self._origin = mark
+            self._begin()
+        if len(self._active) >= MAX_LINKS:
+            text = f"${{{self._active[0]}}}: a chain of more than {MAX_LINKS} references"
+            raise EndlessError(self._origin, text)
+        self._count(1)
         self._active.append(name)
 
     def _find_reference(self, name: str, mark: Mark | None) -> Found:
@@ -123,7 +193,9 @@ class Resolver:
             if match[1] is None:
                 raise LocatedError(mark, f'"{text}": ${{ without its }} (a literal one is $${{)')
             name = match[1].strip()
-            return _as_text(self._reference(name, mark, on_lazy), name, mark)
+            inserted = _as_text(self._reference(name, mark, on_lazy), name, mark)
+            self._count(len(inserted) // _CHARACTERS)
+            return inserted
 
         return _PIECE.sub(fill, text)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ladon.config.config import Config
-from ladon.config.interpolate import Resolver, escape
+from ladon.config.files import near, reachable, shown
+from ladon.config.interpolate import Resolver, escape, references_in
 from ladon.config.legacy import align, upgrade
 from ladon.config.merge import assign, drop_delete_marks, merge, parse_assignment
 from ladon.config.nodes import (
@@ -24,7 +25,6 @@ from ladon.config.nodes import (
     Mark,
     from_plain,
     kind_of,
-    suggest,
 )
 from ladon.config.parse import parse_file
 from ladon.config.stages import fix_epoch, follow_stages, read_plan, sets_epoch
@@ -32,6 +32,8 @@ from ladon.errors import ConfigError
 
 BASE = "_base_"
 DATA_ROOT_VARIABLE = "LADON_DATA_ROOT"
+# No config needs more: a file that names the next one twice would be read 2^n times.
+_MAX_CHAIN, _MAX_FILES = 30, 200
 DEFAULT_DATA_ROOT = "~/datasets"
 # What published files write in front of a dataset's folder (`~/dataset/` in the legacy ones).
 _PUBLISHED_ROOTS = ("~/datasets", "~/dataset")
@@ -57,7 +59,8 @@ def load_config(
         ConfigError: a file or an override cannot be used; the message names file and line.
     """
     path = Path(path)
-    root = _load_tree(path, ())
+    files = _Files()
+    root = files.load(path)
     if overrides:
         root = _over(root, _as_layer(overrides))
     root = upgrade(root)
@@ -65,7 +68,7 @@ def load_config(
         root = _assign_all(root, assignments)
     drop_delete_marks(root)
     root = _move_data_root(root, data_root)
-    return Config(fix_epoch(root), path)
+    return Config(fix_epoch(root), path, files.references)
 
 
 def find_config_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -76,44 +79,72 @@ def find_config_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
-        if not path.exists():
-            siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-            near = suggest(path.name, (sibling.name for sibling in siblings))
-            raise ConfigError(f"no such file or folder: {path}{near}")
-        if not path.is_dir():
-            found[path] = None
-            continue
-        for file in sorted(path.rglob("*")):
-            is_base = BASE in file.relative_to(path).parts
-            if file.suffix in (".yaml", ".yml") and file.is_file() and not is_base:
-                found[file] = None
+        with reachable(path):
+            if not path.exists():
+                raise ConfigError(f"no such file or folder: {shown(path)}{near(path)}")
+            if not path.is_dir():
+                found[path] = None
+                continue
+            for file in sorted(path.rglob("*")):
+                is_base = BASE in file.relative_to(path).parts
+                if file.suffix in (".yaml", ".yml") and file.is_file() and not is_base:
+                    found[file] = None
     return list(found)
 
 
-def _load_tree(path: Path, chain: tuple[Path, ...]) -> ConfigMap:
-    """Read a file over its bases; `chain` holds the files that led here."""
-    own = parse_file(path)
-    if BASE not in own:
-        return own
-    mark = own.mark_of(BASE)
-    named = own.pop(BASE)
-    names = [named] if isinstance(named, str) else named
-    if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
-        raise LocatedError(mark, f"{BASE} must be a path or a list of paths")
-    root = ConfigMap(own.mark)
-    chain = (*chain, path)
-    for name in names:
+class _Files:
+    """Reads a file and all its bases.
+
+    Attributes:
+        references: what text in any of them refers to, even where a later layer replaces it.
+    """
+
+    def __init__(self) -> None:
+        self.references: set[str] = set()
+        self._count = 0
+
+    def load(self, path: Path, chain: tuple[Path, ...] = ()) -> ConfigMap:
+        """Read a file over its bases; `chain` holds the files that led here."""
+        own = parse_file(path)
+        references_in(own, self.references)
+        if BASE not in own:
+            return own
+        mark = own.mark_of(BASE)
+        named = own.pop(BASE)
+        names = [named] if isinstance(named, str) else named
+        if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
+            raise LocatedError(mark, f"{BASE} must be a path or a list of paths")
+        chain = (*chain, path)
+        if len(chain) > _MAX_CHAIN:
+            raise LocatedError(mark, f"a chain of more than {_MAX_CHAIN} {BASE} files")
+        root = ConfigMap(own.mark)
+        for name in names:
+            base = _base(path, name, mark, chain)
+            self._count += 1
+            if self._count > _MAX_FILES:
+                text = f"more than {_MAX_FILES} {BASE} files are to be read for {shown(chain[0])}"
+                raise LocatedError(mark, text)
+            root = _over(root, self.load(base, chain))
+        return _over(root, own)
+
+
+def _base(path: Path, name: str, mark: Mark | None, chain: tuple[Path, ...]) -> Path:
+    """Return the file that `path` names as a base.
+
+    Raises:
+        ConfigError: it leads back to one of `chain`, is missing, or no file.
+    """
+    with reachable(name, mark, BASE):
         base = Path(os.path.normpath(path.parent / Path(name).expanduser()))
         if any(base.resolve() == seen.resolve() for seen in chain):
-            circle = " -> ".join(str(p) for p in (*chain, base))
+            circle = " -> ".join(shown(p) for p in (*chain, base))
             raise LocatedError(mark, f"{BASE} files name each other in a circle: {circle}")
+        if base.is_dir():
+            raise LocatedError(mark, f"{BASE} {shown(base)} is a folder, not a config file")
         if not base.is_file():
-            siblings = base.parent.iterdir() if base.parent.is_dir() else ()
-            near = suggest(base.name, (sibling.name for sibling in siblings))
-            near = near or " (paths are relative to the file that names them)"
-            raise LocatedError(mark, f"{BASE} file not found: {base}{near}")
-        root = _over(root, _load_tree(base, chain))
-    return _over(root, own)
+            hint = near(base) or " (paths are relative to the file that names them)"
+            raise LocatedError(mark, f"{BASE} file not found: {shown(base)}{hint}")
+    return base
 
 
 def _over(root: ConfigMap, layer: ConfigMap) -> ConfigMap:

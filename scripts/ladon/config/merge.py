@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ladon.config.nodes import ConfigList, ConfigMap, Lazy, Mark
+from ladon.config.files import shown
+from ladon.config.nodes import MAX_DEPTH, ConfigList, ConfigMap, Lazy, Mark, too_deep
 from ladon.config.parse import parse_text
 from ladon.config.paths import set_in
 from ladon.errors import ConfigError
@@ -78,6 +79,8 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
         raise ConfigError(f'--set {text}: write it as PATH=VALUE, e.g. "train.log_freq=100"')
     if not path or not all(path.split(".")):
         raise ConfigError(f"--set {text}: the path before the = is empty or has an empty piece")
+    if path.count(".") >= MAX_DEPTH:
+        raise too_deep(Mark(f"--set {shown(path)}"))
     return path.split("."), parse_text(value, f"--set {path}", has_lines=False)
 
 

@@ -29,6 +29,10 @@ TAGS = {
 }
 
 
+# What people write is ten levels deep; everything that walks through nodes calls itself.
+MAX_DEPTH = 100
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Where a value was written: a file and line, or the option it came from (`--set`)."""
@@ -134,19 +138,30 @@ class Lazy:
         return f"<{self.tag} {name} at {self.mark}>"
 
 
-def from_plain(value: Any, mark: Mark) -> Any:
-    """Turn plain dicts and lists (a JSON object) into config nodes that all stand at `mark`."""
+def from_plain(value: Any, mark: Mark, depth: int = 0) -> Any:
+    """Turn plain dicts and lists (a JSON object) into config nodes that all stand at `mark`.
+
+    Raises:
+        ConfigError: they are nested too deeply, or in themselves.
+    """
+    if depth > MAX_DEPTH:
+        raise too_deep(mark)
     if isinstance(value, dict):
         node = ConfigMap(mark)
         for key, item in value.items():
-            node.put(key, from_plain(item, mark), mark)
+            node.put(key, from_plain(item, mark, depth + 1), mark)
         return node
     if isinstance(value, list | tuple):
         items = ConfigList(mark)
         for item in value:
-            items.put(from_plain(item, mark), mark)
+            items.put(from_plain(item, mark, depth + 1), mark)
         return items
     return value
+
+
+def too_deep(mark: Mark | None) -> LocatedError:
+    """Return the error for values inside values without end."""
+    return LocatedError(mark, f"nested too deeply: at most {MAX_DEPTH} levels")
 
 
 def kind_of(value: Any) -> str:

@@ -8,18 +8,37 @@ from typing import Any
 
 import yaml
 
-from ladon.config.nodes import TAGS, ConfigList, ConfigMap, Lazy, LocatedError, Mark, suggest
+from ladon.config.files import read_text, shown
+from ladon.config.nodes import (
+    MAX_DEPTH,
+    TAGS,
+    ConfigList,
+    ConfigMap,
+    Lazy,
+    LocatedError,
+    Mark,
+    suggest,
+    too_deep,
+)
 from ladon.errors import ConfigError
 
 _STANDARD = "tag:yaml.org,2002:"
 _SCALARS = {_STANDARD + name for name in ("null", "bool", "int", "float", "str")}
+# what aliases may add to a file's own values, and a text's characters that count as one
+_MAX_REPEATED, _CHARACTERS = 200_000, 20
+_MAX_BITS = 1024  # beyond it Python doesn't write a number as decimals
 _OCTAL = re.compile(r"^[-+]?0[0-9_]*[1-7]")
-_EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
+# numbers to a person and to YAML 1.2 that YAML 1.1 takes for text: 1e-3, -.5, .5e3; 0o17, 08
+_FLOAT = re.compile(
+    r"^[-+]?(?:\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+)$"
+)
+_INT = re.compile(r"^(?:[-+]?0[0-9]*[89][0-9]*|0o[0-7]+)$")
 
 
-def add_exponent_floats(cls: Any) -> None:
-    """Let a YAML class read `1e-3` as a number, as people mean it (YAML 1.1 says it is text)."""
-    cls.add_implicit_resolver(_STANDARD + "float", _EXPONENT, list("-+0123456789"))
+def add_numbers(cls: Any) -> None:
+    """Let a YAML class read `1e-3` and the like as numbers, as people mean them."""
+    cls.add_implicit_resolver(_STANDARD + "float", _FLOAT, list("-+.0123456789"))
+    cls.add_implicit_resolver(_STANDARD + "int", _INT, list("-+0"))
 
 
 class _SafeLoader(yaml.SafeLoader):
@@ -40,7 +59,7 @@ for _cls in (_SafeLoader, _FastLoader):
         ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    add_exponent_floats(_cls)
+    add_numbers(_cls)
 
 
 def _loader_for(text: str) -> Any:
@@ -55,23 +74,12 @@ def parse_file(path: Path) -> ConfigMap:
     Raises:
         ConfigError: the file cannot be read, is not valid YAML, or is not a mapping.
     """
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder, not a config file")
-    if not path.exists():
-        siblings = path.parent.glob("*") if path.parent.is_dir() else ()
-        near = suggest(path.name, (s.name for s in siblings if s.is_file()))
-        raise ConfigError(f"config file not found: {path}{near}")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {exc.start}): save it as UTF-8") from exc
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
-    root = parse_text(text, str(path))
+    name = shown(path)
+    root = parse_text(read_text(path), name)
     if root is None:
-        raise ConfigError(f"{path}: the file is empty: a config is a mapping of keys to values")
+        raise ConfigError(f"{name}: the file is empty: a config is a mapping of keys to values")
     if not isinstance(root, ConfigMap):
-        raise ConfigError(f"{path}: a config must be a mapping of keys to values at its top level")
+        raise ConfigError(f"{name}: a config must be a mapping of keys to values at its top level")
     return root
 
 
@@ -114,6 +122,9 @@ class _Reader:
         self._has_lines = has_lines
         self._done: dict[int, Any] = {}
         self._open: set[int] = set()
+        # how many values there would be if aliases were written out: of each node, and so far
+        self._sizes: dict[int, int] = {}
+        self._size = self._repeated = 0
 
     def _mark(self, node: yaml.Node) -> Mark:
         return Mark(self._file, node.start_mark.line + 1 if self._has_lines else None)
@@ -121,14 +132,30 @@ class _Reader:
     def read(self, node: yaml.Node) -> Any:
         """Return the config node of a YAML node; an alias yields its anchor's object."""
         if id(node) in self._done:
+            self._repeat(node)
             return self._done[id(node)]
         if id(node) in self._open:
             raise LocatedError(self._mark(node), "an anchor must not contain an alias of itself")
+        if len(self._open) >= MAX_DEPTH:
+            raise too_deep(self._mark(node))
         self._open.add(id(node))
+        before = self._size
+        self._size += 1
+        if isinstance(node, yaml.ScalarNode):
+            self._size += len(node.value) // _CHARACTERS
         value = self._lazy(node) if node.tag.startswith("!") else self._plain(node)
         self._open.discard(id(node))
         self._done[id(node)] = value
+        self._sizes[id(node)] = self._size - before
         return value
+
+    def _repeat(self, node: yaml.Node) -> None:
+        """Refuses aliases of aliases that stand for more than anybody could write ("laughs")."""
+        self._size += self._sizes[id(node)]
+        self._repeated += self._sizes[id(node)]
+        if self._repeated > _MAX_REPEATED:
+            text = "aliases repeat this anchor, and anchors in it, more than 200,000 times"
+            raise LocatedError(self._mark(node), text)
 
     def _plain(self, node: yaml.Node) -> Any:
         if isinstance(node, yaml.MappingNode) and node.tag == _STANDARD + "map":
@@ -142,6 +169,8 @@ class _Reader:
                 return value
             except (ValueError, KeyError) as exc:
                 text = f'"{node.value}" is not a valid {node.tag.removeprefix(_STANDARD)}'
+                if _INT.match(node.value):
+                    text += f': write {int(node.value)}, or "{node.value}" in quotes if it is text'
                 raise LocatedError(self._mark(node), text) from exc
         tag = node.tag.replace(_STANDARD, "!!")
         if tag.startswith("!!python"):
@@ -152,6 +181,8 @@ class _Reader:
         """Refuses numbers that YAML 1.1 reads otherwise than a person: 010 is 8, 1:30 is 90."""
         if node.style or type(value) not in (int, float):
             return
+        if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+            raise LocatedError(self._mark(node), "a number of so many digits is of no use here")
         text = node.value
         if ":" in text:
             base, meant = "in base 60", f"{value}"

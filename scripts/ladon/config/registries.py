@@ -105,11 +105,15 @@ def _read(tables: tuple[str, ...]) -> dict[str, Callable[..., Any]]:
     for table in reversed(tables):
         module_name, _, attribute = table.partition(":")
         module = import_module(module_name)
-        found.update(getattr(module, attribute) if attribute else _callables(module))
+        found.update(
+            getattr(module, attribute) if attribute else _callables(module, len(vars(module)))
+        )
     return found
 
 
-def _callables(module: ModuleType) -> dict[str, Callable[..., Any]]:
+@functools.lru_cache(maxsize=32)
+def _callables(module: ModuleType, _size: int) -> dict[str, Callable[..., Any]]:
+    """Return what can be called in a module, read anew once something is added to it."""
     return {
         name: value
         for name, value in vars(module).items()

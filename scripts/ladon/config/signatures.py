@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -133,6 +134,48 @@ def builder_problem(
         return None
     hint = suggest(kwargs[argument], dir(import_module(module)))
     return argument, f'{module} has no "{kwargs[argument]}"{hint}'
+
+
+def members(target: Any) -> list[str]:
+    """Return the names in an enumeration, like torchvision's of a model's weights; else nothing."""
+    is_enum = inspect.isclass(target) and issubclass(target, enum.Enum)
+    return list(target.__members__) if is_enum else []
+
+
+def weights_problems(
+    target: Callable[..., Any], kwargs: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield (argument, what is wrong) where torchvision's builder knows no such weights.
+
+    Args:
+        target: torchvision's builder, or a splittable model made by one.
+        kwargs: its arguments; members of an enumeration as such, or their names.
+    """
+    builder = wrapped_builder(target, kwargs) or target
+    if not getattr(builder, "__module__", "").startswith("torchvision.models."):
+        return
+    for argument in ("weights", "weights_backbone"):
+        value, known = kwargs.get(argument), _weights(builder, argument)
+        if not known or not isinstance(value, str | enum.Enum):
+            continue
+        if isinstance(value, enum.Enum):
+            if not isinstance(value, tuple(known)):
+                names = " or ".join(kind.__name__ for kind in known)
+                yield argument, f"{value} are another model's weights: {names} is needed"
+            continue
+        names = [name for kind in known for name in members(kind)]
+        if value.rpartition(".")[2] not in names:
+            text = f'{builder.__name__} has no weights "{value}"{suggest(value, names)}'
+            yield argument, f"{text} (it has {', '.join(names)})"
+
+
+def _weights(builder: Callable[..., Any], argument: str) -> list[type]:
+    """Return the enumerations that an argument is annotated with."""
+    try:
+        hint = typing.get_type_hints(builder).get(argument)
+    except (NameError, TypeError):
+        return []
+    return [kind for kind in (*typing.get_args(hint), hint) if members(kind)]
 
 
 @functools.lru_cache(maxsize=512)

@@ -10,7 +10,7 @@ from ladon.config import schema
 from ladon.config.aliases import import_dependency
 from ladon.config.checks import check_lazy, check_train, hooks_for
 from ladon.config.config import Config, is_positive_number
-from ladon.config.interpolate import references
+from ladon.config.interpolate import EndlessError, references
 from ladon.config.nodes import ConfigList, ConfigMap, Lazy, LocatedError, Mark, kind_of
 from ladon.config.walk import Problem, View, Walker
 from ladon.errors import ConfigError
@@ -34,6 +34,8 @@ def validate_config(config: Config, task: str | None = None) -> list[Problem]:
     walker = Walker(config, hooks_for(task))
     _check_dependencies(walker)
     used = _check_values(walker)
+    if used is None:
+        return list(walker.problems.values())
     root = walker.root()
     own = {str(key): schema.ANY for key in config.root if _is_used(str(key), used)}
     walker.section(root, replace(schema.TOP, keys={**own, **schema.TOP.keys}))
@@ -75,9 +77,13 @@ def _check_dependencies(walker: Walker) -> None:
             walker.add(child, str(exc))
 
 
-def _check_values(walker: Walker) -> set[str]:
-    """Check every `${...}` and every tagged node; return the paths that are referred to."""
-    used: set[str] = set()
+def _check_values(walker: Walker) -> set[str] | None:
+    """Check every `${...}` and every tagged node; return the paths that are referred to.
+
+    What a file refers to counts where an override replaces the reference, too: the file has no
+    fault then. None if references have no end: whatever else refers to them costs as much again.
+    """
+    used: set[str] = set(walker.config.references)
     for view in _every_value(View("", walker.config.root), set()):
         is_text = isinstance(view.value, str)
         if is_text:
@@ -87,6 +93,9 @@ def _check_values(walker: Walker) -> set[str]:
             continue
         try:
             walker.config.resolver.resolve(view.value, view.mark)
+        except EndlessError as exc:
+            walker.add(View(view.path, None, exc.mark or view.mark), exc.text)
+            return None
         except LocatedError as exc:
             # What a reference leads to is checked at its own place.
             if exc.mark == view.mark or not is_text:

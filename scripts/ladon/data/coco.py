@@ -22,7 +22,7 @@ from torchvision.transforms import functional as F
 
 from ladon.data.coco_content import check_content
 from ladon.data.coco_masks import instance_mask, shape_problem
-from ladon.data.images import MOVE_ROOT, open_image
+from ladon.data.images import MOVE_ROOT, open_image, shown
 from ladon.data.transforms import IGNORED_LABEL, recompress_jpeg
 from ladon.errors import DataError
 
@@ -134,8 +134,8 @@ class CocoDataset(Dataset):
         for entry in entries:
             if not (entry.get("height") and entry.get("width")):
                 raise DataError(
-                    f"{self.annotation_file} gives no height and width for {entry['file_name']}; "
-                    "add them"
+                    f"{self.annotation_file} gives no height and width for "
+                    f"{shown(entry['file_name'])}; add them"
                 )
         return [(entry["height"], entry["width"]) for entry in entries]
 
@@ -240,7 +240,7 @@ class CocoDataset(Dataset):
             missing += [os.path.join(folder, name) for name in names - present]
         if missing:
             raise DataError(
-                f"{self.image_dir / min(missing)} does not exist ({len(missing)} of "
+                f"{shown(self.image_dir / min(missing))} does not exist ({len(missing)} of "
                 f"{len(self.ids)} images that {self.annotation_file} names are missing); "
                 "restore them or set img_dir_path"
             )

@@ -11,7 +11,7 @@ from typing import Any
 from torchvision import datasets
 from torchvision.datasets.folder import has_file_allowed_extension
 
-from ladon.data.images import MOVE_ROOT, open_image
+from ladon.data.images import MOVE_ROOT, open_image, shown
 from ladon.data.labels import positions_of
 from ladon.errors import DataError
 
@@ -101,7 +101,9 @@ class ImageFolder(datasets.ImageFolder):
                 empty.append(folder)
         if empty and not allow_empty:
             more = f" (and {len(empty) - 1} more like it)" if len(empty) > 1 else ""
-            raise DataError(f"class folder {empty[0]}{more} holds no images; fill it or remove it")
+            raise DataError(
+                f"class folder {shown(empty[0])}{more} holds no images; fill it or remove it"
+            )
         return samples
 
 
@@ -114,24 +116,28 @@ def folder_class_names(root: str | os.PathLike) -> list[str]:
     root = Path(root).expanduser()
     if not root.is_dir():
         raise DataError(
-            f"image folder {root} does not exist; "
+            f"image folder {shown(root)} does not exist; "
             f"put one folder per class there, set its root, {MOVE_ROOT}"
         )
     try:
         folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     except OSError as error:
-        raise DataError(f"cannot read image folder {root}: {error.strerror}") from error
+        raise DataError(f"cannot read image folder {shown(root)}: {error.strerror}") from error
     above = _folders_above(os.path.join(root, "class"))
     names = []
     for name in folders:
         if name.startswith(".") or name in _NO_CLASSES:
             continue
         if _identity(os.path.join(root, name)) in above:
-            logger.warning("%s leads back to a folder it lies in: it is no class", root / name)
+            logger.warning(
+                "%s leads back to a folder it lies in: it is no class", shown(root / name)
+            )
             continue
         names.append(name)
     if not names:
-        raise DataError(f"image folder {root} holds no class folders; expected {root}/CLASS/*.jpg")
+        raise DataError(
+            f"image folder {shown(root)} holds no class folders; expected {shown(root)}/CLASS/*.jpg"
+        )
     return names
 
 
@@ -142,7 +148,7 @@ def _visible_files(top: str) -> list[str]:
 
     def stop(error: OSError) -> None:
         raise DataError(
-            f"cannot read folder {error.filename}: {error.strerror}; check its permissions"
+            f"cannot read folder {shown(error.filename)}: {error.strerror}; check its permissions"
         ) from error
 
     for folder, folders, names in os.walk(top, onerror=stop, followlinks=True):
@@ -169,5 +175,5 @@ def _identity(folder: str | os.PathLike) -> tuple[int, int]:
     try:
         status = os.stat(folder)
     except OSError as error:  # a link that leads nowhere has just been removed, or no permission
-        raise DataError(f"cannot read folder {os.fspath(folder)}: {error.strerror}") from error
+        raise DataError(f"cannot read folder {shown(folder)}: {error.strerror}") from error
     return status.st_dev, status.st_ino

@@ -8,28 +8,65 @@ the published code: boxes and masks are those of the pixels as they are stored.
 from __future__ import annotations
 
 import os
-import struct
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ladon.errors import DataError
+from ladon.errors import DataError, in_one_line
 
 MOVE_ROOT = "or say where your datasets are with --data_root or LADON_DATA_ROOT"
 """What a person can do about a folder that is not where the config says."""
 
-# Everything Pillow's decoders are known to raise on damaged input.
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+MAX_PIXELS = 89_478_485
+"""An image has no more, so that a small file cannot take all memory; from here on Pillow warns."""
+
+_AT_ONCE = 1 << 20  # pixels
+# Pillow starts Ghostscript for the one and asks Windows for the other.
+_DRAWN = ("EPS", "WMF")
+# What ends a line besides the control characters, as `str.splitlines` sees it.
+_BREAKS = (0x7F, 0x85, 0x2028, 0x2029)
 
 # Formats whose 16 bits Pillow gives in 32: 65535 is white in them, too.
 _16_BITS_IN_32 = ("PNG", "PPM")
+
+
+def shown(path: str | os.PathLike) -> str:
+    """Give a path so that a message stays in one line, whatever the file is called."""
+    return "".join("?" if ord(c) < 32 or ord(c) in _BREAKS else c for c in os.fspath(path))
+
+
+@contextmanager
+def opened(path: str | os.PathLike, what: str = "image") -> Iterator[Image.Image]:
+    """Open an image file, of which only the header is read.
+
+    Args:
+        path: image file.
+        what: it is, for messages.
+
+    Raises:
+        DataError: the file is missing, no image, or too large; or whatever Pillow raised of it
+            within the `with`.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise OSError("it is not a file")
+        with Image.open(path) as image:
+            if image.format in _DRAWN:
+                raise ValueError(f"{image.format} is drawn by another program")
+            if not image.width * image.height:
+                raise ValueError("it has no pixels")
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(
+                    f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}"
+                )
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # damaged bytes end Pillow's decoders in arbitrary ways
+        raise _unreadable(what, path, error) from error
 
 
 def _unreadable(what: str, path: str | os.PathLike, error: Exception) -> DataError:
@@ -37,9 +74,11 @@ def _unreadable(what: str, path: str | os.PathLike, error: Exception) -> DataErr
         reason = "there is no such file"
     elif isinstance(error, UnidentifiedImageError):
         reason = "it is not in an image format that Pillow knows"
+    elif isinstance(error, OSError | ValueError | SyntaxError) and str(error).strip():
+        reason = " ".join(str(error).split())
     else:
-        reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"cannot read {what} {os.fspath(path)}: {reason}; replace or remove it")
+        reason = in_one_line(error)
+    return DataError(f"cannot read {what} {shown(path)}: {reason}; replace or remove it")
 
 
 def open_image(path: str | os.PathLike) -> Image.Image:
@@ -55,30 +94,45 @@ def open_image(path: str | os.PathLike) -> Image.Image:
         DataError: the file is missing, truncated, no image, or of more than 8 bits a channel
             without a known white.
     """
-    try:
-        with Image.open(path) as image:
-            if not image.mode.startswith(("I", "F")):
-                return image.convert("RGB")
-            image.load()
-            return _as_8_bits(image, path).convert("RGB")
-    except UNREADABLE as error:
-        raise _unreadable("image", path, error) from error
+    with opened(path) as image:
+        image.load()  # only now some formats know their mode
+        if not image.mode.startswith(("I", "F")):
+            return image.convert("RGB")
+        return _as_8_bits(image, path).convert("RGB")
 
 
 def _as_8_bits(image: Image.Image, path: str | os.PathLike) -> Image.Image:
     """Scale grey of more than 8 bits: Pillow's own conversion takes all above 255 for white."""
-    levels = np.asarray(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _16_BITS_IN_32):
+    is_16_bit = image.mode.startswith("I;16")
+    if is_16_bit or (image.mode == "I" and image.format in _16_BITS_IN_32):
         # (v + 128) // 257 is v / 257, rounded
-        return Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        return _by_bands(image, lambda levels: (levels.astype(np.uint32) + 128) // 257)
+    highest, is_whole = 0, True
+    for _, levels in _bands(image):
+        is_whole &= bool((levels >= 0).all() and (levels == np.floor(levels)).all())
+        highest = max(highest, levels.max(initial=0))  # of NaN it matters only that it is not whole
     # what looks like 0 to 255 in another type; only 0 and 1 might as well be black and white
-    is_8_bit = levels.size and levels.min() >= 0 and 1 < levels.max() <= 255
-    if (is_8_bit and np.array_equal(levels, np.floor(levels))) or not levels.any():
-        return Image.fromarray(levels.astype(np.uint8))
+    if is_whole and (highest == 0 or 1 < highest <= 255):
+        return _by_bands(image, lambda levels: levels)
     raise DataError(
-        f"image {os.fspath(path)} has mode {image.mode}, whose white is not known; save it with 8 "
+        f"image {shown(path)} has mode {image.mode}, whose white is not known; save it with 8 "
         "bits a channel, or as a 16-bit grey PNG whose white is 65535"
     )
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
+    """Give rows of an image as arrays, each with its first row's number: not all at once."""
+    rows = max(1, _AT_ONCE // max(1, image.width))
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(image.height, top + rows)))
+        yield top, np.asarray(part)
+
+
+def _by_bands(image: Image.Image, levels_of: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
+    made = np.empty((image.height, image.width), np.uint8)
+    for top, levels in _bands(image):
+        made[top : top + len(levels)] = levels_of(levels)
+    return Image.fromarray(made)
 
 
 def open_mask(path: str | os.PathLike) -> Image.Image:
@@ -94,21 +148,18 @@ def open_mask(path: str | os.PathLike) -> Image.Image:
         DataError: the file is missing, truncated, no image, has no single 8-bit channel, or is in a
             form whose pixel values are not those that were stored.
     """
-    try:
-        with Image.open(path) as mask:
-            altered = _alters_values(mask)
-            mask.load()
-            loaded = mask.copy()
-    except UNREADABLE as error:
-        raise _unreadable("mask", path, error) from error
+    with opened(path, "mask") as mask:
+        altered = _alters_values(mask)
+        mask.load()
+        loaded = mask.copy()
     if loaded.mode not in ("P", "L"):
         raise DataError(
-            f"mask {os.fspath(path)} has mode {loaded.mode}; "
+            f"mask {shown(path)} has mode {loaded.mode}; "
             "save it as a palette or 8-bit grey PNG whose pixel values are class ids"
         )
     if altered:
         raise DataError(
-            f"mask {os.fspath(path)} is stored {altered}, which changes its class ids; save it as "
+            f"mask {shown(path)} is stored {altered}, which changes its class ids; save it as "
             "a palette or 8-bit grey PNG"
         )
     return loaded
@@ -144,8 +195,7 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
     Raises:
         DataError: the file is missing or no image.
     """
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except UNREADABLE as error:
-        raise _unreadable("image", path, error) from error
+    with opened(path) as image:
+        if image.format == "ICNS":  # its header counts points, which may be of two pixels
+            image.load()
+        return image.height, image.width

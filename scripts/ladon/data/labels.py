@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 
+from ladon.data.images import shown
 from ladon.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -25,16 +26,17 @@ def positions_of(
     unknown = [name for name in found if name not in labels]
     if unknown:
         raise DataError(
-            f"{root}: class folders {shortened(unknown)} are not among the classes of {where}; "
-            f"found are {shortened(found)}, known are {shortened(names)}: rename or remove them"
+            f"{shown(root)}: class folders {shortened(unknown)} are not among the classes of "
+            f"{where}; found are {shortened(found)}, known are {shortened(names)}: "
+            "rename or remove them"
         )
     lacking = sorted(set(names) - set(found))
     if lacking:
-        logger.warning("%s has no folder for %s of %s", root, shortened(lacking), where)
+        logger.warning("%s has no folder for %s of %s", shown(root), shortened(lacking), where)
     return [labels[name] for name in found]
 
 
 def shortened(names: Sequence[str]) -> str:
     """Give the first of some names, and how many there are."""
-    shown = ", ".join(f"'{name}'" for name in names[:4])
-    return shown if len(names) <= 4 else f"{shown}, … ({len(names)} in all)"
+    first = ", ".join(f"'{shown(name)}'" for name in names[:4])
+    return first if len(names) <= 4 else f"{first}, … ({len(names)} in all)"

@@ -105,6 +105,7 @@ class EpochBatches:
         self.epoch = 0
         self.skip = 0
         self._drawn: tuple[int, list[list[int]]] | None = None
+        self._smallest = 0
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
         """Choose the epoch that the next iteration goes through.
@@ -125,6 +126,12 @@ class EpochBatches:
         """Batches that the next iteration yields."""
         return max(len(self) - self.skip, 0)
 
+    @property
+    def smallest(self) -> int:
+        """Samples in the epoch's smallest batch, of whichever process."""
+        self._batches()
+        return self._smallest
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield lists of (epoch, index)."""
         epoch = self.epoch
@@ -140,6 +147,7 @@ class EpochBatches:
                     f"{self.name}: {len(self.dataset)} samples fill no batch; "
                     "lower batch_size or add samples"
                 )
+            self._smallest = min(map(len, batches))
             rounds = math.ceil(len(batches) / self.world_size)
             positions = range(self.rank, rounds * self.world_size, self.world_size)
             self._drawn = self.epoch, [batches[i % len(batches)] for i in positions]

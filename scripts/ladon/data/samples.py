@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset, Subset
 
+from ladon.data.images import shown
 from ladon.data.seeding import EVALUATION, seeded_rng
 from ladon.errors import DataError, in_one_line
 
@@ -58,14 +59,29 @@ class IndexedDataset(Dataset):
 
 
 def _load(dataset: Dataset, index: int) -> Any:
-    """Load a sample; whatever its dataset or a transform raises, say for which file."""
+    """Load a sample; whatever its dataset or a transform raises, say for which file.
+
+    Raises:
+        DataError: it cannot be loaded, or is no pair.
+    """
     try:
-        return dataset[index]
+        sample = dataset[index]
     except DataError:
         raise
     except Exception as error:
         name = _sample_name(dataset, index)
         raise DataError(f"cannot load {name}: {in_one_line(error)}") from error
+    if isinstance(sample, tuple | list) and len(sample) >= 2:
+        return sample
+    found = f"a {type(sample).__name__}"
+    if isinstance(sample, tuple | list):
+        found += f" of {len(sample)}"
+    elif sample is None:
+        found = "None"
+    raise DataError(
+        f"cannot load {_sample_name(dataset, index)}: it is {found}, not a pair of image and "
+        "target: let __getitem__ return both, and leave out of the dataset what has none"
+    )
 
 
 def _sample_name(dataset: Any, index: int) -> str:
@@ -83,5 +99,5 @@ def _sample_name(dataset: Any, index: int) -> str:
             entry = entries[index]
             path = entry[0] if isinstance(entry, tuple | list) and entry else entry
             if isinstance(path, str | os.PathLike):
-                return os.fspath(path)
+                return shown(path)
     return f"sample {index} of {type(dataset).__name__}"

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from ladon.data.images import MOVE_ROOT, open_image, open_mask
+from ladon.data.images import MOVE_ROOT, open_image, open_mask, shown
 from ladon.data.transforms import IGNORED_LABEL
 from ladon.errors import DataError
 
@@ -62,6 +62,7 @@ class VOCSegmentation(datasets.VOCSegmentation):
         download = download and not voc_root.is_dir()
         if not download:
             _check_layout(voc_root, image_set)
+            _listed_names(voc_root, image_set)  # before torchvision reads them
         super().__init__(
             str(root), year, image_set, download, transform, target_transform, transforms
         )
@@ -112,12 +113,26 @@ def _check_layout(voc_root: Path, image_set: str) -> None:
         )
 
 
-def _listed_files(voc_root: Path, image_set: str) -> tuple[list[str], list[str]]:
-    """Give the paths of all images and masks that a list names, all of them there."""
+def _listed_names(voc_root: Path, image_set: str) -> tuple[Path, list[str]]:
+    """Give a list and the image ids that it holds."""
     list_file = voc_root / "ImageSets" / "Segmentation" / f"{image_set}.txt"
-    names = [line.strip() for line in list_file.read_text().splitlines() if line.strip()]
+    try:
+        text = list_file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot read {list_file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{list_file} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from error
+    names = [line.strip() for line in text.split("\n") if line.strip()]
     if not names:
         raise DataError(f"{list_file} names no images; fill it with one image id per line")
+    return list_file, names
+
+
+def _listed_files(voc_root: Path, image_set: str) -> tuple[list[str], list[str]]:
+    """Give the paths of all images and masks that a list names, all of them there."""
+    list_file, names = _listed_names(voc_root, image_set)
     paths = []
     for folder, suffix in (
         (voc_root / "JPEGImages", ".jpg"),
@@ -128,8 +143,8 @@ def _listed_files(voc_root: Path, image_set: str) -> tuple[list[str], list[str]]
         missing = [name for name in files if name not in present]
         if missing:
             raise DataError(
-                f"{folder / missing[0]} does not exist ({len(missing)} of {len(files)} files that "
-                f"{list_file} names are missing); restore them or edit the list"
+                f"{shown(folder / missing[0])} does not exist ({len(missing)} of {len(files)} "
+                f"files that {list_file} names are missing); restore them or edit the list"
             )
         paths.append([str(folder / name) for name in files])
     return paths[0], paths[1]

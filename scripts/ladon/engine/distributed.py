@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -223,6 +223,7 @@ def _place(world_size: int) -> _Place:
             f"`torchrun --nproc_per_node {world_size} …` (or srun)"
         )
     else:
+        _check_whole(env)
         return _Place(0, 1, 0, "LOCAL_RANK")
     if rank >= size:
         raise UsageError(
@@ -230,6 +231,24 @@ def _place(world_size: int) -> _Place:
             "with torchrun, or give srun's number of tasks as --world_size"
         )
     return _Place(rank, size, local, local_name)
+
+
+def _check_whole(env: Mapping[str, str]) -> None:
+    """Refuses half of what a launcher sets: each of several processes would run as the only one.
+
+    Raises:
+        UsageError: names what is missing.
+    """
+    if "RANK" in env:
+        there, missing = "RANK", "WORLD_SIZE"
+    elif env.get("WORLD_SIZE", "1") != "1" and "SLURM_PROCID" not in env:
+        there, missing = "WORLD_SIZE", "RANK"
+    else:
+        return
+    raise UsageError(
+        f"{there}={env[there]} is set and {missing} is not: start the processes with torchrun, "
+        f"which sets both, or unset {there} for a single one"
+    )
 
 
 def _number(name: str, default: int | None = None) -> int:
@@ -286,6 +305,8 @@ def join_world(device_name: str, world_size: int, dist_url: str) -> World:
         torch.cuda.set_device(device)
     if place.size == 1:
         return World(device)
+    if dist_url.startswith("env://") and os.environ.get("MASTER_PORT"):
+        _number("MASTER_PORT")
     on_gpu = device.type == "cuda"
     try:
         store = next(dist.rendezvous(dist_url, place.rank, place.size, timeout=TIMEOUT))[0]

@@ -10,7 +10,13 @@ import re
 import shutil
 from pathlib import Path
 
-from ladon.errors import CheckpointError, LadonError, UsageError
+from ladon.errors import (
+    CheckpointError,
+    LadonError,
+    UsageError,
+    disk_failure,
+    why_not_written,
+)
 from ladon.models.checkpoint import load_safely
 
 logger = logging.getLogger(__name__)
@@ -50,7 +56,7 @@ def keep_best(best: Path, last: Path | None = None) -> None:
         last: ``last.pt`` of the run that wrote it, where it may be.
 
     Raises:
-        UsageError: if it cannot be kept.
+        LadonError: if it cannot be kept.
     """
     if not best.is_file():
         return
@@ -72,8 +78,9 @@ def keep_best(best: Path, last: Path | None = None) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UsageError(
-            f"cannot keep {best} as {kept.name}: {error.strerror or error}; move it away, or add "
+        kind = LadonError if disk_failure(error) else UsageError
+        raise kind(
+            f"cannot keep {best} as {kept.name}: {why_not_written(error)}; move it away, or add "
             "--overwrite to replace it"
         ) from error
     logger.warning("%s exists: it is kept as %s (--overwrite replaces it)", best, kept.name)
@@ -99,7 +106,9 @@ def bring_best(before: Path, now: Path) -> None:
         shutil.copy2(before, temporary)
         os.replace(temporary, now)
     except OSError as error:
-        raise LadonError(f"cannot copy {before} to {now}: {error.strerror or error}") from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise LadonError(f"cannot copy {before} to {now}: {why_not_written(error)}") from error
     logger.info("The best checkpoint so far, %s, is copied to %s", before, now)
 
 
@@ -172,7 +181,9 @@ def drop_epochs_from(path: Path, epoch: int) -> None:
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        raise LadonError(f"cannot write {path}: {error.strerror or error}") from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise LadonError(f"cannot write {path}: {why_not_written(error)}") from error
 
 
 def _is_before(line: str, epoch: int) -> bool:

@@ -94,8 +94,12 @@ class Evaluation:
                 "Bottleneck size [KB]: mean %s std %s for %s samples",
                 *(size["mean"], size["std"], size["n"]),
             )
-            size = self.payload_bytes
+            size, kib = self.payload_bytes, size
             logger.info("Payload [bytes]: mean %s std %s", size["mean"], size["std"])
+            logger.info(
+                "That is %.1f ± %.1f bytes of payload, %.3f ± %.3f KB as published, an image",
+                *(size["mean"], size["std"], kib["mean"], kib["std"]),
+            )
 
 
 def _statistics(values: list[float]) -> dict[str, float]:

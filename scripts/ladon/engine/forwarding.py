@@ -48,7 +48,7 @@ def naming_images(names: Callable[[], str], doing: str) -> Iterator[None]:
     except Exception as error:
         if is_connection_error(error):
             raise
-        raise LadonError(
-            f"{doing} {names()}: {in_one_line(error)}; look at these images' size and content, or "
-            "take them out of the dataset"
-        ) from error
+        advice = "look at these images' size and content, or take them out of the dataset"
+        if "more than 1 value per channel" in str(error):  # of what F.batch_norm normalizes
+            advice = "one image is no batch here: set drop_last: true, or another batch_size"
+        raise LadonError(f"{doing} {names()}: {in_one_line(error)}; {advice}") from error

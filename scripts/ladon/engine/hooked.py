@@ -18,6 +18,7 @@ from torchdistill.core.interfaces.registry import get_forward_proc_func
 from torchdistill.core.util import clear_io_dict, extract_io_dict, set_hooks, update_io_dict
 from torchdistill.models.util import redesign_model
 
+from ladon.engine.module_paths import PlacedSection, path_problems
 from ladon.errors import ConfigError
 
 DEFAULT_FORWARD = "forward_batch_only"
@@ -28,15 +29,10 @@ def _paths(values: Any) -> list[str]:
     return [p for p in values or [] if not p.startswith(("instance(", "+"))]
 
 
-def _check_paths(model: nn.Module, section: Mapping[str, Any], label: str) -> None:
-    """Refuses paths that lead nowhere: torchdistill would go on without freezing or hooking."""
-    hooks = section.get("forward_hook") or {}
-    named = {key: _paths(section.get(key)) for key in ("sequential", "frozen_modules")}
-    named |= {f"forward_hook.{key}": _paths(hooks.get(key)) for key in ("input", "output")}
-    for key, paths in named.items():
-        for path in paths:
-            if path != SELF_MODULE_PATH and not isinstance(get_module(model, path), nn.Module):
-                raise ConfigError(f"train: {label}.{key}: the model has no module {path!r}")
+def _refusal(section: Mapping[str, Any], label: str, key: str, text: str) -> ConfigError:
+    """The error for a key, with its file and line where the section knows them."""
+    where = section.place(key) if isinstance(section, PlacedSection) else f"train: {label}.{key}"
+    return ConfigError(f"{where}: {text}")
 
 
 class HookedModel:
@@ -53,10 +49,11 @@ class HookedModel:
         self, model: nn.Module, section: Mapping[str, Any], label: str, device: torch.device
     ) -> None:
         if section.get("auxiliary_model_wrapper"):
-            raise ConfigError(f"train: {label}.auxiliary_model_wrapper is not supported")
+            raise _refusal(section, label, "auxiliary_model_wrapper", "not supported")
+        for key, text in path_problems(model, section):
+            raise _refusal(section, label, key, text)
         section = {key: value for key, value in section.items() if value is not None}
         self.whole = model
-        _check_paths(model, section, label)
         self.module = redesign_model(model, section, label)
         self.forward_proc = get_forward_proc_func(section.get("forward_proc") or DEFAULT_FORWARD)
         self._io: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import nn
 
 from ladon.engine.earlier import bring_best, drop_epochs_from
 from ladon.engine.evaluate import Evaluation
+from ladon.engine.events import Events
 from ladon.engine.finite import not_finite
 from ladon.engine.forwarding import naming_images
 from ladon.engine.losses import LossRecord
@@ -52,6 +53,7 @@ class Learner:
     _plan: StagePlan
     _losses: LossRecord
     _steps: int | None = None  # batches of an epoch of the stage
+    _foresees = False  # whether the epoch's first batch tells if one of a single image would fail
     _begun: tuple[float, float, int]  # clock, seconds and steps of the epoch when it was taken up
 
     def __init__(self, run: Run, student: nn.Module, best_path: Path) -> None:
@@ -66,7 +68,8 @@ class Learner:
         # a mask of infinities that a model is built with is not what learning has spoilt
         learnt = {name for name, _ in student.named_parameters()}
         self._never_finite = {name for name in not_finite(student) if name not in learnt}
-        self._writer = _tensorboard(run)
+        wants_events = run.args.tensorboard and run.world.is_main
+        self._events = Events(run.folder / "tensorboard" if wants_events else None)
         self._generators = global_states(run.world.device)
 
     @contextmanager
@@ -164,9 +167,15 @@ class Learner:
             self.stage.close()
             self.stage = None
 
-    def begin_epoch(self, update_epoch: int | None) -> None:
-        """Entropy coding begins when it is due; then the student is put into train mode."""
+    def begin_epoch(self, update_epoch: int | None, smallest_batch: int = 0) -> None:
+        """Entropy coding begins when it is due; then the student is put into train mode.
+
+        Args:
+            update_epoch: the epoch in which it is due.
+            smallest_batch: images in the epoch's smallest batch, if known.
+        """
         progress = self.progress
+        self._foresees = smallest_batch == 1
         if update_epoch is not None and progress.epoch >= update_epoch:
             self._update_bottleneck()
         self.stage.begin_epoch()
@@ -207,7 +216,14 @@ class Learner:
                 before it is learnt from on a CPU.
         """
         progress = self.progress
-        with naming_images(names, f"{self._plan.name}: the student or its losses cannot take"):
+        with ExitStack() as within:
+            what = f"{self._plan.name}: the student or its losses cannot take"
+            within.enter_context(naming_images(names, what))
+            if self._foresees:
+                key = f"{self._plan.key}.train_data_loader.kwargs.batch_size"
+                where = f"{key} in {self.run.config.where(key)}"
+                within.enter_context(self.stage.foreseeing_single_image(len(images), where))
+                self._foresees = False
             loss = self.stage.student_loss(images, targets, supp, teacher_io)
         self._losses.add(loss)
         if self.run.world.device.type == "cpu":  # reading a loss makes nothing wait here
@@ -272,10 +288,9 @@ class Learner:
             *(progress.epoch, progress.step - 1, steps, eta, lr),
             *(steps_per_s * batch, loss, progress.loss_sum / progress.step),
         )
-        if self._writer is not None:
-            global_step = progress.epoch * steps + progress.step
-            self._writer.add_scalar("train/loss", loss, global_step)
-            self._writer.add_scalar("train/lr", lr, global_step)
+        global_step = progress.epoch * steps + progress.step
+        self._events.add("train/loss", loss, global_step)
+        self._events.add("train/lr", lr, global_step)
 
     def end_epoch(self, steps: int, dataset_id: str | None, found: Evaluation | None) -> None:
         """Keeps the student if it is the best so far, and all that a resumed run needs.
@@ -316,6 +331,7 @@ class Learner:
                 lr_scheduler=state["scheduler"],
                 best_value=value,
                 args=self.run.args,
+                classes=self.run.classes.names,
             )
         return True
 
@@ -333,10 +349,9 @@ class Learner:
         if found is not None:
             record["val"] = found.metrics
             record["val_seconds"] = round(found.seconds, 3)
-            if self._writer is not None:
-                for name, value in found.metrics.items():
-                    if isinstance(value, float):
-                        self._writer.add_scalar(f"val/{name}", value, progress.epoch)
+            for name, value in found.metrics.items():
+                if isinstance(value, float):
+                    self._events.add(f"val/{name}", value, progress.epoch)
         self.run.log_epoch(record)
 
     def save_last(self, *, between_stages: bool = False) -> None:
@@ -352,15 +367,4 @@ class Learner:
         """Notes that all stages are done."""
         self.progress.finished = True
         self.save_last()
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _tensorboard(run: Run) -> Any:
-    if not run.args.tensorboard or not run.world.is_main:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise LadonError("--tensorboard needs the package tensorboard") from error
-    return SummaryWriter(str(run.folder / "tensorboard"))
+        self._events.close()

@@ -45,7 +45,8 @@ class Locks:
     def take(self, path: Path, what: str, advice: str) -> None:
         """Locks a file, made if it is missing.
 
-        Where the file system cannot lock, that is said and nothing is locked.
+        Where the file system cannot lock, that is said and nothing is locked; where there can be no
+        folder, whoever writes there says it.
 
         Args:
             path: the file.
@@ -59,6 +60,9 @@ class Locks:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        try:
             descriptor = _lock(path)
         except BlockingIOError:
             raise UsageError(f"{what} is in use by {_owner(path)}: {advice}") from None
@@ -96,8 +100,9 @@ def _lock(path: Path) -> int:
             # whoever had it may have removed the file since it was opened
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    os.truncate(descriptor, 0)
-                    os.write(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
+                    with contextlib.suppress(OSError):  # a full disk locks, too
+                        os.truncate(descriptor, 0)
+                        os.write(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
                     return descriptor
         except BaseException:
             os.close(descriptor)

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ladon.config import Config
+from ladon.engine.module_paths import PlacedSection, place
 from ladon.errors import ConfigError
+from ladon.models.build import has_pretrained_weights
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_LOG_FREQ = 1000
-LOADERS = ("train_data_loader", "val_data_loader")
+MODELS = ("teacher", "student", "model")
+TEACHER = "models.teacher_model"
+LOADERS = TRAIN_LOADER, VAL_LOADER = "train_data_loader", "val_data_loader"
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,12 @@ def build_stage_section(config: Config, plan: StagePlan) -> dict[str, Any]:
     """Returns a stage's config, built, less what is derived from the stage itself.
 
     The loaders are left out: their arguments may build datasets.
+
+    Raises:
+        ConfigError: it cannot be built, or the config's teacher has no weights.
     """
+    if (problem := teacher_problem(config)) is not None:
+        raise ConfigError(problem)
     section = config.section(plan.key)
     scheduler = dict(section.get("scheduler") or {})
     if scheduler.get("key") == "poly_lr_scheduler":
@@ -96,7 +105,20 @@ def build_stage_section(config: Config, plan: StagePlan) -> dict[str, Any]:
         section = section | {"scheduler": scheduler | {"kwargs": kwargs}}
     dropped = ("log_freq", *LOADERS)
     kept = {k: v for k, v in section.items() if k not in dropped and not str(k).startswith("_")}
-    return config.build(kept)
+    built = config.build(kept)
+    for name in (*MODELS, "optimizer"):
+        if isinstance(built.get(name), dict):
+            built[name] = PlacedSection(config, f"{plan.key}.{name}", built[name])
+    return built
+
+
+def teacher_problem(config: Config) -> str | None:
+    """Says that the teacher has no weights, with file, line and key; None if it has, or is none."""
+    teacher = config.section(TEACHER)
+    if not teacher or teacher.get("src_ckpt") or has_pretrained_weights(teacher):
+        return None
+    text = "neither src_ckpt nor pretrained weights: random weights are no teacher"
+    return f"{place(config, TEACHER)}: {text}"
 
 
 def _drop_computed_length(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ladon.config import Config
+from ladon.engine.classes import Classes
 from ladon.engine.distributed import World
 from ladon.engine.earlier import keep_best, put_last_away, remove_orphans
 from ladon.engine.identity import differences, fingerprint, in_words
@@ -24,7 +26,7 @@ from ladon.engine.interrupt import StopRequest
 from ladon.engine.locking import Locks
 from ladon.engine.state import read_last
 from ladon.engine.together import Member
-from ladon.errors import LadonError, UsageError
+from ladon.errors import LadonError, UsageError, cannot_write, why_not_written
 from ladon.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Run:
         args: the command line.
         seed: all randomness follows from it.
         member: its place among the runs of this process.
+        classes: of its model; every dataset is held to them.
         best_before: where a resumed run wrote its best checkpoint before, if that is known.
     """
 
@@ -59,6 +62,7 @@ class Run:
     args: argparse.Namespace
     seed: int
     member: Member = field(default_factory=Member)
+    classes: Classes = field(default_factory=Classes)
     best_before: Path | None = None
     _locks: Locks = field(default_factory=Locks, repr=False)
     _last: dict[str, Any] | None = field(default=None, repr=False)
@@ -71,11 +75,8 @@ class Run:
     @property
     def options(self) -> dict[str, Any]:
         """What the task's metric may want to know: ``num_classes``, ``iou_types``."""
-        num_classes = getattr(self.args, "num_classes", None)
-        if num_classes is None:
-            section = self.config.section("models.model")
-            num_classes = (section.get("kwargs") or {}).get("num_classes")
-        return {"num_classes": num_classes, "iou_types": getattr(self.args, "iou_types", None)}
+        iou_types = getattr(self.args, "iou_types", None)
+        return {"num_classes": self.classes.number, "iou_types": iou_types}
 
     def setting(self, name: str, section: str, default: Any) -> Any:
         """Returns what the command line says of ``name``, or else the config's section."""
@@ -83,8 +84,14 @@ class Run:
         return self.config.get(f"{section}.{name}") or default if flag is None else flag
 
     def dataset(self, dataset_id: str) -> Any:
-        """Returns a dataset of the config, built when it is first asked for."""
-        return self.config.build(self.config.get("datasets")[dataset_id])
+        """Returns a dataset of the config, built when it is first asked for.
+
+        Raises:
+            DataError: if it cannot be used, or its classes are not the model's.
+        """
+        dataset = self.config.build(self.config.get("datasets")[dataset_id])
+        self.classes.hold(dataset)
+        return dataset
 
     def lock(self, best: Path | None) -> None:
         """Keeps other runs from the folder, and from the best checkpoint, until ``close``.
@@ -120,7 +127,8 @@ class Run:
             best: where a training writes its best checkpoint, None in a test.
 
         Raises:
-            UsageError: if the folder cannot be written, or ``last.pt`` is of another training.
+            UsageError: if ``last.pt`` is of another training.
+            LadonError: if the folder cannot be written.
             CheckpointError: if ``last.pt`` is damaged.
         """
         if not self.world.is_main:
@@ -141,7 +149,7 @@ class Run:
                 # a finished result of an earlier run must not pass for this one's
                 (self.folder / "metrics.json").unlink(missing_ok=True)
         except OSError as error:
-            raise UsageError(f"{self.folder}: cannot be written: {error.strerror}") from error
+            raise cannot_write(self.folder, error) from error
 
     def _start_anew(self, best: Path | None) -> None:
         overwrite = bool(getattr(self.args, "overwrite", False))
@@ -227,7 +235,7 @@ class Run:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise LadonError(f"cannot write {path}: {error.strerror}") from error
+            raise LadonError(f"cannot write {path}: {why_not_written(error)}") from error
 
 
 def _version(package: str) -> str | None:
@@ -277,4 +285,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        raise LadonError(f"cannot write {path}: {error.strerror}") from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise LadonError(f"cannot write {path}: {why_not_written(error)}") from error

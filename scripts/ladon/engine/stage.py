@@ -12,7 +12,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import sc2bench.loss  # noqa: F401  (registers BppLoss)
@@ -27,12 +27,17 @@ from torchdistill.optim.registry import get_optimizer, get_scheduler
 from ladon.engine.distributed import World
 from ladon.engine.failures import ACCELERATOR_ERRORS, is_connection_error
 from ladon.engine.hooked import HookedModel, paths_read_of_teacher
+from ladon.engine.module_paths import PlacedSection
+from ladon.engine.single_image import foreseeing_single_image
 from ladon.errors import ConfigError, DataError, LadonError, in_one_line
 from ladon.models.bottleneck import find_bottleneck
 from ladon.models.compiled import compiled
 from ladon.models.precision import as_float32, autocast, float32_where_it_matters
 
 logger = logging.getLogger(__name__)
+
+# learning rates that schedules put in the place of the optimizer's: OneCycleLR, CyclicLR
+_SET_BY_SCHEDULES = frozenset(("max_lr", "base_lr"))
 
 
 class StudentLoss(nn.Module):
@@ -113,6 +118,13 @@ def setting_up(where: str) -> Iterator[None]:
         raise ConfigError(f"{where}: cannot set up: {in_one_line(error)}") from error
 
 
+def _times(rates: Any, factor: float) -> Any:
+    """A learning rate, or one for each parameter group, multiplied."""
+    if isinstance(rates, list | tuple):
+        return [rate * factor for rate in rates]
+    return rates * factor
+
+
 class Stage:
     """A stage that is being trained.
 
@@ -122,7 +134,8 @@ class Stage:
         teacher: the model it learns from; None where the stage has none.
         steps_per_epoch: batches of the stage's own loader.
         world: device and processes.
-        lr_factor: multiplies learning rates.
+        lr_factor: multiplies the learning rates of the optimizer, and those that a schedule sets
+            in their place; a floor that a schedule goes down to (`eta_min`, `min_lr`) stays.
         precision: of the teacher, and of the student's decoder, body and heads; losses are float32.
         compile_layers: use ``torch.compile`` on the student's decoder and body, and the teacher's.
     """
@@ -140,6 +153,7 @@ class Stage:
     ) -> None:
         section = copy.copy(section)
         self._precision, self._open = precision, ExitStack()
+        self._compiles = compile_layers
         student_section = section.get("student") or section.get("model") or {}
         self._world = world
         self.student = HookedModel(student, student_section, "student", world.device)
@@ -149,8 +163,11 @@ class Stage:
             section["optimizer"], lr_factor
         )
         self.scheduler, self._scheduling_step = self._build_scheduler(
-            section.get("scheduler"), int(section["num_epochs"]), steps_per_epoch
+            section.get("scheduler"), int(section["num_epochs"]), steps_per_epoch, lr_factor
         )
+        if lr_factor != 1:
+            rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(self.learning_rates))
+            logger.info("-adjust_lr: learning rates times %g: from %s on", lr_factor, rates)
         self.grad_count = 0
         # last: a student that cannot be set up must leave no hook on a teacher that others share
         self.teacher: HookedModel | None = None
@@ -176,36 +193,42 @@ class Stage:
     def _build_optimizer(
         self, section: Mapping[str, Any], lr_factor: float
     ) -> tuple[torch.optim.Optimizer, float | None, int]:
-        def scaled(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-            kwargs = dict(kwargs or {})
-            return kwargs | {"lr": kwargs["lr"] * lr_factor} if "lr" in kwargs else kwargs
-
         model = self.student.module
-        parts = section.get("module_wise_kwargs") or section.get("module_wise_configs")
+        given = [n for n in ("module_wise_kwargs", "module_wise_configs") if section.get(n)]
         trained: Any = nn.ModuleList([model])
-        if parts:
+        if given:
             trained = []
-            for part in parts:
+            for number, part in enumerate(section[given[0]]):
                 module = get_module(model, part["module"])
                 if module is None:
-                    raise ConfigError(f"train: optimizer names no module of the model: {part}")
+                    key = f"{given[0]}.{number}.module"
+                    where = section.place(key) if isinstance(section, PlacedSection) else key
+                    raise ConfigError(f"{where}: the model has no module '{part['module']}'")
                 own = module.parameters() if isinstance(module, nn.Module) else [module]
-                trained.append(scaled(part.get("kwargs")) | {"params": own})
+                trained.append(dict(part.get("kwargs") or {}) | {"params": own})
         optimizer = get_optimizer(
             trained,
             section["key"],
             filters_params=section.get("filters_params", True),
-            **scaled(section.get("kwargs")),
+            **(section.get("kwargs") or {}),
         )
+        for group in optimizer.param_groups if lr_factor != 1 else ():  # the default lr, too
+            group["lr"] = group["lr"] * lr_factor
         optimizer.zero_grad()
         return optimizer, section.get("max_grad_norm"), section.get("grad_accum_step") or 1
 
     def _build_scheduler(
-        self, section: Mapping[str, Any] | None, num_epochs: int, steps_per_epoch: int
+        self,
+        section: Mapping[str, Any] | None,
+        num_epochs: int,
+        steps_per_epoch: int,
+        lr_factor: float,
     ) -> tuple[Any, int]:
         if not section:
             return None, 0
         kwargs = dict(section.get("kwargs") or {})
+        for name in _SET_BY_SCHEDULES & set(kwargs):
+            kwargs[name] = _times(kwargs[name], lr_factor)
         scheduling_step = section.get("scheduling_step") or 0
         # lengths follow from the stage, whatever a file says about another dataset's
         per_epoch = steps_per_epoch
@@ -261,6 +284,12 @@ class Stage:
     ) -> Tensor:
         """Returns the loss of a batch, a scalar that gradients flow from."""
         return self._forward(images, targets, supp, teacher_io)
+
+    def foreseeing_single_image(self, num_images: int, where: str) -> AbstractContextManager[None]:
+        """See ``single_image``; a compiled model would be compiled anew for it, and is left out."""
+        if self._compiles:
+            return nullcontext()
+        return foreseeing_single_image(self.student.module, num_images, where)
 
     def step(self, loss: Tensor) -> None:
         """Backward, and the optimizer's step where enough gradients have come together.

@@ -14,19 +14,23 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from ladon.data.batching import (
-    iterate,
-)
-from ladon.data.loaders import (
-    EpochBatches,
-    build_train_loader,
-)
+from ladon.data.batching import iterate
+from ladon.data.class_names import class_names
+from ladon.data.loaders import EpochBatches, build_train_loader
 from ladon.engine.distributed import Vote
 from ladon.engine.evaluate import Evaluation, evaluate_all
 from ladon.engine.failures import ACCELERATOR_ERRORS, device_failure
 from ladon.engine.forwarding import batch_names, naming_images
 from ladon.engine.learner import Learner
-from ladon.engine.plan import LOADERS, Plan, StagePlan, build_stage_section, read_plan
+from ladon.engine.plan import (
+    LOADERS,
+    TRAIN_LOADER,
+    VAL_LOADER,
+    Plan,
+    StagePlan,
+    build_stage_section,
+    read_plan,
+)
 from ladon.engine.stage import Stage
 from ladon.errors import Interrupted, UsageError
 from ladon.logs import progress as progress_bar
@@ -113,10 +117,23 @@ class Training:
     def _open_datasets(self, stages: list[StagePlan]) -> None:
         """Builds all data that is still needed: what is missing must not show after hours."""
         for plan in stages:
-            for name in LOADERS:
-                dataset_id = self._run.config.get(f"{plan.key}.{name}.dataset_id")
-                if dataset_id is not None:
-                    self._run.dataset(dataset_id)
+            self._training_set(plan)
+            validated = self._run.config.get(f"{plan.key}.{VAL_LOADER}.dataset_id")
+            if validated is not None:
+                self._run.dataset(validated)
+        if stages:  # what is wrong with its classes shows now, too
+            tested = self._run.config.get("test.test_data_loader.dataset_id")
+            if tested is not None:
+                self._run.dataset(tested)
+
+    def _training_set(self, plan: StagePlan) -> Any:
+        """Returns a stage's training set, which gives the labels their meaning from here on."""
+        dataset_id = self._run.config.get(f"{plan.key}.{TRAIN_LOADER}.dataset_id")
+        self._run.classes.take(None, "")
+        dataset = self._run.dataset(dataset_id)
+        for run in [self._run, *(learner.run for learner in self._left)]:
+            run.classes.take(class_names(dataset), f"the training set {dataset_id}")
+        return dataset
 
     def _run_stage(self, plan: StagePlan) -> None:
         left, run = self._left, self._run
@@ -127,7 +144,7 @@ class Training:
         )
         logger.info("Started %s: epochs %d-%d", plan.name, plan.first_epoch, plan.end_epoch - 1)
         loader = build_train_loader(
-            run.dataset(train_section["dataset_id"]),
+            self._training_set(plan),
             train_section,
             run.seed,
             run.world.rank,
@@ -173,7 +190,7 @@ class Training:
         steps, step = len(order), at.step
         for learner in self._left:
             with learner.own():
-                learner.begin_epoch(self._plan.update_epoch)
+                learner.begin_epoch(self._plan.update_epoch, order.smallest)
         with progress_bar(f"Epoch {at.epoch} ({plan.name})", steps - step) as advance:
             for batch in iterate(loader):
                 self._learn(batch, step, steps, order)

@@ -21,6 +21,7 @@ from sc2bench.models.layer import BaseBottleneck, FPBasedResNetBottleneck
 from torch import Tensor, nn
 
 from ladon.codec import LatentCoder, quantize
+from ladon.codec.tables import check_quantiles
 from ladon.models.encoder import Encoder, pinned_arithmetic
 from ladon.tensors import is_finite
 
@@ -66,10 +67,16 @@ def update_bottleneck(model: nn.Module) -> bool:
 
     Returns:
         Whether the model has a bottleneck.
+
+    Raises:
+        CheckpointError: if its quantiles are none that tables can be built of.
     """
     bottleneck = find_bottleneck(model)
     if bottleneck is None:
         return False
+    for module in bottleneck.modules():
+        if isinstance(module, EntropyBottleneck) and not module._offset.numel():
+            check_quantiles(module.quantiles)  # a training may have driven them anywhere
     bottleneck.update()  # leaves tables that are already there as they are
     set_updated(model, True)
     return True

@@ -22,6 +22,7 @@ from sc2bench.models.registry import load_classification_model
 from sc2bench.models.segmentation.deeplabv3 import create_deeplabv3
 from sc2bench.models.segmentation.registry import load_segmentation_model
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torchvision import models
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -33,6 +34,7 @@ from ladon.models.pretrained import naming_missing_files, with_local_file
 logger = logging.getLogger(__name__)
 
 _WEIGHT_KEYS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
+_DRAWS = {"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_"}
 _ORIGINAL = "org_model_ckpt_file_path_or_url"
 TASK_OF = {
     "classification": "image_classification",
@@ -51,6 +53,7 @@ def on_meta_device() -> Iterator[None]:
     """Lets ``build_model`` build architectures without memory or initialisation, in no time.
 
     The bottleneck is built on the CPU and moved: CompressAI mixes devices in its constructors.
+    First weights are not drawn: on the meta device that took two thirds of the time.
     """
     original = backbone_module.get_layer
 
@@ -61,10 +64,34 @@ def on_meta_device() -> Iterator[None]:
 
     backbone_module.get_layer = get_layer
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoDraws():
             yield
     finally:
         backbone_module.get_layer = original
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves out what fills a tensor that has no memory with random numbers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        tensor = args[0] if args else (kwargs or {}).get("tensor")
+        if getattr(func, "__name__", "") in _DRAWS and getattr(tensor, "is_meta", False):
+            return tensor
+        return func(*args, **(kwargs or {}))
+
+
+def without_paths(value: Any) -> Any:
+    """Returns a model's arguments less what names checkpoints: that changes no architecture."""
+    if isinstance(value, Mapping):
+        items = (
+            (k, v) for k, v in value.items() if not str(k).endswith(("_ckpt", "_path", "_url"))
+        )
+        return {k: without_paths(v) for k, v in items}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(without_paths, value))
+    return value
 
 
 def has_pretrained_weights(section: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ladon.errors import CheckpointError, LadonError, UsageError
+from ladon.errors import CheckpointError, LadonError, UsageError, disk_failure, why_not_written
 from ladon.models.fit import check_finite, first_bad, load_into
 from ladon.models.safe_load import load_safely
 from ladon.models.weights import current_names, find_weights, has_old_names
@@ -249,8 +249,7 @@ def save_atomically(content: Any, path: str | os.PathLike) -> None:
         os.replace(temporary, file)
         _sync_folder(file.parent)
     except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise LadonError(f"cannot write checkpoint {file}: {reason:.160}") from error
+        raise LadonError(f"cannot write checkpoint {file}: {why_not_written(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # the folder may be what cannot be written
             temporary.unlink(missing_ok=True)
@@ -274,7 +273,7 @@ def check_writable(path: str | os.PathLike, where: str) -> None:
         where: config key that names it, for the error.
 
     Raises:
-        UsageError: if it cannot be written.
+        LadonError: if it cannot be written.
     """
     file = Path(path).expanduser()
     try:
@@ -284,6 +283,7 @@ def check_writable(path: str | os.PathLike, where: str) -> None:
         with tempfile.TemporaryFile(dir=file.parent):
             pass
     except OSError as error:
-        raise UsageError(
-            f"checkpoint {file} cannot be written: {error.strerror} (named by {where})"
+        kind = LadonError if disk_failure(error) else UsageError
+        raise kind(
+            f"checkpoint {file} cannot be written: {why_not_written(error)} (named by {where})"
         ) from error

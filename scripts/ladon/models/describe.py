@@ -117,7 +117,7 @@ def description(checkpoint: Checkpoint) -> Description:
     return Description(
         kind=_kind(checkpoint, bool(quantiles)),
         task=_told(checkpoint, "task", str) or _task(state),
-        num_classes=_num_classes(state),
+        num_classes=num_classes_of(state),
         classes=checkpoint.classes,
         backbone=_backbone(state, body),
         channels=state[quantiles[0]].shape[0] if quantiles else None,
@@ -170,7 +170,12 @@ _LAST = (
 _LAST_OF_SEQUENCE = re.compile(r"classifier\.(\d+)\.bias")
 
 
-def _num_classes(state: Mapping[str, Tensor]) -> int | None:
+def num_classes_of(state: Mapping[str, Tensor]) -> int | None:
+    """Returns how many classes a model's head has; None if it is none of those known here.
+
+    Args:
+        state: its tensors by name.
+    """
     for name in _LAST:
         if name in state:
             return len(state[name])

@@ -96,11 +96,13 @@ def first_bad(state: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = No
         if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.is_meta:
             continue
         tensor = tensor.detach()
+        place = (own or {}).get(name)
+        if place is not None and place.is_floating_point() and place.itemsize < tensor.itemsize:
+            tensor = tensor.to(place.dtype)  # what is finite in float64 may not be so there
         low, high = (tensor if tensor.itemsize > 1 else tensor.float()).aminmax()
         shown = printable(name[:160])
         if not bool((high - high + low - low) == 0):
-            designed = (own or {}).get(name)
-            if designed is None or bool(designed.isfinite().all()):
+            if place is None or bool(place.isfinite().all()):
                 count = int((~tensor.float().isfinite()).sum())
                 return f"{shown} holds {count:,} of {tensor.numel():,} numbers that are not finite"
         elif name.rsplit(".", 1)[-1] == "running_var" and bool(low < 0):
@@ -247,9 +249,13 @@ def _problems(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[st
             "of another shape",
             (
                 f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
-                for n in strict & given
+                for n in own.keys() & state.keys()
                 if n.rsplit(".", 1)[-1] not in CDF_TABLES and state[n].shape != own[n].shape
             ),
+        ),
+        _listing(
+            "of complex numbers",
+            (n for n in strict & given if state[n].is_complex() and not own[n].is_complex()),
         ),
     ]
     return [problem for problem in problems if problem]

@@ -24,12 +24,16 @@ from ladon.models.checkpoint import Checkpoint, load_into
 logger = logging.getLogger(__name__)
 
 HEADS = ("classification", "detection", "segmentation")
+_HEADS = {"classification": "fc.", "detection": "roi_heads.", "segmentation": "classifier."}
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _LEVELS = ("bottleneck_layer", "layer2", "layer3", "layer4")
 
 
 class ThreeHeadedLadon(nn.Module):
     """Encoder, payload, shared body and three heads.
+
+    Attributes:
+        class_names: names of the classes by head, as far as its checkpoint tells them.
 
     Args:
         classifier: splittable classification model; its encoder and body are shared.
@@ -49,6 +53,7 @@ class ThreeHeadedLadon(nn.Module):
         self.classifier = segmenter.classifier
         # the names under which the FPN was trained: the RoI heads read '1' to '3'
         self._names = dict(detector.backbone.body.return_layer_dict)
+        self.class_names: dict[str, list[str] | None] = {}
 
     def encode(self, images: Tensor) -> dict[str, Any]:
         """Device: turns normalised images [N, 3, H, W] into payloads ``{strings, shape}``."""
@@ -87,6 +92,11 @@ class ThreeHeadedLadon(nn.Module):
         """Logits [N, 21, H, W]: which pixels?"""
         logits = self.classifier(features["layer4"])
         return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+    def head_state(self, head: str) -> dict[str, Tensor]:
+        """A head's own tensors, by the names they have in this model."""
+        start = _HEADS[head]
+        return {n: t for n, t in self.state_dict().items() if n.startswith(start)}
 
     def forward(
         self, images: Sequence[Tensor] | Tensor, heads: Sequence[str] = HEADS
@@ -138,7 +148,9 @@ def assemble(
         # FrozenBatchNorm2d keeps no counter: nothing reads it
         load_into(classifier, Checkpoint(checkpoints[body].path, merged))
     update_bottleneck(models["classification"])
-    return ThreeHeadedLadon(*(models[head] for head in HEADS))
+    ladon = ThreeHeadedLadon(*(models[head] for head in HEADS))
+    ladon.class_names = {head: checkpoints[head].classes for head in HEADS}
+    return ladon
 
 
 def _is_body(name: str) -> bool:
@@ -161,6 +173,13 @@ def _compare_bodies(
     """Refuses bodies of another shape, and says by how much bodies of the same shape differ."""
     learnt = {n for n in ours if not n.endswith("num_batches_tracked") and "._" not in n}
     other = {n for n in theirs if not n.endswith("num_batches_tracked") and "._" not in n}
+    levels = [level for level in _LEVELS if any(n.startswith(f"{level}.") for n in other)]
+    if levels and levels != list(_LEVELS):
+        raise CheckpointError(
+            f"{their_checkpoint.path}: its body ends with {levels[-1]}, and the heads of this "
+            f"model stand on one body that ends with {_LEVELS[-1]}: train it with {_LEVELS[-1]} "
+            "in its return_layer_dict"
+        )
     odd = sorted(learnt ^ other) or sorted(n for n in learnt if ours[n].shape != theirs[n].shape)
     if odd:
         raise CheckpointError(

@@ -1,10 +1,10 @@
 """A pickle machine for checkpoints: it runs nothing but functions of our own, within bounds.
 
 torch's ``weights_only`` machine calls the real classes with whatever a file says, so that a file
-of a kilobyte can crash it or take all memory. This one knows the opcodes that torch writes
-(protocol 2), calls only what ``ladon.models.safe_globals`` puts in the place of each name, and
-counts: objects, the work of each call, and in the end how deep and how large the result is when
-every reference in it is followed.
+of a kilobyte can crash it or take all memory. This one knows the opcodes that torch writes, by
+default (protocol 2) or asked for a later one, calls only what ``ladon.models.safe_globals`` puts in
+the place of each name, and counts: objects, the work of each call, and in the end how deep and how
+large the result is when every reference in it is followed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ MAX_EXPANDED = 2_000_000
 _MAX_KEY = 1 << 60  # Python's hash of an integer is itself up to here: no collisions by design
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _LITERALS = {"BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1"}
-_TEXTS = {"BINUNICODE", "SHORT_BINSTRING", "BINSTRING"}
+_TEXTS = {
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING", "BINSTRING"),
+    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+}
 _SCALARS = (str, bytes, float, bool, type(None))
 _SIZED = (str, bytes, dict, list, tuple, set)
 
@@ -165,6 +168,22 @@ class SafeUnpickler:
             raise Refused("not a checkpoint, or damaged: a storage where none belongs")
         self._stack.append(self._load_storage(pid))
 
+    def _named_on_the_stack(self) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        if type(name) is not str or type(module) is not str:
+            raise Refused("not a checkpoint, or damaged: a name that is no text")
+        self._stack.append(self._named(f"{module}.{name}"))
+
+    def _memoize(self) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def _add(self, items: list[Any]) -> None:
+        if type(self._stack[-1]) is not set:
+            raise Refused("not a checkpoint, or damaged: items of no set")
+        for item in items:
+            check_key(item)
+        self._stack[-1].update(items)
+
     def _set(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
@@ -196,6 +215,11 @@ class SafeUnpickler:
 
 _HANDLERS: dict[str, Callable[[SafeUnpickler], None]] = {
     "PROTO": lambda self: None,
+    "FRAME": lambda self: None,  # how much to read ahead
+    "MEMOIZE": SafeUnpickler._memoize,
+    "STACK_GLOBAL": SafeUnpickler._named_on_the_stack,
+    "EMPTY_SET": lambda self: self._stack.append(set()),
+    "ADDITEMS": lambda self: self._add(self._popped()),
     "MARK": SafeUnpickler._mark,
     "REDUCE": SafeUnpickler._reduce,
     "NEWOBJ": SafeUnpickler._new,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ladon.errors import UsageError
+from ladon.errors import cannot_write
 from ladon.report.plots import rate_accuracy_figure, save_figure
 from ladon.report.render import Sheet, csv_text, latex_document, markdown_document
 from ladon.report.results import RunCollection
@@ -31,7 +31,7 @@ def write_report(
         The files written.
 
     Raises:
-        UsageError: a file cannot be written.
+        LadonError: a file cannot be written.
     """
     ordered = [result for results in runs.by_task().values() for result in results]
     unfinished = ", ".join(f"`{path}`" for path in runs.unfinished)
@@ -67,7 +67,7 @@ def write_files(
         The files written.
 
     Raises:
-        UsageError: a file cannot be written.
+        LadonError: a file cannot be written.
     """
     documents = {
         stem.with_name(f"{stem.name}.md"): markdown_document(
@@ -76,6 +76,7 @@ def write_files(
         **texts,
         stem.with_name(f"{stem.name}.tex"): latex_document(sheets),
     }
+    path = stem
     try:
         for path in (*documents, *plots):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +85,5 @@ def write_files(
         for path in plots:
             save_figure(figure, path)
     except OSError as error:
-        where = error.filename or stem.parent
-        raise UsageError(f"cannot write {where}: {error.strerror}") from error
+        raise cannot_write(error.filename or path, error) from error
     return [*documents, *plots]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ladon.errors import UsageError
+from ladon.errors import UsageError, cannot_write
 from ladon.report.plots import published_figure, save_figure
 from ladon.report.render import markdown_table
 from ladon.report.results import RunCollection
@@ -61,7 +61,7 @@ def update_readme(path: Path, images: Path, published: RunCollection) -> list[Pa
         The files written.
 
     Raises:
-        UsageError: README lacks a mark or has it twice, or a file cannot be written.
+        LadonError: README lacks a mark or has it twice, or a file cannot be written.
     """
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else NEW_README
@@ -78,6 +78,8 @@ def update_readme(path: Path, images: Path, published: RunCollection) -> list[Pa
         for _, dataset in published.by_dataset():
             written.append(images / image_name(dataset))
             save_figure(published_figure(published, dataset=dataset), written[-1])
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 text: {error}") from error
     except OSError as error:
-        raise UsageError(f"cannot write {error.filename or path}: {error.strerror}") from error
+        raise cannot_write(error.filename or path, error) from error
     return written

@@ -11,7 +11,7 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from torch import Tensor
 
-from ladon.data.class_names import base_dataset, check_num_classes
+from ladon.data.class_names import base_dataset
 from ladon.errors import DataError, UsageError
 from ladon.tasks.base import Metric, Task
 
@@ -176,8 +176,7 @@ class ObjectDetection(Task):
 
         Raises:
             UsageError: for an IoU type other than bbox.
-            DataError: for a dataset without COCO annotations, or with classes that the model has
-                not.
+            DataError: for a dataset without COCO annotations.
         """
         iou_types = options.get("iou_types") or ["bbox"]
         if list(iou_types) != ["bbox"]:
@@ -188,6 +187,4 @@ class ObjectDetection(Task):
         if not dataset.coco.anns:
             source = getattr(dataset, "annotation_file", type(dataset).__name__)
             raise DataError(f"{source} has no annotations: there is nothing to compare with")
-        if options.get("num_classes"):
-            check_num_classes(dataset, options["num_classes"])
         return CocoMetric(dataset.coco)

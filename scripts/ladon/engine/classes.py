@@ -1,0 +1,112 @@
+"""What a run's labels mean: the classes of its model, to which every dataset is held.
+
+A label is a number, and a dataset that numbers its classes by itself may number them otherwise than
+the one that the model has learnt from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torchvision.datasets import DatasetFolder
+
+from ladon.config import Config
+from ladon.data.class_names import (
+    base_dataset,
+    check_num_classes,
+    match_class_names,
+)
+from ladon.data.folder import folder_class_names
+from ladon.engine.plan import TRAIN_LOADER, read_plan
+from ladon.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+
+class Classes:
+    """The classes of a run's model.
+
+    Attributes:
+        names: their names by label ('' where one has none), None while unknown.
+        source: whose names they are, for messages.
+        number: how many the model has, a detector's and segmenter's background included; None if
+            unknown.
+        teacher: the names in the teacher's checkpoint, None if unknown.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] | None = None
+        self.source = ""
+        self.number: int | None = None
+        self.teacher: list[str] | None = None
+
+    def take(self, names: Sequence[str] | None, source: str) -> None:
+        """Takes the names in a checkpoint or a training set; None: they are not known."""
+        self.names, self.source = None if names is None else list(names), source
+
+    def take_from_training(self, config: Config) -> None:
+        """Takes the names of the folder that a config trains on, if it is one and is there.
+
+        For a checkpoint that knows no names. The folder's images are not looked at.
+        """
+        if not config.section("train"):
+            return
+        stage = read_plan(config).stages[-1].key
+        dataset_id = config.get(f"{stage}.{TRAIN_LOADER}.dataset_id")
+        root = config.get(f"datasets.{dataset_id}.init.kwargs.root")
+        if isinstance(root, str) and Path(root).expanduser().is_dir():
+            self.take(folder_class_names(root), f"the training set {root}")
+
+    def hold(self, dataset: Any) -> None:
+        """Makes a dataset's labels mean what they mean to the model.
+
+        Args:
+            dataset: the labels of a folder of images may change, in place.
+
+        Raises:
+            DataError: the dataset has classes that the model has not.
+        """
+        if self.names is not None:
+            match_class_names(dataset, self.names, self.source)
+        if self.number is not None:
+            check_num_classes(dataset, self.number)
+
+    def doubt(self, dataset: Any) -> None:
+        """Warns where nothing tells whether a test set's labels are the model's."""
+        folder = base_dataset(dataset)
+        if self.names is None and self.number is not None and isinstance(folder, DatasetFolder):
+            found = len(folder.classes)
+            if found < self.number:
+                logger.warning(
+                    "%s has %d class folders, the model has %d classes, and its checkpoint does "
+                    "not tell their names: the folders count as the first %d in the order of "
+                    "their names; give the dataset class_names if they are others",
+                    *(folder.root, found, self.number, found),
+                )
+        if self.teacher is None or self.names is None:
+            return
+        for label, (ours, theirs) in enumerate(zip(self.names, self.teacher, strict=False)):
+            if ours and theirs and ours != theirs:
+                logger.warning(
+                    "class %d is '%s' in %s, but '%s' to the teacher: its own scores mean nothing",
+                    *(label, ours, self.source, theirs),
+                )
+                return
+
+
+def common_classes(runs: Sequence[Classes]) -> Classes:
+    """Returns the classes that runs share which are tested on the same images.
+
+    Raises:
+        UsageError: their checkpoints name them differently.
+    """
+    for other in runs[1:]:
+        if None not in (runs[0].names, other.names) and runs[0].names != other.names:
+            raise UsageError(
+                f"--fused: {runs[0].source} and {other.source} name their classes differently: "
+                "test them separately"
+            )
+    return next((run for run in runs if run.names is not None), runs[0])

@@ -1,0 +1,67 @@
+"""`-adjust_lr`: learning rates times the number of processes, whoever sets them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from test_engine_stage import CPU, make_models, train_config
+
+from ladon.engine.stage import Stage
+
+STEPS = 4
+
+
+def learning_rates(scheduler, factor, optimizer=None):
+    """The first group's learning rate at every step of a stage."""
+    teacher, student = make_models()
+    section = train_config()["stage2"]
+    section["optimizer"] = optimizer or {"key": "SGD", "kwargs": {"lr": 0.02, "momentum": 0.9}}
+    section["scheduler"] = scheduler and scheduler | {"scheduling_step": 1}
+    section["num_epochs"] = 1
+    stage = Stage(section, student, teacher, STEPS, CPU, lr_factor=factor)
+    rates = []
+    for _ in range(STEPS):
+        rates.append(stage.learning_rates[0])
+        stage.optimizer.step()
+        if stage.scheduler is not None:
+            stage.scheduler.step()
+    stage.close()
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("key", "kwargs", "first"),
+    [
+        ("OneCycleLR", {"max_lr": 0.1}, 0.1 / 25),  # divided by div_factor's default
+        ("OneCycleLR", {"max_lr": [0.1]}, 0.1 / 25),
+        ("CyclicLR", {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 2}, 0.01),
+        ("StepLR", {"step_size": 2}, 0.02),
+        ("CosineAnnealingLR", {"T_max": 4}, 0.02),
+        ("LinearLR", {"start_factor": 0.5}, 0.01),
+        ("poly_lr_scheduler", {"power": 0.9}, 0.02),
+    ],
+)
+def test_every_rate_of_a_schedule_is_multiplied(key, kwargs, first):
+    alone, three = (learning_rates({"key": key, "kwargs": kwargs}, n) for n in (1.0, 3.0))
+    assert alone[0] == pytest.approx(first)
+    assert len(set(alone)) > 1
+    assert three == pytest.approx([3 * rate for rate in alone])
+
+
+def test_a_floor_stays_where_it_is():
+    scheduler = {"key": "CosineAnnealingLR", "kwargs": {"T_max": 3, "eta_min": 0.01}}
+    assert learning_rates(scheduler, 3.0)[0] == pytest.approx(0.06)
+    assert learning_rates(scheduler, 3.0)[-1] == pytest.approx(0.01)
+
+
+def test_an_optimizers_default_is_multiplied_too():
+    assert learning_rates(None, 4.0, {"key": "Adam", "kwargs": {}}) == [0.004] * STEPS
+
+
+def test_what_is_multiplied_is_said(caplog):
+    caplog.set_level(logging.INFO)
+    learning_rates({"key": "OneCycleLR", "kwargs": {"max_lr": 0.1}}, 1.0)
+    assert "-adjust_lr" not in caplog.text
+    learning_rates({"key": "OneCycleLR", "kwargs": {"max_lr": 0.1}}, 2.0)
+    assert "-adjust_lr: learning rates times 2: from 0.008 on" in caplog.messages
