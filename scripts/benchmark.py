@@ -20,8 +20,7 @@ from pathlib import Path
 from ladon.benchmark.parts import PARTS, ROOT, Bench, run_parts
 from ladon.cli import answer, prepare_process
 from ladon.process import run_script
-
-TASKS = ("image_classification", "object_detection", "semantic_segmentation")
+from ladon.tasks import TASKS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,7 +30,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to run")
-    add("--tasks", nargs="+", choices=TASKS, default=TASKS, help="of evaluation and roofline")
+    add(
+        "--tasks",
+        nargs="+",
+        choices=list(TASKS),
+        default=list(TASKS),
+        help="of evaluation and roofline",
+    )
     add("--quick", action="store_true", help="smallest sizes; such numbers mean nothing")
     add("--repeats", type=int, default=3, help="timed repeats of each way (default: 3)")
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")

@@ -23,20 +23,24 @@ import sys
 from ladon.cli import answer
 from ladon.process import run_script
 from ladon.report.tables import make_console
-from ladon.sweep import TASKS, Sweep, run_sweep, summary_table, task_script
+from ladon.sweep import PLACEHOLDER, Sweep, chosen_task, run_sweep, summary_table
+from ladon.tasks import TASKS
 
 
 def parse_args(argv: list[str] | None = None) -> Sweep:
-    """Splits the command line into the sweep's own flags and those of the task script."""
+    """Splits the command line into the sweep's own flags and those of the task script.
+
+    Raises:
+        UsageError: there is no such task.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    tasks = [*TASKS, *TASKS.values()]
-    parser.add_argument(
-        "--task", required=True, choices=tasks, metavar="TASK", help=", ".join(tasks)
-    )
+    names = [*(task.short_name for task in TASKS.values()), *TASKS]
+    known = f"{', '.join(names)}, or one that the config's dependencies register"
+    parser.add_argument("--task", required=True, metavar="TASK", help=known)
     parser.add_argument("--config", required=True, help="YAML path, with {beta} or a key beta")
     parser.add_argument(
         "--betas", required=True, nargs="+", metavar="BETA", help="in running order"
@@ -47,7 +51,7 @@ def parse_args(argv: list[str] | None = None) -> Sweep:
     parser.add_argument("--fused", action="store_true", help="all β at once, sharing data")
     args, passed_on = parser.parse_known_args(argv)
     return Sweep(
-        script=task_script(args.task),
+        task=chosen_task(args.task, args.config.replace(PLACEHOLDER, args.betas[0])),
         config=args.config,
         betas=tuple(args.betas),
         run_log=args.run_log,
@@ -61,8 +65,7 @@ def parse_args(argv: list[str] | None = None) -> Sweep:
 def main(argv: list[str] | None = None) -> int:
     """Runs the sweep; returns the exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    sweep = parse_args(argv)
-    return answer(lambda: _run(sweep))
+    return answer(lambda: _run(parse_args(argv)))
 
 
 def _run(sweep: Sweep) -> int:

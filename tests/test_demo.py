@@ -214,7 +214,7 @@ from pathlib import Path
 import demo, ladon.demo
 from ladon.demo import Part
 demo.draw_scenes = lambda root: None
-ladon.demo.task_script = lambda task: Path("patient.py")
+ladon.demo.task_command = lambda task: [sys.executable, "patient.py"]
 demo.make_parts = lambda: [Part(n, "classification", Path(f"configs/{n}.yaml")) for n in "ab"]
 demo.usable_cores = lambda: 2
 sys.exit(demo.main([]))

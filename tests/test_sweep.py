@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import ladon.sweep
 import sweep as sweep_script
 from ladon.errors import ConfigError, UsageError
 from ladon.paths import run_folder, run_log_path
-from ladon.sweep import Sweep, run_sweep, task_script
+from ladon.sweep import Sweep, run_sweep
+from ladon.tasks import TASKS
 
 SCRIPTS = Path(sweep_script.__file__).parent
 
@@ -36,12 +38,13 @@ def workplace(tmp_path, monkeypatch):
     for beta in ("0.32", "1.28", "5.12"):
         Path(f"configs/x/m-beta{beta}.yaml").write_text("{}")
     Path("stub.py").write_text(STUB)
+    monkeypatch.setattr(ladon.sweep, "task_command", lambda task: [sys.executable, "stub.py"])
     return tmp_path
 
 
 def make(**changes) -> Sweep:
     values = {
-        "script": Path("stub.py"),
+        "task": TASKS["image_classification"],
         "config": "configs/x/m-beta{beta}.yaml",
         "betas": ("0.32", "1.28", "5.12"),
         **changes,
@@ -129,7 +132,6 @@ def test_without_resume_nothing_is_skipped(workplace):
         ({"config": "configs/x/m-beta0.32.yaml"}, ["--config", "needs {beta}"]),
         ({"run_log": "out/log.txt"}, ["--run_log 'out/log.txt' needs {beta}"]),
         ({"passed_on": ("stray",)}, ["'stray' belongs to no flag"]),
-        ({"script": Path("none.py")}, ["no such task script"]),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(workplace, changes, messages):
@@ -201,7 +203,8 @@ def test_arguments_are_split():
         "--device cpu --set a.b=c --iou_types bbox segm -log_config"
     )
     sweep = sweep_script.parse_args(arguments.split())
-    assert sweep.script == SCRIPTS / "object_detection.py" == task_script("object_detection")
+    assert sweep.task is TASKS["object_detection"]
+    assert sweep.command("0.32")[:2] == [sys.executable, str(SCRIPTS / "object_detection.py")]
     assert sweep.betas == ("0.32", "1.28")
     assert (sweep.test_only, sweep.resume) == (True, False)
     assert " ".join(sweep.passed_on) == (
@@ -210,7 +213,6 @@ def test_arguments_are_split():
 
 
 def test_script_prints_the_table_and_the_next_command(workplace, monkeypatch, capfd):
-    monkeypatch.setattr(sweep_script, "task_script", lambda task: Path("stub.py"))
     monkeypatch.setenv("FAIL", "1.28")
     arguments = ["--task", "classification", "--config", "configs/x/m-beta{beta}.yaml"]
     assert sweep_script.main([*arguments, "--betas", "0.32", "1.28"]) == 1
@@ -221,6 +223,8 @@ def test_script_prints_the_table_and_the_next_command(workplace, monkeypatch, ca
     assert err == "error: failed: β 1.28\n"
     assert sweep_script.main([*arguments, "--betas", "0.32", "x"]) == 2
     assert capfd.readouterr().err == "error: β must be a number above 0, not 'x'\n"
+    assert sweep_script.main(["--task", "depth", *arguments[2:], "--betas", "0.32"]) == 2
+    assert "error: no task is called 'depth' (known are image_class" in capfd.readouterr().err
 
 
 # saves its state when told to stop, like a task script, and notes how often it was told
@@ -240,8 +244,8 @@ sys.exit(128 + told[0])
 SWEEP_MAIN = """\
 import sys
 from pathlib import Path
-import sweep
-sweep.task_script = lambda task: Path("stub.py")
+import sweep, ladon.sweep
+ladon.sweep.task_command = lambda task: [sys.executable, "stub.py"]
 sys.exit(sweep.main(sys.argv[1:]))
 """
 

@@ -27,15 +27,11 @@ from ladon.cli import build_parser, prepare_process
 from ladon.config import load_config
 from ladon.errors import UsageError
 from ladon.paths import run_folder, run_log_path
+from ladon.tasks import TASKS, Task, find_task
 
 logger = logging.getLogger(__name__)
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-TASKS = {
-    "classification": "image_classification",
-    "detection": "object_detection",
-    "segmentation": "semantic_segmentation",
-}
 PLACEHOLDER = "{beta}"
 _BETA_IN_NAME = re.compile(r"beta\d+(\.\d+)?")
 
@@ -43,9 +39,29 @@ Runner = Callable[[list[str]], int]
 """Runs one command to its end and returns its exit code (-N: killed by signal N)."""
 
 
-def task_script(task: str) -> Path:
-    """The task's entry script, by the task's short or full name."""
-    return SCRIPTS / f"{TASKS.get(task, task)}.py"
+def task_command(task: str) -> list[str]:
+    """The first words of the command line that runs a task, by its full name."""
+    script = SCRIPTS / f"{task}.py"
+    if script.is_file():
+        return [sys.executable, str(script)]
+    return [sys.executable, "-m", "ladon.cli", task]  # a task of a user's own
+
+
+def chosen_task(name: str, config: str) -> Task:
+    """Returns a task by its name; one of a user's own after the config's modules are imported.
+
+    Args:
+        name: full or short.
+        config: path of a config of the sweep.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    known = {n for task in TASKS.values() for n in (task.name, task.short_name)}
+    if name not in known and Path(config).is_file():
+        prepare_process()
+        load_config(config).import_dependencies()
+    return find_task(name)
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,7 @@ class Sweep:
     """What to run.
 
     Args:
-        script: the task's entry script.
+        task: the task.
         config: path of a YAML file, with `{beta}` where β's text goes; without it, its key `beta`
             is set.
         betas: β as the user typed them; they name files.
@@ -64,7 +80,7 @@ class Sweep:
         passed_on: further arguments of the task script; `{beta}` in them is β's text, too.
     """
 
-    script: Path
+    task: Task
     config: str
     betas: tuple[str, ...]
     run_log: str | None = None
@@ -91,13 +107,12 @@ class Sweep:
             problems.append(f"no such config file: {', '.join(missing)}")
         elif self.sets_beta and not problems:
             problems += self._problems_of_one_config()
-        if not self.script.is_file():
-            problems.append(f"no such task script: {self.script}")
         if self.passed_on and not self.passed_on[0].startswith("-"):
             problems.append(f"'{self.passed_on[0]}' belongs to no flag")
-        if self.fused and not self.test_only and self.script.stem != TASKS["classification"]:
+        if self.fused and not self.test_only and not self.task.can_share_teacher:
+            fused = ", ".join(task.short_name for task in TASKS.values() if task.can_share_teacher)
             problems.append(
-                "--fused trains classification only: the models of other tasks stand on a frozen "
+                f"--fused trains {fused} only: the models of other tasks stand on a frozen "
                 "body per β and have no teacher to share; leave it out, or add -test_only"
             )
         if problems:
@@ -150,7 +165,11 @@ class Sweep:
 
     def command(self, beta: str) -> list[str]:
         """The command line of one β, for the interpreter that runs this one."""
-        command = [sys.executable, str(self.script), "--config", self.config_of(beta)]
+        return [*task_command(self.task.name), *self.arguments(beta)]
+
+    def arguments(self, beta: str) -> list[str]:
+        """The task script's arguments of one β."""
+        command = ["--config", self.config_of(beta)]
         run_log = self.run_log_of(beta)
         if run_log:
             command += ["--run_log", run_log]
@@ -331,15 +350,15 @@ def _run_fused(sweep: Sweep, announce: Callable[[str], None]) -> SweepResult:
     finished = [beta for beta in sweep.betas if sweep.resume and sweep.is_finished(beta)]
     for beta in finished:
         announce(f"β {beta}: already finished, skipped")
-    parser = build_parser(sweep.script.stem)
-    runs = {b: parser.parse_args(sweep.command(b)[2:]) for b in sweep.betas if b not in finished}
+    parser = build_parser(sweep.task)
+    runs = {b: parser.parse_args(sweep.arguments(b)) for b in sweep.betas if b not in finished}
     codes, start = {}, time.monotonic()
     if runs:
         announce(f"β {', '.join(runs)} together: {sweep.config}")
         prepare_process()
         from ladon.app import run_fused  # seconds of imports
 
-        codes = run_fused(sweep.script.stem, runs)
+        codes = run_fused(sweep.task, runs)
     seconds = time.monotonic() - start
     outcomes = [
         _outcome(sweep, beta, "skipped", "already finished")

@@ -15,7 +15,7 @@ import torch
 
 from ladon.benchmark.parts import ROOT, Bench
 from ladon.benchmark.results import Measurement, PartResult, Spread
-from ladon.benchmark.workload import CONFIGS, make_workload
+from ladon.benchmark.workload import SOURCES, make_workload
 from ladon.errors import LadonError
 from ladon.models import write_checkpoint
 
@@ -36,7 +36,7 @@ def measure(bench: Bench) -> PartResult:
     write_checkpoint(checkpoint, work.model, best_value=0.0)
     command = [
         *(sys.executable, str(ROOT / "scripts" / f"{_TASK}.py"), "-test_only", "-student_only"),
-        *("--config", str(ROOT / CONFIGS[_TASK]), "--device", bench.device),
+        *("--config", str(ROOT / SOURCES[_TASK].config), "--device", bench.device),
         *("--data_root", str(bench.folder / "data"), "--run_log", str(bench.folder / "run.txt")),
         *("--set", f"models.student_model.dst_ckpt={checkpoint}"),
     ]
