@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from ladon.choices import INPUTS, MODES, PRECISIONS
 from ladon.errors import DeviceError, LadonError, report
+from ladon.launch import make_parser
 from ladon.process import keep_freed_memory, launched_rank
 
 
@@ -27,8 +28,8 @@ def build_parser(task: str, *, legacy: bool = False) -> argparse.ArgumentParser:
         task: name of the task.
         legacy: take the legacy scripts' `--log` for `--run_log`, too.
     """
-    parser = argparse.ArgumentParser(
-        description=f"Train and test models for {task.replace('_', ' ')}, configured by YAML."
+    parser = make_parser(
+        task, f"Train and test models for {task.replace('_', ' ')}, configured by YAML."
     )
     add = parser.add_argument
     add("--config", required=True, help="YAML file of the experiment")
