@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -37,6 +38,29 @@ def test_the_pipfile_pins_what_the_package_asks_for():
         assert any(s.operator == "<" for s in asked[name]), f"{name}: the next major may break it"
     python = PIPFILE["requires"]["python_version"]
     assert SpecifierSet(PROJECT["requires-python"]).contains(python)
+
+
+def test_a_commit_is_checked_as_make_test_does_it():
+    (recipe,) = re.findall(r"^test: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), flags=re.M)
+    *checks, tests = [
+        line.strip().replace("$(RUN)", ".venv/bin/python") for line in recipe.splitlines()
+    ]
+    assert "pytest" in tests
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    # a hook is given the files, or looks at all of them by itself
+    ours = [hook["entry"].replace(" --force-exclude", " .") for hook in hooks]
+    assert ours == checks
+    assert {hook["language"] for hook in hooks} == {"system"}, "nothing is downloaded"
+
+
+def test_the_citation_is_readmes():
+    paper = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
+    names = [f"{a['family-names']}, {a['given-names']}" for a in paper["authors"]]
+    entry = (ROOT / "README.md").read_text().rpartition("```bibtex")[2]
+    shown = {"author": " and ".join(names), "title": paper["title"], "year": paper["year"]}
+    for key, value in (shown | {"booktitle": paper["collection-title"]}).items():
+        assert re.search(rf"{key} += \{{{re.escape(str(value))}\}}", entry), key
 
 
 @pytest.fixture
