@@ -12,7 +12,7 @@ from layouts import names_of_2022
 from test_ladon import single_models
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-import checkpoint as tool
+from ladon.commands import checkpoint as tool
 from ladon.models import build_model, read_checkpoint, update_bottleneck, write_checkpoint
 from ladon.models.build import freeze_batch_norm
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import report as report_script
+from ladon.commands import report as report_script
 from ladon.errors import UsageError
 from ladon.report.bd import bd_accuracy, bd_rate, deltas, overlap, pair_deltas
 from ladon.report.results import RunResult, Spread

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import report as report_script
+from ladon.commands import report as report_script
 from ladon.engine.evaluate import Evaluation
 from ladon.errors import UsageError
 from ladon.logs import set_up_logging

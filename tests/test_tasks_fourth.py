@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import ROOT
 
-import report as report_script
-import sweep as sweep_script
 from ladon.cli import main
 from ladon.engine.stage import Stage
 from ladon.models.checkpoint import read_checkpoint
@@ -108,12 +107,11 @@ def test_the_smallest_value_is_the_best_one_and_training_resumes(workplace, monk
 
 @pytest.mark.slow
 def test_it_is_swept_and_reported(workplace, monkeypatch, capsys):
-    search = [str(Path(sweep_script.__file__).parent), str(Path(__file__).parent)]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(search))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     arguments = ["--task", "depth", "--config", "depth-beta{beta}.yaml", "--betas", *BETAS]
     # a process of its own: nothing has registered the task there
     done = subprocess.run(
-        [sys.executable, sweep_script.__file__, *arguments, "--set", "train.num_epochs=1"],
+        [sys.executable, ROOT / "scripts" / "sweep.py", *arguments, "--set", "train.num_epochs=1"],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -127,11 +125,11 @@ def test_it_is_swept_and_reported(workplace, monkeypatch, capsys):
     assert all(run["key_metric"] == "rmse" for run in found)
     # as where nothing has imported the task's module: the runs tell how they are shown
     report = subprocess.run(
-        [sys.executable, report_script.__file__, *folders, "--out", "r.csv"],
+        [sys.executable, ROOT / "scripts" / "report.py", *folders, "--out", "r.csv"],
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": search[0]},
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": ""},
     )
     assert report.returncode == 0, report.stderr
     assert "Depth estimation: scenes/val" in report.stdout

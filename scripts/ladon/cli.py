@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from ladon.choices import INPUTS, MODES, PRECISIONS
 from ladon.errors import DeviceError, LadonError, report
 from ladon.flags import whole_number
+from ladon.launch import make_parser
 from ladon.process import keep_freed_memory, launched_rank
 from ladon.tasks import TASKS, Task, find_task
 
@@ -29,8 +30,8 @@ def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser
         task: the task.
         legacy: take the legacy scripts' `--log` for `--run_log`, too.
     """
-    parser = argparse.ArgumentParser(
-        description=f"Train and test models for {task.title.lower()}, configured by YAML."
+    parser = make_parser(
+        task.name, f"Train and test models for {task.title.lower()}, configured by YAML."
     )
     add = parser.add_argument
     add("--config", required=True, help="YAML file of the experiment")
@@ -185,9 +186,3 @@ def _leave_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-if __name__ == "__main__":  # python -m ladon.cli TASK --config …: a task without a script
-    from ladon.process import run_script
-
-    run_script(lambda: main(sys.argv[1], sys.argv[2:]))

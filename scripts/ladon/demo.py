@@ -21,8 +21,8 @@ from types import FrameType
 from typing import Any
 
 from ladon.config import load_config
+from ladon.launch import child_command
 from ladon.paths import run_folder, run_log_path
-from ladon.sweep import task_command
 from ladon.tasks import find_task
 
 SEED = 0
@@ -88,7 +88,7 @@ class Part:
     def command(self, data_root: str, *, resume: bool) -> list[str]:
         """Its command line."""
         return [
-            *(*task_command(find_task(self.task).name), "--config", str(self.config)),
+            *(*child_command(find_task(self.task).name), "--config", str(self.config)),
             *("--data_root", data_root, "--seed", str(SEED)),
             *(["--resume"] if resume else []),
         ]

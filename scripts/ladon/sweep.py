@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,25 +25,17 @@ from rich.table import Table
 from ladon.cli import build_parser, prepare_process
 from ladon.config import load_config
 from ladon.errors import UsageError
+from ladon.launch import child_command
 from ladon.paths import run_folder, run_log_path
 from ladon.tasks import TASKS, Task, find_task
 
 logger = logging.getLogger(__name__)
 
-SCRIPTS = Path(__file__).resolve().parents[1]
 PLACEHOLDER = "{beta}"
 _BETA_IN_NAME = re.compile(r"beta\d+(\.\d+)?")
 
 Runner = Callable[[list[str]], int]
 """Runs one command to its end and returns its exit code (-N: killed by signal N)."""
-
-
-def task_command(task: str) -> list[str]:
-    """The first words of the command line that runs a task, by its full name."""
-    script = SCRIPTS / f"{task}.py"
-    if script.is_file():
-        return [sys.executable, str(script)]
-    return [sys.executable, "-m", "ladon.cli", task]  # a task of a user's own
 
 
 def chosen_task(name: str, config: str) -> Task:
@@ -163,23 +154,19 @@ class Sweep:
         """The log file of one β."""
         return run_log_path(self.config_of(beta), self.run_log_of(beta))
 
-    def command(self, beta: str) -> list[str]:
-        """The command line of one β, for the interpreter that runs this one."""
-        return [*task_command(self.task.name), *self.arguments(beta)]
-
-    def arguments(self, beta: str) -> list[str]:
-        """The task script's arguments of one β."""
-        command = ["--config", self.config_of(beta)]
+    def flags(self, beta: str) -> list[str]:
+        """The task script's flags for one β."""
+        flags = ["--config", self.config_of(beta)]
         run_log = self.run_log_of(beta)
         if run_log:
-            command += ["--run_log", run_log]
+            flags += ["--run_log", run_log]
         if self.test_only:
-            command.append("-test_only")
+            flags.append("-test_only")
         elif self.resume:
-            command.append("--resume")
+            flags.append("--resume")
         if self.sets_beta:
-            command += ["--set", f"beta={beta}"]
-        return [*command, *(argument.replace(PLACEHOLDER, beta) for argument in self.passed_on)]
+            flags += ["--set", f"beta={beta}"]
+        return [*flags, *(argument.replace(PLACEHOLDER, beta) for argument in self.passed_on)]
 
     def is_finished(self, beta: str) -> bool:
         """True if β's run folder holds the result that this sweep would make.
@@ -339,7 +326,7 @@ def run_sweep(
             else:
                 announce(f"{position}: {sweep.config_of(beta)}")
                 start = time.monotonic()
-                code = (run or child)(sweep.command(beta))
+                code = (run or child)([*child_command(sweep.task.name), *sweep.flags(beta)])
                 judged = _judge(code, interrupted=child.signum is not None)
                 outcomes.append(_outcome(sweep, beta, *judged, time.monotonic() - start))
         return SweepResult(outcomes, child.signum)
@@ -351,7 +338,7 @@ def _run_fused(sweep: Sweep, announce: Callable[[str], None]) -> SweepResult:
     for beta in finished:
         announce(f"β {beta}: already finished, skipped")
     parser = build_parser(sweep.task)
-    runs = {b: parser.parse_args(sweep.arguments(b)) for b in sweep.betas if b not in finished}
+    runs = {b: parser.parse_args(sweep.flags(b)) for b in sweep.betas if b not in finished}
     codes, start = {}, time.monotonic()
     if runs:
         announce(f"β {', '.join(runs)} together: {sweep.config}")

@@ -14,7 +14,7 @@ from torchdistill.core.distillation import DistillationBox
 
 from ladon.benchmark.machine import clock_of, peak_device_mib, reset_peak
 from ladon.benchmark.pairing import against, alternate
-from ladon.benchmark.parts import ROOT, Bench
+from ladon.benchmark.parts import Bench, root
 from ladon.benchmark.results import PartResult
 from ladon.benchmark.workload import SOURCES, make_model, settle_batch_norm
 from ladon.choices import PRECISIONS
@@ -94,7 +94,7 @@ class Setting:
     @classmethod
     def make(cls, bench: Bench) -> Setting:
         """Everything follows from seeds."""
-        config = load_config(ROOT / SOURCES[_TASK].config)
+        config = load_config(root() / SOURCES[_TASK].config)
         config.import_dependencies()
         device = torch.device(bench.device)
         size = CUDA_BATCH if device.type == "cuda" else BATCH

@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_tensor
 
-from ladon.benchmark.parts import ROOT
+from ladon.benchmark.parts import root
 from ladon.config import Config, load_config
 from ladon.models import build_model, find_bottleneck, update_bottleneck
 from ladon.tasks import TASKS, Task
@@ -227,7 +227,7 @@ def make_workload(task: str, folder: Path, num_images: int) -> Workload:
     """
     source = SOURCES[task]
     source.write(folder, photos(*(_SIZES[n % len(_SIZES)] for n in range(num_images))))
-    config = load_config(ROOT / source.config, data_root=str(folder))
+    config = load_config(root() / source.config, data_root=str(folder))
     config.import_dependencies()
     model = make_model(config, task)
     if task == "object_detection":

@@ -1,4 +1,4 @@
-"""The results of the paper's repository, shipped as resource/published/results.csv."""
+"""The results of the paper's repository, shipped as ladon/published/results.csv."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import csv
 from pathlib import Path
 
 from ladon.errors import UsageError
+from ladon.launch import PACKAGE
 from ladon.report.logs import NO_TEST
 from ladon.report.results import PRETTY_NAMES, RunCollection, RunResult, Spread
 from ladon.tasks import TASKS
 
-PUBLISHED = Path(__file__).resolve().parents[3] / "resource" / "published" / "results.csv"
+PUBLISHED = PACKAGE / "published" / "results.csv"
 
 
 def read_published(path: Path = PUBLISHED) -> RunCollection:
