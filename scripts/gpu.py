@@ -1,76 +1,7 @@
-"""Tests and times everything on a CUDA GPU, in one go: `make gpu`, or with any Python
+"""Tests and times everything on a CUDA GPU: `python scripts/gpu.py --help`."""
 
-    python scripts/gpu.py                     # about 6 minutes on a data-centre GPU
-    python scripts/gpu.py --out DIR --only tests
-    python scripts/gpu.py --minutes 10
-
-Writes gpu.json and gpu.txt into a folder (default: resource/benchmarks/gpu-MACHINE), again after
-each step: a run that is killed leaves what was done. The steps' own files and output lie beside
-them, under steps.
-Exit code: 0 all green, 1 something failed or did not fit into the time, 2 wrong usage or no GPU.
-"""
-
-from __future__ import annotations
-
-import argparse
-import sys
-from pathlib import Path
-
-from ladon.benchmark.suite import STEPS, Report, plan, run_plan
-from ladon.cli import answer, prepare_process
+from ladon.commands.gpu import main
 from ladon.process import run_script
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--out", type=Path, metavar="DIR", help="(default: resource/benchmarks/gpu-MACHINE)")
-    add("--only", nargs="+", choices=STEPS, default=STEPS, help="some of the steps")
-    add("--minutes", type=float, default=6.0, help="what all of it may take (default: 6)")
-    args = parser.parse_args(argv)
-    if not args.minutes > 0:
-        parser.error("--minutes must be above 0")
-    return args
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the suite; returns the exit code."""
-    args = parse_args(argv)
-    prepare_process()
-    try:
-        import torch
-    except ImportError as error:
-        print(f"error: torch cannot be imported: {error}", file=sys.stderr)
-        return 2
-    if not torch.cuda.is_available():
-        print("error: this machine has no CUDA device that torch can use", file=sys.stderr)
-        return 2
-    return answer(lambda: _run(args))
-
-
-def _run(args: argparse.Namespace) -> int:
-    from ladon.benchmark.machine import describe_gpu, machine_slug, package_versions
-    from ladon.benchmark.parts import ROOT
-    from ladon.errors import UsageError
-
-    machine = describe_gpu()
-    folder = args.out or ROOT / "resource" / "benchmarks" / f"gpu-{machine_slug(machine)}"
-    folder, steps = folder.resolve(), folder.resolve() / "steps"
-    try:
-        steps.mkdir(parents=True, exist_ok=True)
-        for old in steps.iterdir():  # a step that is killed must not find an earlier run's result
-            old.unlink()
-    except OSError as error:
-        raise UsageError(f"--out {folder}: cannot be written ({error.strerror})") from error
-    report = Report(machine, package_versions())
-    wanted = plan(steps, args.only)
-    run_plan(wanted, report, folder, 60 * args.minutes, lambda line: print(line, flush=True))
-    print(f"{'all green' if report.is_green else 'red'}: {folder / 'gpu.txt'}")
-    return 0 if report.is_green else 1
-
 
 if __name__ == "__main__":
     run_script(main)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tiny import Lab
 
-import sweep as sweep_script
+from ladon.commands import sweep as sweep_script
 
 BETAS = ("0.32", "5.12")
 SHARED_TIMES = {"wall_time_s", "loading_s", "network_s", "images_per_s"}

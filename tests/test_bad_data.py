@@ -25,7 +25,7 @@ from ladon.data.loaders import (
 )
 from ladon.data.samplers import image_size
 from ladon.errors import DataError
-from ladon.tasks.classification import Accuracy
+from ladon.metrics.accuracy import Accuracy
 
 
 @pytest.mark.parametrize("by", ["flag", "variable", "config"])

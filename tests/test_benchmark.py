@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 from test_models import splittable
 
-import benchmark
 from ladon.benchmark import evaluation, parts, throughput
 from ladon.benchmark.agreement import agreement
 from ladon.benchmark.codec import Rate, check_payloads
@@ -33,6 +32,7 @@ from ladon.benchmark.results import (
 from ladon.benchmark.roofline import model_parts
 from ladon.benchmark.table import part_sheet, spread_text
 from ladon.benchmark.workload import Workload
+from ladon.commands import benchmark
 from ladon.errors import LadonError, UsageError
 from ladon.report.render import print_sheet
 

@@ -12,7 +12,7 @@ from layouts import names_of_2022
 from test_ladon import single_models
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-import checkpoint as tool
+from ladon.commands import checkpoint as tool
 from ladon.models import build_model, read_checkpoint, update_bottleneck, write_checkpoint
 from ladon.models.build import freeze_batch_norm
 
@@ -44,9 +44,7 @@ def test_inspect_tells_task_backbone_channels_and_beta(tmp_path, capsys, head):
 
 
 def test_inspect_of_a_teacher(tmp_path, capsys):
-    model = build_model(
-        {"key": "resnet50", "kwargs": {"num_classes": 7}}, "image_classification", "x"
-    )
+    model = build_model({"key": "resnet50", "kwargs": {"num_classes": 7}}, "classification", "x")
     torch.save(model.state_dict(), tmp_path / "r.pth")
     found = inspected(tmp_path / "r.pth", capsys)
     assert found["kind"] == "model without bottleneck, weights"
@@ -63,7 +61,7 @@ def test_inspect_knows_resnest(tmp_path, capsys):
             "bottleneck_config": {"key": "FPBasedResNetBottleneck", "kwargs": {}},
         },
     }
-    model = freeze_batch_norm(build_model(section, "image_classification", "x"))
+    model = freeze_batch_norm(build_model(section, "classification", "x"))
     write_checkpoint(tmp_path / "n.pt", model)
     found = inspected(tmp_path / "n.pt", capsys)
     assert (found["backbone"], found["updated"]) == ("resnest14d", False)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import runpy
 import time
 from pathlib import Path
 
 import pytest
 from data_config.helpers import GOOD, error_of, load, problems_of, write
 
+from ladon.commands.validate import parse_args, validate
 from ladon.config import find_config_files, load_config, validate_config
 from ladon.errors import ConfigError, UsageError
 
@@ -227,7 +227,6 @@ def test_binary_files(tmp_path, content):
 
 
 def test_validate_takes_a_deep_override_for_what_it_is(tmp_path):
-    validate = runpy.run_path(str(ROOT / "scripts" / "validate.py"))
     deep = json.dumps({"a": 1})[:-1] + ', "b": ' + "[" * 5000 + "]" * 5000 + "}"
     with pytest.raises(UsageError, match="--json"):
-        validate["validate"](validate["parse_args"]([str(GOOD), "--json", deep]))
+        validate(parse_args([str(GOOD), "--json", deep]))

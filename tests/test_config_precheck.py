@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import runpy
-
 import pytest
 import torch
 from data_config.helpers import GOOD, load, write
 from refusals import edited, line_of
-from tiny import ROOT
 
+from ladon.commands import validate
 from ladon.config import load_config
 from ladon.engine.hooked import HookedModel
 from ladon.engine.module_paths import PlacedSection, find_module
@@ -112,8 +110,7 @@ def test_a_teacher_without_weights(tmp_path):
 def test_file_and_line_are_those_of_the_path(tmp_path, capsys):
     path = write(tmp_path, GOOD.read_text())
     edited(path, "frozen_modules: ['layer2']", "frozen_modules:\n      - layer3\n      - layer9")
-    validate = runpy.run_path(str(ROOT / "scripts" / "validate.py"))
-    assert validate["main"]([str(path)]) == 2
+    assert validate.main([str(path)]) == 2
     first, count = capsys.readouterr().out.splitlines()
     line = line_of(path, "- layer9")
     expected = f"{path}:{line}: {STAGE1}.student.frozen_modules.1: the model has no module 'layer9'"

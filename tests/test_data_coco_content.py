@@ -15,8 +15,8 @@ from ladon.data.class_names import check_num_classes
 from ladon.data.coco import coco_dataset
 from ladon.data.coco_masks import instance_mask, run_lengths, shape_problem
 from ladon.errors import DataError
+from ladon.metrics.coco import CocoMetric
 from ladon.tasks import TASKS
-from ladon.tasks.detection import CocoMetric
 
 BOXES = ((0, [10, 10, 40, 40]), (0, [60, 60, 30, 30]), (1, [20, 20, 50, 50]), (1, [5, 70, 20, 20]))
 HUGE = 10**400
@@ -231,7 +231,7 @@ def test_a_set_without_annotations_has_nothing_to_compare_with(tmp_path):
     dataset = load(tmp_path, content() | {"annotations": []})
     assert dataset[0][1]["boxes"].shape == (0, 4)
     with pytest.raises(DataError, match=r"a.json has no annotations: there is nothing to compare"):
-        TASKS["object_detection"]().metric(dataset, {})
+        TASKS["object_detection"].metric(dataset, {})
 
 
 RUNS = {"size": [100, 100], "counts": [0, 4, 9996]}

@@ -13,13 +13,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny import Lab
+from tiny import ROOT, Lab
 
-import demo
+from ladon.commands import demo
 from ladon.config import load_config
 from ladon.demo import SEED, Children, Crew, Part
-
-ROOT = Path(demo.__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -211,10 +209,12 @@ sys.exit(128 + told[0])
 MAIN = """\
 import sys
 from pathlib import Path
-import demo, ladon.demo
+import ladon.demo
+from ladon.commands import demo
 from ladon.demo import Part
 demo.draw_scenes = lambda root: None
-ladon.demo.task_script = lambda task: Path("patient.py")
+ladon.demo.child_command = lambda name: [sys.executable, "patient.py"]
+demo.CONFIGS = Path("configs")
 demo.make_parts = lambda: [Part(n, "classification", Path(f"configs/{n}.yaml")) for n in "ab"]
 demo.usable_cores = lambda: 2
 sys.exit(demo.main([]))

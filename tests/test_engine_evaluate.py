@@ -114,7 +114,7 @@ def test_loader_workers_end_in_order(pictures, monkeypatch):
     model = detector()
     update_bottleneck(model)
     loader = {"collate_fn": "coco_collate_fn", "kwargs": {"batch_size": 2, "num_workers": 2}}
-    task = TASKS["object_detection"]()
+    task = TASKS["object_detection"]
     found = evaluate(model, pictures, loader, task, CPU, StopRequest(), mode="encode")
     assert found.num_images == 9
     for worker in workers:
@@ -130,7 +130,7 @@ def test_detection_of_mixed_sizes_does_not_depend_on_the_batch(pictures):
             model,
             pictures,
             {"collate_fn": "coco_collate_fn", "kwargs": {"batch_size": batch}},
-            TASKS["object_detection"](),
+            TASKS["object_detection"],
             CPU,
             StopRequest(),
         )

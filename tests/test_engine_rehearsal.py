@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_refused_before_a_run(capsys, assignments, parts):
 
 @pytest.mark.parametrize("task", ["image_classification", "semantic_segmentation"])
 def test_an_example_is_a_batch(task):
-    images, targets = TASKS[task]().example(torch.device("cpu"))
+    images, targets = TASKS[task].example(torch.device("cpu"))
     assert len(images) == len(targets) == 2
     assert targets.dtype == torch.int64
     if task == "image_classification":

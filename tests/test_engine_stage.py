@@ -37,7 +37,7 @@ class Pictures(Dataset):
 def make_models():
     torch.manual_seed(0)
     teacher = build_model(
-        {"key": "resnet18", "kwargs": {"num_classes": 3}}, "image_classification", "teacher"
+        {"key": "resnet18", "kwargs": {"num_classes": 3}}, "classification", "teacher"
     )
     student = build_model(
         {

@@ -190,7 +190,7 @@ def scores(monkeypatch, values):
     def evaluate_all(models, dataset, loader, task, *args, **kwargs):
         results = original(models, dataset, loader, task, *args, **kwargs)
         for found in results:
-            found.metrics[task.key_metric] = next(values)
+            found.metrics[task.decisive.key] = next(values)
         return results
 
     monkeypatch.setattr(train_module, "evaluate_all", evaluate_all)

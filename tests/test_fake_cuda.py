@@ -42,14 +42,14 @@ from ladon.engine.distributed import World
 from ladon.engine.losses import LossRecord
 from ladon.engine.plan import build_stage_section, read_plan
 from ladon.engine.stage import Stage
+from ladon.metrics.accuracy import Accuracy
+from ladon.metrics.confusion import ConfusionMatrix
 from ladon.models import bottleneck as bottleneck_module
 from ladon.models import build_model, find_bottleneck, use_own_noise
 from ladon.models.bottleneck import replaced, set_updated
 from ladon.models.inference import inference
 from ladon.models.precision import forward_only
 from ladon.tasks import TASKS
-from ladon.tasks.classification import Accuracy
-from ladon.tasks.segmentation import ConfusionMatrix
 
 TASK_OF = {
     "classification": "image_classification",
@@ -74,12 +74,12 @@ def built(family: str, key: str) -> nn.Module:
     """A model of a shipped family with random weights, on the CPU."""
     config = config_of(family)
     section = config.build(config.section(f"models.{key}"))
-    return build_model(section, TASK_OF[family], key, replaced=True)
+    return build_model(section, family, key, replaced=True)
 
 
 def three_headed() -> nn.Module:
     section = {"key": "ladon", **three_sections()}
-    return build_model(section, TASK_OF["classification"], "three heads", replaced=True)
+    return build_model(section, "classification", "three heads", replaced=True)
 
 
 class Models:
@@ -433,7 +433,7 @@ def test_what_does_not_wait_is_allowed(cuda):
 def metric_of(family: str) -> Any:
     if family == "segmentation":
         return ConfusionMatrix(CLASSES + 1)
-    return TASKS[TASK_OF[family]]().metric(None, {})
+    return TASKS[TASK_OF[family]].metric(None, {})
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ladon.data.class_names import check_num_classes, class_names
 from ladon.data.coco import coco_dataset
-from ladon.tasks.detection import CocoMetric
+from ladon.metrics.coco import CocoMetric
 
 SIDE = 24
 SQUARE = [4, 4, 14, 4, 14, 14, 4, 14]

@@ -191,9 +191,9 @@ def test_a_batch_is_launched_without_waiting(lab, monkeypatch, record_property, 
     trained(lab, family)
     config = load_config(lab.config(family))
     config.import_dependencies()
-    task = TASKS[SCRIPTS[family]]()
+    task = TASKS[SCRIPTS[family]]
     key = next(f"models.{s}" for s in task.student_sections if f"models.{s}" in config)
-    model = build_model(config.build(config.section(key)), task.name, key, replaced=True)
+    model = build_model(config.build(config.section(key)), task.model_kind, key, replaced=True)
     load_into(model, read_checkpoint(lab.checkpoint(family), "test"))
     model = model.to(device, memory_format=torch.channels_last).eval()
     images = torch.rand(4, 3, 96, 96, generator=torch.Generator().manual_seed(0)).to(device)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from tiny import ROOT
 
-import gpu
 from ladon.benchmark import suite
 from ladon.benchmark.parts import PARTS
 from ladon.benchmark.results import Measurement, PartResult, Results, Spread
 from ladon.benchmark.suite import Report, Step, _pytest, plan, read_junit, run_plan, run_step
+from ladon.commands import gpu
 
 TESTS_OF_ALL_KINDS = """
 import pytest

@@ -11,7 +11,8 @@ import torch
 from ladon.errors import CheckpointError
 from ladon.models import build_model, entropy_coding, update_bottleneck, write_checkpoint
 from ladon.models.describe import num_classes_of
-from ladon.models.ladon import ThreeHeadedLadon
+from ladon.models.input_size import encoder_input_size
+from ladon.models.ladon import HEADS, ThreeHeadedLadon
 from ladon.tasks import TASKS
 
 CHANNELS = 4
@@ -73,18 +74,11 @@ def sections(channels=CHANNELS, name="resnet18"):
     }
 
 
-TASK = {
-    "classification": "image_classification",
-    "detection": "object_detection",
-    "segmentation": "semantic_segmentation",
-}
-
-
 def single_models(**kwargs):
     """The three single-task models around one body, as our training makes them."""
     torch.manual_seed(0)
     models = {
-        head: build_model(section, TASK[head], head) for head, section in sections(**kwargs).items()
+        head: build_model(section, head, head) for head, section in sections(**kwargs).items()
     }
     with torch.no_grad():
         for module in models["classification"].modules():
@@ -116,7 +110,7 @@ def three_headed(paths, **values):
         kwargs = section[head]["kwargs"]
         kwargs.pop("backbone_config")
         kwargs["start_ckpt_file_path"] = str(paths[head])
-    return build_model(section, "image_classification", "models.model").eval()
+    return build_model(section, "classification", "models.model").eval()
 
 
 def picture(size=(96, 96)):
@@ -162,18 +156,18 @@ def test_one_encode_for_three_answers(tmp_path):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("task", list(TASK.values()))
+@pytest.mark.parametrize("task", list(TASKS.values()))
 def test_tasks_take_their_own_head(tmp_path, task):
     ladon = three_headed(saved(single_models(), tmp_path))
-    adapter = TASKS[task]()
-    answer = adapter.predict(ladon, [picture()])
-    if task == "image_classification":
+    ladon.answering = task.model_kind
+    answer = task.predict(ladon, [picture()])
+    if task.name == "image_classification":
         assert answer.shape == (1, 10)
-    elif task == "object_detection":
+    elif task.name == "object_detection":
         assert set(answer[0]) == {"boxes", "labels", "scores"}
     else:
         assert answer.shape == (1, 5, 96, 96)
-    assert adapter.input_size(picture((70, 120)), ladon) == (64, 96)
+    assert encoder_input_size(picture((70, 120)), ladon) == (64, 96)
 
 
 def test_statistics_that_moved_are_named_and_the_classifiers_body_is_used(tmp_path, caplog):
@@ -207,7 +201,7 @@ def test_weights_of_another_body_are_a_loud_warning(tmp_path, caplog):
 def test_checkpoints_whose_bodies_do_not_fit_are_refused(tmp_path, other):
     """Another C, another backbone."""
     paths = saved(single_models(), tmp_path)
-    odd = build_model(sections(**other)["detection"], "object_detection", "x")
+    odd = build_model(sections(**other)["detection"], "detection", "x")
     write_checkpoint(paths["detection"], odd)
     with pytest.raises(CheckpointError, match=r"detection.pt: made for another model"):
         three_headed(paths)
@@ -219,7 +213,7 @@ def test_a_head_on_another_layer_is_no_other_backbone(tmp_path):
     own = sections()
     on_layer2 = {"return_layer_dict": {"layer2": "out", "layer3": "aux"}, "num_input_channels": 128}
     own["segmentation"]["kwargs"] |= on_layer2
-    segmenter = build_model(own["segmentation"], "semantic_segmentation", "x")
+    segmenter = build_model(own["segmentation"], "segmentation", "x")
     write_checkpoint(paths["segmentation"], segmenter)
     with pytest.raises(CheckpointError) as caught:
         three_headed(paths, own_segmentation=on_layer2)
@@ -233,11 +227,11 @@ def test_names_of_classes_and_their_number_are_each_heads_own(tmp_path):
     ladon = three_headed(paths)
     assert ladon.class_names["classification"] == names
     assert ladon.class_names["detection"] is None
-    found = {head: num_classes_of(ladon.head_state(head)) for head in TASK}
+    found = {head: num_classes_of(ladon.head_state(head)) for head in HEADS}
     assert found == {"classification": 10, "detection": 4, "segmentation": 5}
 
 
-@pytest.mark.parametrize("head", list(TASK))
+@pytest.mark.parametrize("head", HEADS)
 def test_every_checkpoint_must_be_there(tmp_path, head):
     """The published code scored random weights."""
     paths = saved(single_models(), tmp_path)

@@ -11,6 +11,7 @@ from ladon.cli import build_parser
 from ladon.config import Lazy, find_config_files, load_config
 from ladon.config.build import lazy_target
 from ladon.paths import run_folder, run_log_path
+from ladon.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 CURRENT, LEGACY = ROOT / "configs", ROOT / "legacy" / "configs"
@@ -110,10 +111,10 @@ def test_models_and_losses_are_built_alike(name):
 
     import ladon.engine.stage  # noqa: F401  (registers what losses name)
     from ladon.engine.plan import build_stage_section, read_plan
-    from ladon.models.architecture import TASK_OF, tensors
+    from ladon.models.architecture import tensors
     from ladon.models.build import build_model, on_meta_device
 
-    task = {"i": "classification", "c": "detection", "p": "segmentation"}[name[0]]
+    kind = {"i": "classification", "c": "detection", "p": "segmentation"}[name[0]]
     found = []
     for root in (LEGACY, CURRENT):
         config = load_config(root / name)
@@ -121,7 +122,7 @@ def test_models_and_losses_are_built_alike(name):
         key = "models.student_model" if "models.student_model" in config else "models.model"
         with on_meta_device():
             section = config.build(config.section(key))
-            model = tensors(build_model(section, TASK_OF[task], key, replaced=True))
+            model = tensors(build_model(section, kind, key, replaced=True))
         losses = []
         for stage in read_plan(config).stages if "train" in config else ():
             criterion = build_stage_section(config, stage)["criterion"]
@@ -143,13 +144,15 @@ def test_legacy_flags(script):
     published = ["--config", "c.yaml", "--log", "x/y.txt", "--json", '{"a": 1}', "--device", "cpu"]
     published += ["--start_epoch", "1", "--seed", "3", "-test_only", "-student_only", "-no_dp_eval"]
     published += ["-log_config", "--world_size", "2", "--dist_url", "env://", "-adjust_lr"]
-    args = build_parser(script, legacy=True).parse_args(published)
+    args = build_parser(TASKS[script], legacy=True).parse_args(published)
     assert args.run_log == "x/y.txt"
     assert (args.json, args.seed, args.start_epoch, args.world_size) == ({"a": 1}, 3, 1, 2)
-    args = build_parser(script, legacy=True).parse_args(["--config", "c", "--run_log", "z.txt"])
+    args = build_parser(TASKS[script], legacy=True).parse_args(
+        ["--config", "c", "--run_log", "z.txt"]
+    )
     assert args.run_log == "z.txt"
     with pytest.raises(SystemExit):
-        build_parser(script).parse_args(["--config", "c.yaml", "--log", "y.txt"])
+        build_parser(TASKS[script]).parse_args(["--config", "c.yaml", "--log", "y.txt"])
 
 
 @pytest.mark.parametrize(

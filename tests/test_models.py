@@ -36,17 +36,17 @@ from ladon.models.encoder import encode_latent
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = {
     "ilsvrc2012": (
-        "image_classification",
+        "classification",
         "student_model",
         "configs/ilsvrc2012/ladon/splittable_resnet50-fp-beta0.32_from_resnet50.yaml",
     ),
     "coco2017": (
-        "object_detection",
+        "detection",
         "model",
         "configs/coco2017/ladon/faster_rcnn_splittable_resnet50-fp-beta0.32_fpn.yaml",
     ),
     "pascal_voc2012": (
-        "semantic_segmentation",
+        "segmentation",
         "model",
         "configs/pascal_voc2012/ladon/deeplabv3_splittable_resnet50-fp-beta0.32_two_stages.yaml",
     ),
@@ -73,19 +73,19 @@ def splittable(channels=4, name="resnet18", classes=3, bottleneck=None, **kwargs
         **kwargs,
     }
     torch.manual_seed(0)
-    return build_model(section, "image_classification", "models.student_model")
+    return build_model(section, "classification", "models.student_model")
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "resnest269e"])
 @pytest.mark.parametrize("dataset", FAMILIES)
 def test_tensors_are_the_published_ones(dataset, backbone):
-    task, section, path = FAMILIES[dataset]
+    kind, section, path = FAMILIES[dataset]
     config = load_config(ROOT / path.replace("resnet50", backbone))
     built = config.build(config.section(f"models.{section}"))
     before = repr(built)
     # weightless where it is large: names and shapes are the same
     with on_meta_device() if backbone == "resnest269e" else contextlib.nullcontext():
-        model = build_model(built, task, f"models.{section}", replaced=True)
+        model = build_model(built, kind, f"models.{section}", replaced=True)
     published = published_tensors(dataset, backbone)
     assert len(published) > 300
     assert differences(model, published) == []
@@ -236,7 +236,7 @@ def test_frozen_batch_norm_equals_batch_norm_in_eval_mode():
 
 def test_unknown_model_is_a_config_error():
     with pytest.raises(ConfigError, match=r"^models\.x: "):
-        build_model({"key": "resnet51", "kwargs": {}}, "image_classification", "models.x")
+        build_model({"key": "resnet51", "kwargs": {}}, "classification", "models.x")
 
 
 def coded(channels=4):

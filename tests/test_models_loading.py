@@ -338,7 +338,7 @@ def test_original_weights_are_looked_at_too(tmp_path):
         },
     }
     torch.save(source.state_dict(), tmp_path / "a.pt")
-    built = build_model(section, "image_classification", "x")
+    built = build_model(section, "classification", "x")
     assert torch.equal(built.fc.weight, source.fc.weight)
     for change, expected in (
         (lambda t: t * math.nan, "fc.weight holds 1,536 of 1,536"),
@@ -348,7 +348,7 @@ def test_original_weights_are_looked_at_too(tmp_path):
         state["fc.weight"] = change(state["fc.weight"])
         torch.save(state, tmp_path / "a.pt")
         with pytest.raises(CheckpointError, match=expected):
-            build_model(section, "image_classification", "x")
+            build_model(section, "classification", "x")
 
 
 # ---- writing ----------------------------------------------------------------------------------

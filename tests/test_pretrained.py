@@ -29,7 +29,7 @@ def offline(monkeypatch, tmp_path):
 def test_torchvisions_file_is_named(offline):
     section = {"key": "mobilenet_v2", "kwargs": {"weights": "IMAGENET1K_V1"}}
     with pytest.raises(CheckpointError) as caught:
-        build_model(section, "image_classification", "models.model")
+        build_model(section, "classification", "models.model")
     assert f"put it at {offline / 'mobilenet_v2-b0353104.pth'}" in str(caught.value)
     assert str(caught.value).startswith("models.model: ")
 
@@ -37,7 +37,7 @@ def test_torchvisions_file_is_named(offline):
 def test_detectors_file_is_named(offline):
     section = {"key": "ssd300_vgg16", "kwargs": {"weights": "COCO_V1", "num_classes": 91}}
     with pytest.raises(CheckpointError, match=r"ssd300_vgg16_coco-b556d3b4\.pth"):
-        build_model(section, "object_detection", "models.model")
+        build_model(section, "detection", "models.model")
 
 
 def test_timms_published_file_is_named_and_found(offline):
@@ -61,7 +61,7 @@ def test_a_local_file_gives_timm_its_weights(offline, tmp_path, monkeypatch):
     state = timm.create_model("resnest14d").state_dict()
     torch.save(state, offline / "small.pth")
     section = {"key": "resnest14d", "kwargs": {"pretrained": True, "num_classes": 1000}}
-    model = build_model(section, "image_classification", "models.teacher_model")
+    model = build_model(section, "classification", "models.teacher_model")
     assert torch.equal(model.fc.weight, state["fc.weight"])
 
 
@@ -71,4 +71,4 @@ def test_a_hub_that_cannot_be_reached_is_one_line(offline, monkeypatch):
     monkeypatch.setitem(pretrained._TIMM_FILES, "resnest14d", "small.pth")
     section = {"key": "resnest14d", "kwargs": {"pretrained": True}}
     with pytest.raises(CheckpointError, match=rf"put it at {offline}/small\.pth"):
-        build_model(section, "image_classification", "models.teacher_model")
+        build_model(section, "classification", "models.teacher_model")

@@ -347,7 +347,7 @@ def test_data_size_is_what_sc2bench_records():
         },
     }
     torch.manual_seed(0)
-    model = build_model(section, "image_classification", "models.student_model").eval()
+    model = build_model(section, "classification", "models.student_model").eval()
     spread_latent(model)
     update_bottleneck(model)
     model.to(memory_format=torch.channels_last)

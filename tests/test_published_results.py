@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import draw_architecture
-import report as report_script
+from ladon.commands import draw_architecture
+from ladon.commands import report as report_script
 from ladon.errors import UsageError
 from ladon.report.compare import Tolerance, compare
 from ladon.report.published import PUBLISHED, read_published

@@ -127,4 +127,4 @@ def test_published_pretrained_flags_build_without_noise():
     section = {"key": "lraspp_mobilenet_v3_large", "kwargs": kwargs}
     with on_meta_device(), warnings.catch_warnings():
         warnings.simplefilter("error")
-        build_model(section, "semantic_segmentation", "models.model", replaced=True)
+        build_model(section, "segmentation", "models.model", replaced=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import report as report_script
+from ladon.commands import report as report_script
 from ladon.errors import UsageError
 from ladon.report.render import csv_text, latex_document, latex_escape, markdown_document
 from ladon.report.runs import collect_runs, read_metrics

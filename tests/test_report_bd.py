@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-import report as report_script
+from ladon.commands import report as report_script
 from ladon.errors import UsageError
 from ladon.report.bd import bd_accuracy, bd_rate, deltas, overlap, pair_deltas
 from ladon.report.results import RunResult, Spread
 from ladon.report.series import DATA_SIZE, Series
+from ladon.tasks import TASKS
 
 SIZES, SCORES = (5.0, 10.0, 20.0, 40.0, 80.0), (60.0, 66.0, 70.0, 72.0, 73.0)
 
@@ -20,6 +21,7 @@ def sweep(sizes, scores, label="mine", task="image_classification") -> Series:
             run=Path("x"),
             role="student",
             task=task,
+            view=TASKS[task].view,
             mode="test",
             name=label,
             config=None,

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-import report as report_script
+from ladon.commands import report as report_script
 from ladon.engine.evaluate import Evaluation
 from ladon.errors import UsageError
 from ladon.logs import set_up_logging
+from ladon.metrics.accuracy import Accuracy
+from ladon.metrics.confusion import ConfusionMatrix
+from ladon.metrics.names import COCO_STATS
 from ladon.report.logs import NO_TEST, read_log
 from ladon.report.results import Spread
 from ladon.report.runs import collect_runs
-from ladon.tasks.classification import Accuracy
-from ladon.tasks.detection import STAT_NAMES
-from ladon.tasks.segmentation import ConfusionMatrix
 
 OLD = "2023-02-16 18:25:14,754\tINFO\t__main__\t"
 NEW = "2026/11/23 16:59:25\tINFO\tladon.app\t"
@@ -84,7 +84,7 @@ def test_old_detection_log_without_fpn_in_its_name(tmp_path):
         "Bottleneck size [KB]: mean 7.8 std 1.2 for 5000 samples",
     )
     (student,) = read_log(path)
-    assert list(student.metrics) == list(STAT_NAMES)
+    assert list(student.metrics) == list(COCO_STATS)
     assert student.metrics["AP"] == 0.2
     assert student.metrics["AP50"] == 0.201
     assert student.metrics["ARl"] == 0.211

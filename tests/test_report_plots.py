@@ -8,6 +8,7 @@ from ladon.report.labels import Box, keep_apart, place_labels
 from ladon.report.plots import published_figure, rate_accuracy_figure, save_figure
 from ladon.report.results import RunCollection, RunResult, Spread
 from ladon.report.series import DATA_SIZE, split_series
+from ladon.tasks import TASKS
 
 
 def result(beta: float | None = 0.32, score: float = 70.0, size: float | None = 1e4, **changes):
@@ -28,7 +29,7 @@ def result(beta: float | None = 0.32, score: float = 70.0, size: float | None = 
         "images_per_s": None,
         **changes,
     }
-    return RunResult(**values)
+    return RunResult(view=TASKS[values["task"]].view, **values)
 
 
 TEACHER = result(score=78.2, size=None, role="teacher")

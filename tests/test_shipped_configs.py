@@ -40,6 +40,16 @@ def test_every_shipped_file_is_valid():
         check_config(config)
 
 
+def test_a_resolved_config_runs_as_it_is(tmp_path):
+    """As a run leaves it in its folder; own variables such as `backbone` are resolved in it."""
+    for file in find_config_files([CONFIGS, ROOT / "legacy" / "configs"])[::6]:
+        resolved = tmp_path / "config.yaml"
+        resolved.write_text(load_config(file).dump())
+        again = load_config(resolved)
+        check_config(again)
+        assert again.dump() == resolved.read_text()
+
+
 @pytest.mark.parametrize("dataset", NAMES)
 @pytest.mark.parametrize("beta", BETAS)
 def test_a_beta_file_says_beta_and_the_rest_follows(dataset, beta):

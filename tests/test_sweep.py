@@ -1,23 +1,22 @@
 """Sweeps over β, run folders, and the validation script (with stand-ins for what they start)."""
 
-import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import pytest
+from tiny import ROOT
 
-import sweep as sweep_script
+from ladon.commands import sweep as sweep_script
+from ladon.commands import validate
 from ladon.errors import ConfigError, UsageError
 from ladon.paths import run_folder, run_log_path
-from ladon.sweep import Sweep, run_sweep, task_script
-
-SCRIPTS = Path(sweep_script.__file__).parent
+from ladon.sweep import Sweep, run_sweep
+from ladon.tasks import TASKS
 
 # stands in for a task script: notes its arguments, fails for the β named in FAIL
 STUB = """\
@@ -36,12 +35,13 @@ def workplace(tmp_path, monkeypatch):
     for beta in ("0.32", "1.28", "5.12"):
         Path(f"configs/x/m-beta{beta}.yaml").write_text("{}")
     Path("stub.py").write_text(STUB)
+    monkeypatch.setattr("ladon.sweep.child_command", lambda name: [sys.executable, "stub.py"])
     return tmp_path
 
 
 def make(**changes) -> Sweep:
     values = {
-        "script": Path("stub.py"),
+        "task": TASKS["image_classification"],
         "config": "configs/x/m-beta{beta}.yaml",
         "betas": ("0.32", "1.28", "5.12"),
         **changes,
@@ -95,11 +95,11 @@ def test_runs_every_beta_in_order_and_goes_on_past_a_failure(workplace, monkeypa
 
 def test_command_substitutes_beta_as_typed(workplace):
     sweep = make(betas=("10.240",), run_log="out/{beta}/log.txt", test_only=True, resume=True)
-    assert sweep.command("10.240")[1:] == [
-        *("stub.py", "--config", "configs/x/m-beta10.240.yaml"),
+    assert sweep.flags("10.240") == [
+        *("--config", "configs/x/m-beta10.240.yaml"),
         *("--run_log", "out/10.240/log.txt", "-test_only"),
     ]
-    assert make(resume=True).command("0.32")[-1] == "--resume"
+    assert make(resume=True).flags("0.32")[-1] == "--resume"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,6 @@ def test_without_resume_nothing_is_skipped(workplace):
         ({"config": "configs/x/m-beta0.32.yaml"}, ["--config", "needs {beta}"]),
         ({"run_log": "out/log.txt"}, ["--run_log 'out/log.txt' needs {beta}"]),
         ({"passed_on": ("stray",)}, ["'stray' belongs to no flag"]),
-        ({"script": Path("none.py")}, ["no such task script"]),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(workplace, changes, messages):
@@ -183,7 +182,7 @@ def test_one_config_serves_several_betas(one_config, name, logs):
 
 def test_one_config_with_a_run_log_of_its_own(one_config):
     sweep = make(config=str(one_config), run_log="out/{beta}.txt")
-    assert sweep.command("1.28")[2:] == [
+    assert sweep.flags("1.28") == [
         *("--config", str(one_config), "--run_log", "out/1.28.txt", "--set", "beta=1.28")
     ]
 
@@ -201,7 +200,7 @@ def test_arguments_are_split():
         "--device cpu --set a.b=c --iou_types bbox segm -log_config"
     )
     sweep = sweep_script.parse_args(arguments.split())
-    assert sweep.script == SCRIPTS / "object_detection.py" == task_script("object_detection")
+    assert sweep.task is TASKS["object_detection"]
     assert sweep.betas == ("0.32", "1.28")
     assert (sweep.test_only, sweep.resume) == (True, False)
     assert " ".join(sweep.passed_on) == (
@@ -210,7 +209,6 @@ def test_arguments_are_split():
 
 
 def test_script_prints_the_table_and_the_next_command(workplace, monkeypatch, capfd):
-    monkeypatch.setattr(sweep_script, "task_script", lambda task: Path("stub.py"))
     monkeypatch.setenv("FAIL", "1.28")
     arguments = ["--task", "classification", "--config", "configs/x/m-beta{beta}.yaml"]
     assert sweep_script.main([*arguments, "--betas", "0.32", "1.28"]) == 1
@@ -221,6 +219,8 @@ def test_script_prints_the_table_and_the_next_command(workplace, monkeypatch, ca
     assert err == "error: failed: β 1.28\n"
     assert sweep_script.main([*arguments, "--betas", "0.32", "x"]) == 2
     assert capfd.readouterr().err == "error: β must be a number above 0, not 'x'\n"
+    assert sweep_script.main(["--task", "depth", *arguments[2:], "--betas", "0.32"]) == 2
+    assert "error: no task is called 'depth' (known are image_class" in capfd.readouterr().err
 
 
 # saves its state when told to stop, like a task script, and notes how often it was told
@@ -240,8 +240,9 @@ sys.exit(128 + told[0])
 SWEEP_MAIN = """\
 import sys
 from pathlib import Path
-import sweep
-sweep.task_script = lambda task: Path("stub.py")
+import ladon.sweep
+from ladon.commands import sweep
+ladon.sweep.child_command = lambda name: [sys.executable, "stub.py"]
 sys.exit(sweep.main(sys.argv[1:]))
 """
 
@@ -252,7 +253,7 @@ def test_a_signal_reaches_the_child_and_stops_the_sweep(workplace, signum):
     arguments = ["--task", "classification", "--config", "configs/x/m-beta{beta}.yaml"]
     process = subprocess.Popen(
         [sys.executable, "-c", SWEEP_MAIN, *arguments, "--betas", "0.32", "1.28"],
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS), "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "PYTHONIOENCODING": "utf-8"},
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
@@ -275,26 +276,24 @@ def test_a_signal_reaches_the_child_and_stops_the_sweep(workplace, signum):
 
 @pytest.fixture
 def validate_script(monkeypatch):
-    """scripts/validate.py on a stand-in for `ladon.config`."""
+    """`validate` on stand-ins for what it asks of `ladon.config`."""
 
     def load_config(path, overrides=None, assignments=(), data_root=None):
         if "unreadable" in str(path):
             raise ConfigError(f"{path}:1: not YAML")
         return path
 
-    config = types.ModuleType("ladon.config")
-    config.find_config_files = lambda paths: [Path(path) for path in paths if path != "empty"]
-    config.load_config = load_config
-    config.validate_config = lambda path: (
-        [f"{path}:3: a: 1", f"{path}:4: b: 2"] * ("bad" in str(path))
-    )
-    monkeypatch.setitem(sys.modules, "ladon.config", config)
-    built = types.ModuleType("ladon.engine.precheck")
-    built.Precheck = lambda: types.SimpleNamespace(check=lambda config: [])
-    monkeypatch.setitem(sys.modules, "ladon.engine.precheck", built)
-    monkeypatch.delitem(sys.modules, "validate", raising=False)
-    yield importlib.import_module("validate")
-    sys.modules.pop("validate", None)
+    stand_ins = {
+        "find_config_files": lambda paths: [Path(path) for path in paths if path != "empty"],
+        "load_config": load_config,
+        "validate_config": lambda path: (
+            [f"{path}:3: a: 1", f"{path}:4: b: 2"] * ("bad" in str(path))
+        ),
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(validate, name, stand_in)
+    monkeypatch.setattr("ladon.engine.precheck.Precheck.check", lambda self, config: [])
+    return validate
 
 
 def test_validate_reports_every_problem_of_every_file(validate_script, capsys):

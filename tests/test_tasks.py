@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ladon.errors import DataError
-from ladon.tasks.classification import Accuracy
-from ladon.tasks.segmentation import ConfusionMatrix
+from ladon.metrics.accuracy import Accuracy
+from ladon.metrics.confusion import ConfusionMatrix
 
 
 def test_accuracy_by_hand():

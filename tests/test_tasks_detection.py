@@ -18,8 +18,10 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from ladon.errors import DataError, UsageError
+from ladon.metrics.coco import CocoMetric
+from ladon.metrics.names import COCO_STATS
+from ladon.models.input_size import encoder_input_size
 from ladon.tasks import TASKS
-from ladon.tasks.detection import STAT_NAMES, CocoMetric
 
 # pycocotools' precision of a lone true positive is 1 / (1 + 2^-52); faster-coco-eval's is 1
 PRECISION_ERROR = 2.0**-52
@@ -111,7 +113,7 @@ def ladon_result(truth, outputs, targets, batch=3):
     for n in range(0, len(outputs), batch):
         metric.update(outputs[n : n + batch], targets[n : n + batch])
     values = metric.compute([metric.state()])
-    assert tuple(values) == STAT_NAMES
+    assert tuple(values) == COCO_STATS
     return list(values.values()), metric.lines(values)
 
 
@@ -325,12 +327,12 @@ class WithTransform(torch.nn.Module):
 @pytest.mark.parametrize("size", [(480, 640), (640, 427), (333, 500), (100, 100), (37, 900)])
 def test_input_size_is_what_the_model_pads_to(size):
     """Only images that the model pads to one size share a batch."""
-    model, task = WithTransform(), TASKS["object_detection"]()
+    model = WithTransform()
     image = torch.rand(3, *size)
     padded, _ = model.transform([image])
-    assert task.input_size(image, model) == tuple(padded.tensors.shape[-2:])
+    assert encoder_input_size(image, model) == tuple(padded.tensors.shape[-2:])
 
 
 def test_other_iou_types_are_refused():
     with pytest.raises(UsageError, match="only bbox"):
-        TASKS["object_detection"]().metric(object(), {"iou_types": ["segm"]})
+        TASKS["object_detection"].metric(object(), {"iou_types": ["segm"]})

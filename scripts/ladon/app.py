@@ -42,6 +42,7 @@ from ladon.logs import set_up_logging
 from ladon.models import update_bottleneck
 from ladon.models.ladon import ThreeHeadedLadon
 from ladon.session import TEACHER, Session
+from ladon.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -49,28 +50,28 @@ logger = logging.getLogger(__name__)
 _NO_SHARED_MEMORY = re.compile(r"[^\n]*</?torch_[^\n]*No space left on device[^\n]*")
 
 
-def run_task(task_name: str, args: argparse.Namespace) -> None:
+def run_task(task: Task, args: argparse.Namespace) -> None:
     """Runs a task script's work.
 
     Args:
-        task_name: key of ``ladon.tasks.TASKS``.
+        task: the task.
         args: flags from ``ladon.cli.build_parser``.
 
     Raises:
         LadonError: whatever went wrong, with an exit code.
     """
-    session = Session(task_name, args, Member())
+    session = Session(task, args, Member())
     session.load_config()
     with _world(args) as world:
         set_up_logging(is_main=world.is_main)
         _work_alone([session], world)
 
 
-def run_fused(task_name: str, runs: Mapping[str, argparse.Namespace]) -> dict[str, int]:
+def run_fused(task: Task, runs: Mapping[str, argparse.Namespace]) -> dict[str, int]:
     """Runs a task script's work for several β at once; one that fails does not stop the others.
 
     Args:
-        task_name: key of ``ladon.tasks.TASKS``.
+        task: the task.
         runs: flags by β; they differ in ``config`` and ``run_log`` only.
 
     Returns:
@@ -81,7 +82,7 @@ def run_fused(task_name: str, runs: Mapping[str, argparse.Namespace]) -> dict[st
     """
     set_up_logging()
     sessions = [
-        Session(task_name, args, Member(beta, tuple(b for b in runs if b != beta)))
+        Session(task, args, Member(beta, tuple(b for b in runs if b != beta)))
         for beta, args in runs.items()
     ]
     for session in sessions:

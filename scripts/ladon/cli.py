@@ -17,18 +17,21 @@ from typing import Any, NoReturn
 
 from ladon.choices import INPUTS, MODES, PRECISIONS
 from ladon.errors import DeviceError, LadonError, report
+from ladon.flags import whole_number
+from ladon.launch import make_parser
 from ladon.process import keep_freed_memory, launched_rank
+from ladon.tasks import TASKS, Task, find_task
 
 
-def build_parser(task: str, *, legacy: bool = False) -> argparse.ArgumentParser:
+def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser:
     """Returns the parser of a task script; single-dash long flags are the published spelling.
 
     Args:
-        task: name of the task.
+        task: the task.
         legacy: take the legacy scripts' `--log` for `--run_log`, too.
     """
-    parser = argparse.ArgumentParser(
-        description=f"Train and test models for {task.replace('_', ' ')}, configured by YAML."
+    parser = make_parser(
+        task.name, f"Train and test models for {task.title.lower()}, configured by YAML."
     )
     add = parser.add_argument
     add("--config", required=True, help="YAML file of the experiment")
@@ -49,8 +52,13 @@ def build_parser(task: str, *, legacy: bool = False) -> argparse.ArgumentParser:
     )
     add("--data_root", help="where the datasets are (default: LADON_DATA_ROOT or the config's)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--seed", type=_seed, default=0, help="all randomness follows from it (default: 0)")
-    add("--start_epoch", type=_count, default=0, help="first epoch to train (default: 0)")
+    add(
+        "--seed",
+        type=whole_number(0, 2**32 - 1),
+        default=0,
+        help="all randomness follows from it (default: 0)",
+    )
+    add("--start_epoch", type=whole_number(0), default=0, help="first epoch to train (default: 0)")
     add("-test_only", "--test_only", action="store_true", help="only test the checkpoint")
     add("-student_only", "--student_only", action="store_true", help="do not test the teacher")
     add("-no_dp_eval", "--no_dp_eval", action="store_true", help="accepted; no DataParallel here")
@@ -79,14 +87,7 @@ def build_parser(task: str, *, legacy: bool = False) -> argparse.ArgumentParser:
         help="replace an earlier run's best checkpoint instead of keeping it as *.previous.pt",
     )
     add("--tensorboard", action="store_true", help="write TensorBoard events to the run folder")
-    if task == "object_detection":
-        add("--iou_types", nargs="+", choices=["bbox"], default=["bbox"], help="bbox")
-    if task == "semantic_segmentation":
-        add(
-            "--num_classes",
-            type=_positive,
-            help="classes with background (default: the model's, or 21)",
-        )
+    task.add_flags(parser)
     return parser
 
 
@@ -102,46 +103,43 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _bounded(name: str, low: int, high: int | None = None) -> Callable[[str], int]:
-    """Returns a converter for integers from ``low`` to ``high``."""
-
-    def convert(text: str) -> int:
-        value = int(text)
-        if value < low or (high is not None and value > high):
-            bounds = f"{low} or more" if high is None else f"between {low} and {high}"
-            raise argparse.ArgumentTypeError(f"must be {bounds}, not {value}")
-        return value
-
-    convert.__name__ = name  # argparse says "invalid int value"
-    return convert
-
-
-_count = _bounded("int", 0)
-_positive = _bounded("int", 1)
-_seed = _bounded("int", 0, 2**32 - 1)
-
-
 def main(task: str, argv: Sequence[str] | None = None, *, legacy: bool = False) -> int:
     """Runs a task script.
 
     Args:
-        task: name of the task.
+        task: name of the task; one of a user's own is registered by a module that the config names
+            under ``dependencies``.
         argv: arguments; the process's own if None.
         legacy: take the legacy scripts' flags.
 
     Returns:
         Exit code: 0 done, 1 failed work, 2 wrong usage or input, 130/143 interrupted.
     """
-    args = build_parser(task, legacy=legacy).parse_args(argv)
-    prepare_process(args.world_size)
 
     def work() -> int:
+        chosen = _registered(task, argv)
+        args = build_parser(chosen, legacy=legacy).parse_args(argv)
+        prepare_process(args.world_size)
         from ladon.app import run_task
 
-        run_task(task, args)
+        run_task(chosen, args)
         return 0
 
     return answer(work)
+
+
+def _registered(task: str, argv: Sequence[str] | None) -> Task:
+    """Returns a task, after its config's modules have registered theirs if it is not known."""
+    if task not in TASKS:
+        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        early.add_argument("--config")
+        config = early.parse_known_args(argv)[0].config
+        if config is not None:
+            from ladon.config import load_config
+
+            prepare_process()
+            load_config(config).import_dependencies()
+    return find_task(task)
 
 
 def prepare_process(world_size: int = 1) -> None:

@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +21,9 @@ from types import FrameType
 from typing import Any
 
 from ladon.config import load_config
+from ladon.launch import child_command
 from ladon.paths import run_folder, run_log_path
-from ladon.sweep import task_script
+from ladon.tasks import find_task
 
 SEED = 0
 MOST_SIDE_BY_SIDE = 3
@@ -40,7 +40,7 @@ class Part:
 
     Args:
         title: what people call it.
-        task: the task's short name, as in `ladon.sweep.TASKS`.
+        task: the task's short name.
         config: its YAML file.
         needs: parts whose checkpoints it starts from.
     """
@@ -88,7 +88,7 @@ class Part:
     def command(self, data_root: str, *, resume: bool) -> list[str]:
         """Its command line."""
         return [
-            *(sys.executable, str(task_script(self.task)), "--config", str(self.config)),
+            *(*child_command(find_task(self.task).name), "--config", str(self.config)),
             *("--data_root", data_root, "--seed", str(SEED)),
             *(["--resume"] if resume else []),
         ]

@@ -39,7 +39,7 @@ from ladon.models.build import on_meta_device
 from ladon.models.describe import num_classes_of
 from ladon.models.ladon import ThreeHeadedLadon
 from ladon.paths import run_folder, run_log_path
-from ladon.tasks import TASKS
+from ladon.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Session:
         results: what the test found, by role.
 
     Args:
-        task_name: key of ``ladon.tasks.TASKS``.
+        task: the task.
         args: flags from ``ladon.cli.build_parser``.
         member: its place among the runs of this process.
     """
@@ -65,8 +65,8 @@ class Session:
     run: Run
     student: nn.Module
 
-    def __init__(self, task_name: str, args: argparse.Namespace, member: Member) -> None:
-        self.task, self.args, self.member = TASKS[task_name](), args, member
+    def __init__(self, task: Task, args: argparse.Namespace, member: Member) -> None:
+        self.task, self.args, self.member = task, args, member
         self.results: dict[str, Evaluation] = {}
 
     def load_config(self) -> None:
@@ -83,7 +83,7 @@ class Session:
             data_root=args.data_root,
         )
         self.config.import_dependencies()
-        check_config(self.config, self.task.name)
+        check_config(self.config, self.task.model_kind)
         if not args.test_only and self.config.section("train"):
             epochs = read_plan(self.config).num_epochs
             if args.start_epoch >= epochs:
@@ -155,7 +155,7 @@ class Session:
 
     def _build(self, section: Mapping[str, Any], key: str, *, replaced: bool) -> nn.Module:
         seed_everything(self.run.seed)  # each model's first weights depend on the seed alone
-        return build_model(section, self.run.task.name, key, replaced=replaced)
+        return build_model(section, self.task.model_kind, key, replaced=replaced)
 
     def _build_from(
         self, section: Mapping[str, Any], key: str, name: str | None
@@ -215,7 +215,8 @@ class Session:
         if checkpoint is not None:
             classes.take(checkpoint.classes, f"the checkpoint {checkpoint.path}")
         elif isinstance(model, ThreeHeadedLadon):
-            classes.take(model.class_names.get(self.task.head), f"the {self.task.head} checkpoint")
+            head = model.answering = self.task.model_kind
+            classes.take(model.class_names.get(head), f"the {head} checkpoint")
         if classes.names is None:
             classes.take_from_training(self.config)
         return model
@@ -227,7 +228,7 @@ class Session:
             return asked
         student = self.student
         if isinstance(student, ThreeHeadedLadon):
-            return num_classes_of(student.head_state(self.task.head))
+            return num_classes_of(student.head_state(self.task.model_kind))
         kwargs = self._student_section.get("kwargs") or {}
         return num_classes_of(student.state_dict()) or kwargs.get("num_classes")
 
@@ -308,7 +309,8 @@ class Session:
             "dataset": config.get("test.test_data_loader.dataset_id"),
             "beta": config.beta,
             "backbone": backbone or self._student_section["key"],
-            "key_metric": run.task.key_metric,
+            "key_metric": run.task.decisive.key,
+            "shown": run.task.view.as_plain(),
             "num_images": results["student"].num_images,
             "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
             **({} if self.member.is_alone else {"fused_with": list(self.member.others)}),

@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,16 +25,12 @@ from rich.table import Table
 from ladon.cli import build_parser, prepare_process
 from ladon.config import load_config
 from ladon.errors import UsageError
+from ladon.launch import child_command
 from ladon.paths import run_folder, run_log_path
+from ladon.tasks import TASKS, Task, find_task
 
 logger = logging.getLogger(__name__)
 
-SCRIPTS = Path(__file__).resolve().parents[1]
-TASKS = {
-    "classification": "image_classification",
-    "detection": "object_detection",
-    "segmentation": "semantic_segmentation",
-}
 PLACEHOLDER = "{beta}"
 _BETA_IN_NAME = re.compile(r"beta\d+(\.\d+)?")
 
@@ -43,9 +38,21 @@ Runner = Callable[[list[str]], int]
 """Runs one command to its end and returns its exit code (-N: killed by signal N)."""
 
 
-def task_script(task: str) -> Path:
-    """The task's entry script, by the task's short or full name."""
-    return SCRIPTS / f"{TASKS.get(task, task)}.py"
+def chosen_task(name: str, config: str) -> Task:
+    """Returns a task by its name; one of a user's own after the config's modules are imported.
+
+    Args:
+        name: full or short.
+        config: path of a config of the sweep.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    known = {n for task in TASKS.values() for n in (task.name, task.short_name)}
+    if name not in known and Path(config).is_file():
+        prepare_process()
+        load_config(config).import_dependencies()
+    return find_task(name)
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Sweep:
     """What to run.
 
     Args:
-        script: the task's entry script.
+        task: the task.
         config: path of a YAML file, with `{beta}` where β's text goes; without it, its key `beta`
             is set.
         betas: β as the user typed them; they name files.
@@ -64,7 +71,7 @@ class Sweep:
         passed_on: further arguments of the task script; `{beta}` in them is β's text, too.
     """
 
-    script: Path
+    task: Task
     config: str
     betas: tuple[str, ...]
     run_log: str | None = None
@@ -91,13 +98,12 @@ class Sweep:
             problems.append(f"no such config file: {', '.join(missing)}")
         elif self.sets_beta and not problems:
             problems += self._problems_of_one_config()
-        if not self.script.is_file():
-            problems.append(f"no such task script: {self.script}")
         if self.passed_on and not self.passed_on[0].startswith("-"):
             problems.append(f"'{self.passed_on[0]}' belongs to no flag")
-        if self.fused and not self.test_only and self.script.stem != TASKS["classification"]:
+        if self.fused and not self.test_only and not self.task.can_share_teacher:
+            fused = ", ".join(task.short_name for task in TASKS.values() if task.can_share_teacher)
             problems.append(
-                "--fused trains classification only: the models of other tasks stand on a frozen "
+                f"--fused trains {fused} only: the models of other tasks stand on a frozen "
                 "body per β and have no teacher to share; leave it out, or add -test_only"
             )
         if problems:
@@ -148,19 +154,19 @@ class Sweep:
         """The log file of one β."""
         return run_log_path(self.config_of(beta), self.run_log_of(beta))
 
-    def command(self, beta: str) -> list[str]:
-        """The command line of one β, for the interpreter that runs this one."""
-        command = [sys.executable, str(self.script), "--config", self.config_of(beta)]
+    def flags(self, beta: str) -> list[str]:
+        """The task script's flags for one β."""
+        flags = ["--config", self.config_of(beta)]
         run_log = self.run_log_of(beta)
         if run_log:
-            command += ["--run_log", run_log]
+            flags += ["--run_log", run_log]
         if self.test_only:
-            command.append("-test_only")
+            flags.append("-test_only")
         elif self.resume:
-            command.append("--resume")
+            flags.append("--resume")
         if self.sets_beta:
-            command += ["--set", f"beta={beta}"]
-        return [*command, *(argument.replace(PLACEHOLDER, beta) for argument in self.passed_on)]
+            flags += ["--set", f"beta={beta}"]
+        return [*flags, *(argument.replace(PLACEHOLDER, beta) for argument in self.passed_on)]
 
     def is_finished(self, beta: str) -> bool:
         """True if β's run folder holds the result that this sweep would make.
@@ -320,7 +326,7 @@ def run_sweep(
             else:
                 announce(f"{position}: {sweep.config_of(beta)}")
                 start = time.monotonic()
-                code = (run or child)(sweep.command(beta))
+                code = (run or child)([*child_command(sweep.task.name), *sweep.flags(beta)])
                 judged = _judge(code, interrupted=child.signum is not None)
                 outcomes.append(_outcome(sweep, beta, *judged, time.monotonic() - start))
         return SweepResult(outcomes, child.signum)
@@ -331,15 +337,15 @@ def _run_fused(sweep: Sweep, announce: Callable[[str], None]) -> SweepResult:
     finished = [beta for beta in sweep.betas if sweep.resume and sweep.is_finished(beta)]
     for beta in finished:
         announce(f"β {beta}: already finished, skipped")
-    parser = build_parser(sweep.script.stem)
-    runs = {b: parser.parse_args(sweep.command(b)[2:]) for b in sweep.betas if b not in finished}
+    parser = build_parser(sweep.task)
+    runs = {b: parser.parse_args(sweep.flags(b)) for b in sweep.betas if b not in finished}
     codes, start = {}, time.monotonic()
     if runs:
         announce(f"β {', '.join(runs)} together: {sweep.config}")
         prepare_process()
         from ladon.app import run_fused  # seconds of imports
 
-        codes = run_fused(sweep.script.stem, runs)
+        codes = run_fused(sweep.task, runs)
     seconds = time.monotonic() - start
     outcomes = [
         _outcome(sweep, beta, "skipped", "already finished")

@@ -1,4 +1,4 @@
-"""Tensors: one way through nested containers of them, and one to see whether they are finite."""
+"""Tensors: one way through nested containers, one to a device, one to see if they are finite."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ def is_finite(tensor: Tensor) -> Tensor:
         return torch.ones((), dtype=torch.bool, device=tensor.device)
     # extremes pass NaN on, and make no second tensor of the size
     return torch.stack(tensor.detach().aminmax()).isfinite().all()
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Moves the tensors in nested lists, tuples and dicts; other values stay."""
+
+    def move(tensor: Tensor) -> Tensor:
+        if device.type == "cuda" and not tensor.is_cuda:
+            tensor = tensor.pin_memory()  # only from pinned memory does a copy overlap with work
+        return tensor.to(device, non_blocking=True)
+
+    return map_tensors(move, value)

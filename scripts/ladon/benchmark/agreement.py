@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ladon.tasks import Metric, Task
+from ladon.metrics.base import Metric
+from ladon.tasks import Task
 
 # detections are the same if they have one label and overlap by this
 _SAME_IOU = 0.9

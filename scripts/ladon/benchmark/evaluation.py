@@ -16,7 +16,7 @@ from ladon.benchmark.pairing import alternate
 from ladon.benchmark.parts import Bench
 from ladon.benchmark.published import PublishedEvaluation, evaluate_published, keep_latents
 from ladon.benchmark.results import PartResult
-from ladon.benchmark.workload import CONFIGS, Workload, make_workload
+from ladon.benchmark.workload import SOURCES, Workload, make_workload
 from ladon.choices import PRECISIONS
 from ladon.codec import LatentCoder, quantize
 from ladon.engine.distributed import World
@@ -26,8 +26,6 @@ from ladon.errors import LadonError
 from ladon.models import find_bottleneck
 from ladon.tasks import Task
 
-# enough that starting the loaders does not count for much
-NUM_IMAGES = {"image_classification": 64, "object_detection": 16, "semantic_segmentation": 40}
 QUICK_IMAGES = 2
 _LATENTS_COMPARED = 4
 
@@ -54,8 +52,8 @@ def evaluate_ours(
 def measure(bench: Bench) -> PartResult:
     """Times each task's evaluation, and compares what both ways found."""
     found = bench.begin()
-    for name in bench.tasks or CONFIGS:
-        num_images = QUICK_IMAGES if bench.quick else NUM_IMAGES[name]
+    for name in bench.tasks or SOURCES:
+        num_images = QUICK_IMAGES if bench.quick else SOURCES[name].num_images
         work = make_workload(name, bench.folder / name, num_images)
         _measure_task(bench, work, found)
     return found
@@ -146,7 +144,7 @@ def _compare(
     task, notes = watched(work.task)
     mine, theirs = evaluate_ours(work, ours, task, device, precision), reference.evaluation
     latents = latents_by_image(work, ours, device, precision, _LATENTS_COMPARED)
-    key = work.task.key_metric
+    key = work.task.decisive.key
     sizes = [kib for _, _, kib in mine.sizes]
     same = f"{len(reference.latents)} of {len(reference.latents)}"
     return {

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from ladon.benchmark.agreement import agreement, watched
-from ladon.benchmark.evaluation import NUM_IMAGES, QUICK_IMAGES, evaluate_ours
+from ladon.benchmark.evaluation import QUICK_IMAGES, evaluate_ours
 from ladon.benchmark.machine import intraop_threads
 from ladon.benchmark.pairing import alternate
 from ladon.benchmark.parts import Bench
 from ladon.benchmark.results import PartResult
-from ladon.benchmark.workload import Workload, make_workload, tell_photos_apart
+from ladon.benchmark.workload import SOURCES, Workload, make_workload, tell_photos_apart
 from ladon.data.fast_input import use_fast_input
 
 _TASK = "image_classification"
@@ -22,7 +22,7 @@ _TASK = "image_classification"
 
 def measure(bench: Bench) -> PartResult:
     """Times loading on one core both ways, and tests one classifier on what they load."""
-    num_images = QUICK_IMAGES if bench.quick else NUM_IMAGES[_TASK]
+    num_images = QUICK_IMAGES if bench.quick else SOURCES[_TASK].num_images
     reference = make_workload(_TASK, bench.folder, num_images)
     tell_photos_apart(reference)
     fast = replace(reference, dataset=copy.deepcopy(reference.dataset))

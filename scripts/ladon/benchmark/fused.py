@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ladon.benchmark.pairing import alternate
-from ladon.benchmark.parts import ROOT, Bench
+from ladon.benchmark.parts import Bench, root
 from ladon.benchmark.results import Measurement, PartResult, Spread
 from ladon.benchmark.workload import CONFIGS, make_workload
 from ladon.errors import LadonError
+from ladon.launch import child_command
 from ladon.models import write_checkpoint
 
 _TASK = "image_classification"
@@ -60,10 +60,10 @@ class _Sweep:
         self._logs = bench.folder / way
         self._folder = bench.folder
         self._command = [
-            *(sys.executable, str(ROOT / "scripts" / "sweep.py"), "--task", _TASK),
+            *(*child_command("sweep"), "--task", _TASK),
             *(["--fused"] if way == "fused" else []),
             *("-test_only", "-student_only", "--device", bench.device, "--betas", *betas),
-            *("--config", str(ROOT / _CONFIG), "--data_root", str(bench.folder / "data")),
+            *("--config", str(root() / _CONFIG), "--data_root", str(bench.folder / "data")),
             *("--run_log", str(self._logs / "beta{beta}.txt")),
             *("--set", f"models.student_model.dst_ckpt={checkpoint}"),
         ]

@@ -19,7 +19,7 @@ import torch
 from ladon.benchmark.evaluation import evaluate_ours
 from ladon.benchmark.machine import peak_device_mib
 from ladon.benchmark.pairing import against
-from ladon.benchmark.parts import ROOT, Bench
+from ladon.benchmark.parts import Bench
 from ladon.benchmark.published import evaluate_published
 from ladon.benchmark.results import PartResult
 from ladon.benchmark.workload import make_workload
@@ -65,9 +65,7 @@ def _run(bench: Bench, way: str, num_images: int) -> dict[str, float]:
     out = bench.folder / "peak.json"
     environment = os.environ | {
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(ROOT / "scripts"), os.environ.get("PYTHONPATH")])
-        ),
+        "PYTHONPATH": os.pathsep.join(sys.path),  # it finds what this process finds
     }
     done = subprocess.run(
         [

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ladon.benchmark.results import PartResult, Results
-from ladon.errors import in_one_line
+from ladon.errors import UsageError, in_one_line
+from ladon.launch import checkout
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,18 @@ PARTS = {
     "memory": "ladon.benchmark.memory",
     "roofline": "ladon.benchmark.roofline",
 }
-ROOT = Path(__file__).resolve().parents[3]
+
+
+def root() -> Path:
+    """The checkout whose configs are timed and whose resource/benchmarks holds the results.
+
+    Raises:
+        UsageError: if the package is installed and the working directory is no checkout.
+    """
+    found = checkout() or Path.cwd()
+    if not (found / "configs" / "ilsvrc2012").is_dir():
+        raise UsageError("the benchmark needs a checkout's configs: run it in a checkout's root")
+    return found
 
 
 @dataclass(frozen=True)

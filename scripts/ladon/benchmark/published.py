@@ -57,7 +57,7 @@ def evaluate_published(
     )
     metric = task.metric(work.dataset, work.options)
     model.activate_analysis()
-    one_thread = task.name == "object_detection"
+    one_thread = task.model_kind == "detection"
     try:
         with intraop_threads(1) if one_thread else nullcontext():
             for images, targets, *_ in loader:

@@ -19,11 +19,11 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from ladon.benchmark.evaluation import NUM_IMAGES, QUICK_IMAGES, evaluate_ours
+from ladon.benchmark.evaluation import QUICK_IMAGES, evaluate_ours
 from ladon.benchmark.machine import clock_of
 from ladon.benchmark.parts import Bench
 from ladon.benchmark.results import Measurement, PartResult, Spread
-from ladon.benchmark.workload import CONFIGS, Workload, make_workload
+from ladon.benchmark.workload import SOURCES, Workload, make_workload
 from ladon.choices import PRECISIONS
 from ladon.models.bottleneck import entropy_coding, find_bottleneck
 
@@ -94,7 +94,7 @@ def gflop_per_image(work: Workload, model: nn.Module, parts: dict[str, nn.Module
         counts[name] += counter.get_total_flops()
 
     image = work.dataset[0][0].to(next(model.parameters()).device)
-    images = [image] if work.task.name == "object_detection" else image[None]
+    images = [image] if work.task.model_kind == "detection" else image[None]
     with _around(parts, before, after), torch.no_grad(), entropy_coding(model), counter:
         model(images)
     return {name: 1e-9 * count for name, count in counts.items()}
@@ -144,8 +144,8 @@ def measure(bench: Bench) -> PartResult:
         matrices.rate(precision)  # warm-up
         rates = Spread.of(matrices.rate(precision) for _ in range(bench.repeats))
         found.measurements.append(Measurement(f"matrix product: {precision}", "GFLOP/s", rates))
-    for name in bench.tasks or CONFIGS:
-        num_images = QUICK_IMAGES if bench.quick else min(NUM_IMAGES[name], 16)
+    for name in bench.tasks or SOURCES:
+        num_images = QUICK_IMAGES if bench.quick else min(SOURCES[name].num_images, 16)
         _measure_task(bench, make_workload(name, bench.folder / name, num_images), matrices, found)
     return found
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
 
-from ladon.benchmark.parts import ROOT, Bench
+from ladon.benchmark.parts import Bench, root
 from ladon.benchmark.results import Measurement, PartResult, Spread
-from ladon.benchmark.workload import CONFIGS, make_workload
+from ladon.benchmark.workload import SOURCES, make_workload
 from ladon.errors import LadonError
+from ladon.launch import child_command
 from ladon.models import write_checkpoint
 
 _TASK = "image_classification"
@@ -35,8 +35,8 @@ def measure(bench: Bench) -> PartResult:
     checkpoint = bench.folder / "student.pt"
     write_checkpoint(checkpoint, work.model, best_value=0.0)
     command = [
-        *(sys.executable, str(ROOT / "scripts" / f"{_TASK}.py"), "-test_only", "-student_only"),
-        *("--config", str(ROOT / CONFIGS[_TASK]), "--device", bench.device),
+        *(*child_command(_TASK), "-test_only", "-student_only"),
+        *("--config", str(root() / SOURCES[_TASK].config), "--device", bench.device),
         *("--data_root", str(bench.folder / "data"), "--run_log", str(bench.folder / "run.txt")),
         *("--set", f"models.student_model.dst_ckpt={checkpoint}"),
     ]
@@ -70,7 +70,7 @@ def _times(command: list[str], folder: Path) -> list[float]:
                 times.append(time.perf_counter() - start)
     if process.returncode or len(times) < len(waited):
         raise LadonError(
-            f"{command[1]} ended with {process.returncode} before its first batch: "
+            f"{_TASK} ended with {process.returncode} before its first batch: "
             f"{''.join(lines[-3:]).strip()}"
         )
     return times

@@ -19,10 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from ladon.benchmark.parts import ROOT
+from ladon.benchmark.parts import root
 from ladon.benchmark.results import read_results
 from ladon.benchmark.suite_report import Case, Outcome, Report
 from ladon.errors import LadonError, cannot_write
+from ladon.launch import child_command
 from ladon.process import usable_cores
 
 TESTS = "tests"
@@ -102,7 +103,7 @@ def plan(
         name = f"{part} {task}".strip()
         result = folder / f"{name.replace(' ', '-')}.json"
         command = [
-            *(sys.executable, str(ROOT / "scripts" / "benchmark.py"), "--only", part),
+            *(*child_command("benchmark"), "--only", part),
             *("--device", device, "--repeats", str(repeats), "--out", str(result)),
             *(["--tasks", task] if task else []),
             *(["--quick"] if quick else []),
@@ -113,7 +114,7 @@ def plan(
 
 def _pytest(result: Path) -> list[str]:
     """The command of the tests that need a GPU; others are not even imported."""
-    tests = sorted((ROOT / "tests").glob("test_*.py"))
+    tests = sorted((root() / "tests").glob("test_*.py"))
     text = re.compile(r"mark\.gpu\b|^from devices import", re.MULTILINE)
     files = [str(path) for path in tests if text.search(path.read_text(encoding="utf-8"))]
     command = [sys.executable, "-m", "pytest", "-vv", "-m", "gpu", *files]
@@ -173,7 +174,7 @@ def run_step(step: Step, seconds: float) -> Outcome:
     environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONUNBUFFERED": "1"}
     start = time.monotonic()
     with log.open("wb") as output:
-        process = _start(step.command, ROOT, output, environment)
+        process = _start(step.command, root(), output, environment)
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -14,9 +14,9 @@ from torchdistill.core.distillation import DistillationBox
 
 from ladon.benchmark.machine import clock_of, peak_device_mib, reset_peak
 from ladon.benchmark.pairing import against, alternate
-from ladon.benchmark.parts import ROOT, Bench
+from ladon.benchmark.parts import Bench, root
 from ladon.benchmark.results import PartResult
-from ladon.benchmark.workload import CONFIGS, make_model, settle_batch_norm
+from ladon.benchmark.workload import SOURCES, make_model, settle_batch_norm
 from ladon.choices import PRECISIONS
 from ladon.config import Config, load_config
 from ladon.engine.distributed import World
@@ -25,6 +25,7 @@ from ladon.engine.losses import LossRecord
 from ladon.engine.plan import LOADERS, build_stage_section, read_plan
 from ladon.engine.stage import Stage
 from ladon.models import build_model, find_bottleneck, update_bottleneck, use_own_noise
+from ladon.tasks import TASKS
 
 BATCH, CUDA_BATCH, SIDE = 4, 32, 416
 QUICK_BATCH, QUICK_SIDE = 2, 64
@@ -58,7 +59,9 @@ class Models:
         """Random weights from one seed, contiguous, without CDF tables."""
         key = "models.teacher_model"
         torch.manual_seed(4)
-        teacher = build_model(config.build(config.section(key)), _TASK, key, replaced=True)
+        teacher = build_model(
+            config.build(config.section(key)), TASKS[_TASK].model_kind, key, replaced=True
+        )
         settle_batch_norm(teacher)
         return cls(teacher.eval(), make_model(config, _TASK, tables=False))
 
@@ -91,7 +94,7 @@ class Setting:
     @classmethod
     def make(cls, bench: Bench) -> Setting:
         """Everything follows from seeds."""
-        config = load_config(ROOT / CONFIGS[_TASK])
+        config = load_config(root() / SOURCES[_TASK].config)
         config.import_dependencies()
         device = torch.device(bench.device)
         size = CUDA_BATCH if device.type == "cuda" else BATCH

@@ -36,15 +36,15 @@ _LOADER_RULES = {
 }
 
 
-def hooks_for(task: str | None) -> dict[str, Hook]:
+def hooks_for(kind: str | None) -> dict[str, Hook]:
     """Return the further checks by name.
 
     Args:
-        task: what the config will be run for ('classification', 'object_detection', …), or None.
+        kind: of the model that the config will be run for ('detection', …), or None.
     """
     return {
         "models": check_models,
-        "model": functools.partial(check_model, task=task),
+        "model": functools.partial(check_model, kind=kind),
         "loader": check_loader,
         "sampler": check_sampler,
         "optimizer": check_optimizer,
@@ -68,14 +68,14 @@ def check_models(walker: Walker, view: View) -> None:
             walker.section(model, spec)
 
 
-def check_model(walker: Walker, view: View, task: str | None = None) -> None:
+def check_model(walker: Walker, view: View, kind: str | None = None) -> None:
     """Check a model's key and arguments, and the configs of its layers and backbone inside them."""
     key = walker.child(view, "key")
     if "kwargs" not in view.value:
         walker.add(view, '"kwargs" is missing')
     if key is None or key.is_open or walker.child(view, "repo_or_dir") is not None:
         return
-    target = _model_entry(walker, view, key, task)
+    target = _model_entry(walker, view, key, kind)
     if target is None:
         return
     kwargs = walker.child(view, "kwargs")
@@ -123,9 +123,9 @@ def _imported(walker: Walker, value: Any) -> Any:
 
 
 def _model_entry(
-    walker: Walker, view: View, key: View, task: str | None
+    walker: Walker, view: View, key: View, kind: str | None
 ) -> Callable[..., Any] | None:
-    """Look a model up among those of its place or task."""
+    """Look a model up among those of its place, or of the kind that the task needs."""
     place = view.path.rpartition(".")[2]
     quantized = walker.child(view, "quantized")
     if quantized is not None and quantized.value is True:
@@ -135,8 +135,7 @@ def _model_entry(
     elif place == "backbone_config":
         registry = "classification model"
     else:
-        kinds = [part for part in schema.THREE_HEADED_PARTS if task is not None and part in task]
-        registry = f"{kinds[0]} model" if kinds else "model"
+        registry = "model" if kind is None else f"{kind} model"
     if key.value == "ladon":
         walker.add(key, 'key "ladon" is the three-headed model: it cannot be a part of another')
         return None

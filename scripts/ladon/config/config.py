@@ -13,6 +13,7 @@ from ladon.config.dump import dump_yaml
 from ladon.config.interpolate import Resolver
 from ladon.config.nodes import ConfigMap, LocatedError, kind_of
 from ladon.config.paths import NoSuchPathError, nearest_mark
+from ladon.config.schema import TOP
 from ladon.errors import ConfigError
 
 
@@ -93,12 +94,16 @@ class Config:
         return str(nearest_mark(self.root, dotted) or self.path)
 
     def dump(self, dotted: str | None = None) -> str:
-        """Return the resolved config as YAML that `load_config` reads back, or the value of a key.
+        """Return the resolved config as YAML that runs as it is, or the value of a key.
+
+        A config's own variables are left out: what referred to them holds their values.
 
         Args:
             dotted: the key; equal texts mean equal values, what is built included.
         """
-        value = self.resolver.resolve(self.root) if dotted is None else self.get(dotted)
+        value = self.get(dotted) if dotted is not None else self.resolver.resolve(self.root)
+        if dotted is None:
+            value = {key: item for key, item in value.items() if key in TOP.keys}
         return dump_yaml(self.resolver, value)
 
     @property

@@ -20,18 +20,17 @@ __all__ = ["Problem", "check_config", "format_report", "validate_config"]
 _COMPUTED_TAGS = ("!join", "!pathjoin", "!expanduser", "!abspath", "!access_by_index_or_key")
 
 
-def validate_config(config: Config, task: str | None = None) -> list[Problem]:
+def validate_config(config: Config, kind: str | None = None) -> list[Problem]:
     """Check a config without building anything; libraries and `dependencies` are imported.
 
     Args:
         config: the config.
-        task: if given ('classification', 'object_detection', 'semantic_segmentation'), the model
-            must be one for it.
+        kind: if given ('classification', 'detection', 'segmentation'), the model must be one of it.
 
     Returns:
         All problems, by file and line.
     """
-    walker = Walker(config, hooks_for(task))
+    walker = Walker(config, hooks_for(kind))
     _check_dependencies(walker)
     used = _check_values(walker)
     if used is None:
@@ -43,13 +42,13 @@ def validate_config(config: Config, task: str | None = None) -> list[Problem]:
     return sorted(walker.problems.values(), key=lambda p: (p.file, p.line or 0))
 
 
-def check_config(config: Config, task: str | None = None) -> None:
+def check_config(config: Config, kind: str | None = None) -> None:
     """Raise one error that lists all problems, one per line.
 
     Raises:
         ConfigError: there is a problem.
     """
-    problems = validate_config(config, task)
+    problems = validate_config(config, kind)
     if problems:
         raise ConfigError("\n".join(str(problem) for problem in problems))
 

@@ -28,10 +28,12 @@ from ladon.engine.interrupt import StopRequest
 from ladon.engine.pipeline import Stopwatch, run_ahead, taken_ahead
 from ladon.errors import LadonError
 from ladon.logs import progress
+from ladon.metrics.base import Metric
 from ladon.models.bottleneck import Payloads
 from ladon.models.inference import inference
+from ladon.models.input_size import encoder_input_size
 from ladon.models.precision import forward_only
-from ladon.tasks import Metric, Task
+from ladon.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -277,7 +279,7 @@ def evaluate_all(
 
     def sizes(sample: Any) -> tuple[tuple[int, ...], ...]:
         try:
-            return tuple(task.input_size(sample, model) for model in models)
+            return tuple(encoder_input_size(sample, model) for model in models)
         except Exception:  # a size that a model cannot resize: it says so itself, with the name
             return (tuple(getattr(sample, "shape", ())),)
 

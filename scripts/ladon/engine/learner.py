@@ -301,7 +301,7 @@ class Learner:
             found: the validation, None where the stage has none.
         """
         progress = self.progress
-        value = None if found is None else float(found.metrics[self.run.task.key_metric])
+        value = None if found is None else float(found.metrics[self.run.task.decisive.key])
         is_best = self._keep_best(dataset_id, value)
         # counted before the schedule moves on, with the learning rates of this epoch
         self._record(steps, found, is_best)
@@ -314,13 +314,13 @@ class Learner:
         progress = self.progress
         if dataset_id != progress.best_dataset:
             progress.best_value, progress.best_dataset = None, dataset_id
-        better = value is None or progress.best_value is None or value > progress.best_value
-        if not better:
+        score = self.run.task.decisive
+        best = progress.best_value
+        if value is not None and best is not None and not score.is_better(value, than=best):
             return False
-        name = self.run.task.key_metric
         if value is not None:
             was = "none" if progress.best_value is None else f"{progress.best_value:.4f}"
-            logger.info("Best %s: %s -> %.4f", name, was, value)
+            logger.info("Best %s: %s -> %.4f", score.key, was, value)
         progress.best_value, progress.best_epoch = value, progress.epoch
         if self.run.world.is_main:
             state = self.stage.state_dict()

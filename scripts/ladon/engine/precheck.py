@@ -12,7 +12,7 @@ from ladon.config.registries import entries, model_kinds
 from ladon.engine.module_paths import optimizer_problems, path_problems, place
 from ladon.engine.plan import read_plan, teacher_problem
 from ladon.errors import LadonError
-from ladon.models.build import TASK_OF, build_model, on_meta_device, without_paths
+from ladon.models.build import build_model, on_meta_device, without_paths
 
 _LIBRARIES = ("torchvision.", "timm.", "sc2bench.", "ladon.")
 _CALLS = ("!import_call", "!import_call_method", "!call_method", "!setattr")
@@ -76,7 +76,7 @@ class Precheck:
             kind = model_kinds(section["key"])[0].split()[0]
             try:
                 with on_meta_device():
-                    model = build_model(architecture, TASK_OF[kind], key, replaced=True)
+                    model = build_model(architecture, kind, key, replaced=True)
             except LadonError:
                 model = None
             self._models[identity] = model

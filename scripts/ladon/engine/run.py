@@ -10,13 +10,13 @@ import logging
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ladon import __version__
 from ladon.config import Config
 from ladon.engine.classes import Classes
 from ladon.engine.distributed import World
@@ -27,6 +27,7 @@ from ladon.engine.locking import Locks
 from ladon.engine.state import read_last
 from ladon.engine.together import Member
 from ladon.errors import LadonError, UsageError, cannot_write, why_not_written
+from ladon.launch import checkout, own_command
 from ladon.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -210,13 +211,14 @@ class Run:
 
     def _origin(self, best: Path | None) -> dict[str, Any]:
         return {
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "command": own_command(),
             "config": str(self.config.path),
             "started": time.strftime("%Y-%m-%d %H:%M:%S"),
             "seed": self.seed,
             **({} if best is None else {"dst_ckpt": str(best)}),
             "device": str(self.world.device),
             "processes": self.world.size,
+            "ladon": __version__,
             "git": git_revision(),
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in PACKAGES},
@@ -246,8 +248,13 @@ def _version(package: str) -> str | None:
 
 
 def git_revision() -> str | None:
-    """Revision of this toolkit's checkout, with ``-dirty`` if files differ; None outside git."""
-    root = Path(__file__).resolve().parents[3]
+    """Revision of this toolkit's checkout, with ``-dirty`` if files differ; None outside git.
+
+    An installed package has none: it may lie in an environment in somebody's own repository.
+    """
+    root = checkout()
+    if root is None:
+        return None
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

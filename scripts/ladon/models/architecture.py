@@ -4,20 +4,20 @@ compared with the tensors of the published ones."""
 from __future__ import annotations
 
 import lzma
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from ladon.config import Config
 from ladon.errors import LadonError
+from ladon.launch import PACKAGE
 from ladon.models.bottleneck import CDF_TABLES, find_bottleneck
-from ladon.models.build import TASK_OF, build_model, on_meta_device
-from ladon.models.ladon import ThreeHeadedLadon
+from ladon.models.build import build_model, on_meta_device, without_paths
+from ladon.models.ladon import HEADS, ThreeHeadedLadon
 
 # one line per tensor: name, shape, dtype; read from the paper's models under today's libraries
-FACTS = Path(__file__).resolve().parents[3] / "tests" / "state_dicts"
+FACTS = PACKAGE / "published"
 
 
 def tensors(model: nn.Module) -> dict[str, tuple[str, str]]:
@@ -79,15 +79,15 @@ class ArchitectureCheck:
         return problems
 
     def _check_model(self, config: Config, key: str, section: Mapping[str, Any]) -> list[str]:
-        architecture = {k: v for k, v in section.items() if k in ("key", "kwargs", *TASK_OF)}
-        identity = repr(_without_paths(architecture))
+        architecture = {k: v for k, v in section.items() if k in ("key", "kwargs", *HEADS)}
+        identity = repr(without_paths(architecture))
         if identity in self._seen:
             return []
         self._seen.add(identity)
         try:
             with on_meta_device():
                 model = build_model(
-                    config.build(section), _task(section["key"]), key, replaced=True
+                    config.build(section), _kind(section["key"]), key, replaced=True
                 )
         except LadonError as error:
             return [f"{config.where(key)}: {error}"]
@@ -102,20 +102,7 @@ class ArchitectureCheck:
         return [f"{config.where(key)}: {line}" for line in differences(model, published)]
 
 
-def _without_paths(value: Any) -> Any:
-    """The same without what names checkpoints, which changes with beta and changes no model."""
-    if isinstance(value, Mapping):
-        items = (
-            (k, v) for k, v in value.items() if not str(k).endswith(("_ckpt", "_path", "_url"))
-        )
-        return {k: _without_paths(v) for k, v in items}
-    if isinstance(value, (list, tuple)):
-        return [_without_paths(v) for v in value]
-    return value.tag if hasattr(value, "tag") else value
-
-
-def _task(key: str) -> str:
+def _kind(key: str) -> str:
     from ladon.config.registries import model_kinds
 
-    kinds: Iterable[str] = model_kinds(key) or ["classification model"]
-    return TASK_OF[next(iter(kinds)).split()[0]] if key != "ladon" else TASK_OF["classification"]
+    return (model_kinds(key) or ["classification model"])[0].split()[0]

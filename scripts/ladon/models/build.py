@@ -36,15 +36,10 @@ logger = logging.getLogger(__name__)
 _WEIGHT_KEYS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 _DRAWS = {"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_"}
 _ORIGINAL = "org_model_ckpt_file_path_or_url"
-TASK_OF = {
-    "classification": "image_classification",
-    "detection": "object_detection",
-    "segmentation": "semantic_segmentation",
-}
 _LIBRARY_LOADERS = {
-    "image_classification": lambda config, device: load_classification_model(config, device, False),
-    "object_detection": load_detection_model,
-    "semantic_segmentation": load_segmentation_model,
+    "classification": lambda config, device: load_classification_model(config, device, False),
+    "detection": load_detection_model,
+    "segmentation": load_segmentation_model,
 }
 
 
@@ -101,13 +96,13 @@ def has_pretrained_weights(section: Mapping[str, Any]) -> bool:
 
 
 def build_model(
-    section: Mapping[str, Any], task: str, where: str, *, replaced: bool = False
+    section: Mapping[str, Any], kind: str, where: str, *, replaced: bool = False
 ) -> nn.Module:
-    """Builds a model of a task on the CPU, with the weights it starts from.
+    """Builds a model on the CPU, with the weights it starts from.
 
     Args:
         section: ``key``, ``kwargs`` and so on, built (no lazy nodes).
-        task: name of the task, ``image_classification`` and so on.
+        kind: which of the libraries' registries has it, ``Task.model_kind``.
         where: the section's place in the config, for errors.
         replaced: a checkpoint will replace every weight, so load (and download) none.
 
@@ -127,7 +122,7 @@ def build_model(
         with naming_missing_files(section["key"], _timm_name(section), where):
             if builder is not None:
                 return builder(section, where, replaced)
-            return _from_library(section, task, where, replaced)
+            return _from_library(section, kind, where, replaced)
     except LadonError:
         raise
     except Exception as error:  # whatever a library makes of arguments that it cannot use
@@ -141,7 +136,7 @@ def _timm_name(section: Mapping[str, Any]) -> str | None:
     return section["key"]
 
 
-def _from_library(section: Mapping[str, Any], task: str, where: str, replaced: bool) -> nn.Module:
+def _from_library(section: Mapping[str, Any], kind: str, where: str, replaced: bool) -> nn.Module:
     kwargs = dict(section.get("kwargs") or {})
     original = kwargs.pop(_ORIGINAL, None)
     strict = kwargs.pop("org_ckpt_strict", True)
@@ -155,7 +150,7 @@ def _from_library(section: Mapping[str, Any], task: str, where: str, replaced: b
         # published files say `pretrained`, which torchvision still takes
         old = "The parameter 'pretrained|Arguments other than a weight enum"
         warnings.filterwarnings("ignore", message=old, category=UserWarning)
-        model = _LIBRARY_LOADERS[task](config | {"kwargs": kwargs}, torch.get_default_device())
+        model = _LIBRARY_LOADERS[kind](config | {"kwargs": kwargs}, torch.get_default_device())
     if model is None:
         raise ConfigError(f"{where}: no model called {section['key']}")
     if original and not replaced:
@@ -206,7 +201,7 @@ def _backbone(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Modu
     where = f"{where}.kwargs.backbone_config"
     source = section.get("src_ckpt")
     backbone = build_model(
-        section, "image_classification", where, replaced=replaced or source is not None
+        section, "classification", where, replaced=replaced or source is not None
     )
     if source is not None and not replaced:
         checkpoint = read_checkpoint(source, f"{where}.src_ckpt")
@@ -285,7 +280,7 @@ def _three_headed(section: Mapping[str, Any], where: str, replaced: bool) -> nn.
             (section["segmentation"].get("kwargs") or {}).get("start_ckpt_file_path")
         ),
     }
-    built = {"classification": _from_library(classifier, TASK_OF["classification"], where, True)}
+    built = {"classification": _from_library(classifier, "classification", where, True)}
     for head, build in (("detection", _faster_rcnn), ("segmentation", _deeplabv3)):
         part = dict(section[head])
         # both heads stand on the classifier's own architecture

@@ -34,6 +34,7 @@ class ThreeHeadedLadon(nn.Module):
 
     Attributes:
         class_names: names of the classes by head, as far as its checkpoint tells them.
+        answering: the head whose answer alone `forward` gives; None: all of them by name.
 
     Args:
         classifier: splittable classification model; its encoder and body are shared.
@@ -54,6 +55,7 @@ class ThreeHeadedLadon(nn.Module):
         # the names under which the FPN was trained: the RoI heads read '1' to '3'
         self._names = dict(detector.backbone.body.return_layer_dict)
         self.class_names: dict[str, list[str] | None] = {}
+        self.answering: str | None = None
 
     def encode(self, images: Tensor) -> dict[str, Any]:
         """Device: turns normalised images [N, 3, H, W] into payloads ``{strings, shape}``."""
@@ -98,16 +100,17 @@ class ThreeHeadedLadon(nn.Module):
         start = _HEADS[head]
         return {n: t for n, t in self.state_dict().items() if n.startswith(start)}
 
-    def forward(
-        self, images: Sequence[Tensor] | Tensor, heads: Sequence[str] = HEADS
-    ) -> dict[str, Any]:
-        """Answers of the asked heads, by name, from one encode.
+    def forward(self, images: Sequence[Tensor] | Tensor, heads: Sequence[str] | None = None) -> Any:
+        """Answers of the asked heads, by name, from one encode; of `answering` just the answer.
 
         Args:
             images: list of (or batched) images [3, H, W] in 0..1; normalised, resized and padded
                 here as the detector's transform does.
-            heads: which of ``HEADS`` to run.
+            heads: which of ``HEADS`` to run; by default `answering`, or all.
         """
+        if heads is None and self.answering is not None:
+            return self(images, (self.answering,))[self.answering]
+        heads = HEADS if heads is None else heads
         sizes = [tuple(image.shape[-2:]) for image in images]
         batch, _ = self.transform(list(images), None)
         features = self.body(self.encode(batch.tensors))

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ladon.errors import CheckpointError
+from ladon.launch import in_words
 from ladon.models.safe_pickle import printable
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,9 @@ PLACES = ("model", "state_dict", "model_state_dict", "model_ema", "ema", "net", 
 # what wrappers put before every name: DataParallel and averaged models, torch.compile, Lightning
 PREFIXES = ("module.", "_orig_mod.", "model.")
 _AVERAGED = "n_averaged"
-_CHOOSE = "write the ones you mean with: scripts/checkpoint.py convert FILE OUT --weights KEY"
+_CHOOSE = in_words(
+    "write the ones you mean with: python scripts/checkpoint.py convert FILE OUT --weights KEY"
+)
 _LISTED = 6
 
 # CompressAI < 1.2.7 -> today's names inside an entropy bottleneck

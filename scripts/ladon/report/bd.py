@@ -124,9 +124,10 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _columns(series: Series) -> tuple[list[float], list[float]]:
-    """Sizes, ascending, and the scores that belong to them."""
+    """Sizes, ascending, and the scores that belong to them, turned so that greater is better."""
     points = sorted(series.points)
-    return [size for size, _ in points], [score for _, score in points]
+    gain = series.results[0].view.first.gain
+    return [size for size, _ in points], [gain(score) for _, score in points]
 
 
 def _curve(series: Series) -> tuple[list[float], list[float]]:
@@ -142,9 +143,10 @@ def _curve(series: Series) -> tuple[list[float], list[float]]:
 
 
 def _require_rise(series: Series, what: str) -> None:
-    digits = series.results[0].digits(series.results[0].view.first)
+    score = series.results[0].view.first
+    digits = series.results[0].digits(score)
     for (_, low), (size, high) in pairwise(sorted(series.points)):
-        if high <= low:
+        if not score.is_better(high, than=low):
             raise UsageError(
                 f"{what}: {series.label} does not gain accuracy with size throughout "
                 f"({low:.{digits}f}, then {high:.{digits}f} at {size:.2f} KB)"

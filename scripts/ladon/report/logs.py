@@ -22,13 +22,10 @@ from typing import Any
 
 from ladon.errors import UsageError
 from ladon.report.results import RunResult, Spread, backbone_in, beta_in
+from ladon.tasks import TASKS
 
 LOG_SUFFIXES = (".txt", ".log")
-DATASETS = {
-    "ilsvrc2012": "image_classification",
-    "coco2017": "object_detection",
-    "pascal_voc2012": "semantic_segmentation",
-}
+DATASETS = {folder: task.name for task in TASKS.values() for folder in task.data_folders}
 NO_TEST = "the log stops before the final test"
 
 # "2023-02-16 18:25:14,754\tINFO\tlogger.name\tmessage", or slashes and no milliseconds
@@ -40,22 +37,11 @@ _CONFIG = re.compile(
     r"^(?:Config (?P<new>\S+), device |Namespace\(.*?config='(?P<old>[^']+)')", re.M
 )
 
-_NUMBER = r"(-?\d+(?:\.\d+)?|nan)"
-_ACCURACY = re.compile(rf"^ \* Acc@1 {_NUMBER}\tAcc@5 {_NUMBER}", re.M)
-_COCO = re.compile(rf"Average (?:Precision|Recall)\s+\(A[PR]\) @\[ IoU=[^\]]*\] = {_NUMBER}")
-_SEGMENTATION = re.compile(
-    rf"mean IoU: {_NUMBER},\s*IoU: \[([^\]]*)\],\s*Global pixelwise acc: {_NUMBER},"
-    r"\s*Average row correct: \[([^\]]*)\]"
-)
 _SIZE = re.compile(
     r"^Bottleneck size \[KB\]: mean (\S+)\s+std (\S+)\s+for (\d+) samples",
     re.M,
 )
 _PAYLOAD = re.compile(r"^Payload \[bytes\]: mean (\S+)\s+std (\S+)", re.M)
-_COCO_NAMES = (
-    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
-    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
-)
 
 
 def is_log(path: Path) -> bool:
@@ -97,6 +83,7 @@ def read_log(path: Path) -> list[RunResult]:
     common: dict[str, Any] = {
         "run": path,
         "task": task,
+        "view": TASKS[task].view,
         "mode": "train" if _START.search(text) else "test",
         "name": name,
         "config": config,
@@ -134,23 +121,9 @@ def _final_tests(text: str) -> dict[str, tuple[str, str]]:
 
 def _metrics(text: str) -> tuple[str | None, dict[str, Any]]:
     """Task and metrics of the last test in a text; None and nothing if it holds none."""
-    if found := _ACCURACY.findall(text):
-        return "image_classification", dict(
-            zip(("acc1", "acc5"), map(float, found[-1]), strict=True)
-        )
-    if "IoU metric: bbox" in text:
-        summary = text.rpartition("IoU metric: bbox")[2].partition("IoU metric: ")[0]
-        values = [float(value) for value in _COCO.findall(summary)]
-        if len(values) == len(_COCO_NAMES):  # fewer: the log breaks off in the middle
-            return "object_detection", dict(zip(_COCO_NAMES, values, strict=True))
-    if found := _SEGMENTATION.findall(text):
-        mean_iou, iou, pixel_accuracy, rows = found[-1]
-        return "semantic_segmentation", {
-            "mean_iou": float(mean_iou),
-            "pixel_accuracy": float(pixel_accuracy),
-            "iou": [float(value) for value in re.findall(r"[\d.]+|nan", iou)],
-            "row_correct": [float(value) for value in re.findall(r"[\d.]+|nan", rows)],
-        }
+    for name, task in TASKS.items():
+        if (values := task.read_scores(text)) is not None:
+            return name, values
     return None, {}
 
 

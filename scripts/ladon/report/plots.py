@@ -14,8 +14,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ladon.errors import UsageError
 from ladon.report.labels import Box, keep_apart, place_labels, text_size
-from ladon.report.results import RunCollection, RunResult, TaskView
+from ladon.report.results import RunCollection, RunResult
 from ladon.report.series import DATA_SIZE, PAYLOAD, Measure, Series, score, split_series
+from ladon.tasks import TaskView
 
 FORMATS = (".png", ".svg", ".pdf")
 # Okabe & Ito's palette, in an order that also differs in lightness
@@ -114,7 +115,7 @@ def draw(panels: Sequence[Panel]) -> Figure:
         axes = figure.add_subplot(1, len(panels), column)
         _draw_series(axes, panel)
         axes.set_title(panel.title)
-        axes.set_ylabel(panel.view.first.label)
+        axes.set_ylabel(panel.view.first.axis_label)
         drawn.append((axes, panel, _draw_levels(axes, panel)))
     # labels are placed by what the layout made of the axes, which then must not move any more
     figure.draw_without_rendering()

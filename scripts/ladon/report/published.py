@@ -1,4 +1,4 @@
-"""The results of the paper's repository, shipped as resource/published/results.csv."""
+"""The results of the paper's repository, shipped as ladon/published/results.csv."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ import csv
 from pathlib import Path
 
 from ladon.errors import UsageError
+from ladon.launch import PACKAGE
 from ladon.report.logs import NO_TEST
-from ladon.report.results import PRETTY_NAMES, TASKS, RunCollection, RunResult, Spread
+from ladon.report.results import PRETTY_NAMES, RunCollection, RunResult, Spread
+from ladon.tasks import TASKS
 
-PUBLISHED = Path(__file__).resolve().parents[3] / "resource" / "published" / "results.csv"
-METRIC_KEYS = {
-    "Acc@1": "acc1",
-    "Acc@5": "acc5",
-    "AP@[.50:.95] bbox": "AP",
-    "AP@.50 bbox": "AP50",
-    "mean IoU": "mean_iou",
-    "global pixelwise acc": "pixel_accuracy",
-}
+PUBLISHED = PACKAGE / "published" / "results.csv"
 
 
 def read_published(path: Path = PUBLISHED) -> RunCollection:
@@ -49,13 +43,14 @@ def _order(result: RunResult) -> tuple[int, int, float]:
 
 
 def _result(row: dict[str, str]) -> RunResult:
-    view = TASKS[row["task"]]
+    view = TASKS[row["task"]].view
+    keys = {score.published: score.key for score in view.scores}
     metrics = {
-        METRIC_KEYS[row[f"{which}_name"]]: float(row[f"{which}_value"])
+        keys[row[f"{which}_name"]]: float(row[f"{which}_value"])
         for which in ("metric", "second_metric")
         if row[f"{which}_value"]
     }
-    expected = {view.first.key, view.second.key} if row["status"] == "ok" else set()
+    expected = set(keys.values()) if row["status"] == "ok" else set()
     if metrics.keys() != expected:
         raise ValueError(f"status {row['status']} with the metrics {sorted(metrics) or 'none'}")
     count = int(row["num_samples"]) if row["num_samples"] else None
@@ -68,6 +63,7 @@ def _result(row: dict[str, str]) -> RunResult:
         run=Path(row["source_log"]),
         role="teacher" if kind == "teacher" else "student",
         task=row["task"],
+        view=view,
         mode="test",
         name=row["model"],
         config=None,

@@ -30,7 +30,7 @@ def region(published: RunCollection, images: str) -> str:
         published: the results.
         images: folder of the plots, as seen from README's.
     """
-    parts = ["<!-- written by `make tables` from resource/published/results.csv -->"]
+    parts = ["<!-- written by `make tables` from scripts/ladon/published/results.csv -->"]
     for (_, dataset), results in published.by_dataset().items():
         sheet = result_sheet(results, PUBLISHED_COLUMNS)
         picture = f"{images}/{image_name(dataset)}"
@@ -44,7 +44,7 @@ def region(published: RunCollection, images: str) -> str:
     parts.append(
         "Data size: mean ± standard deviation per image, 1 KB = 1024 bytes, measured on each "
         "task's own input size. Unrounded numbers and their sources: "
-        "[resource/published](resource/published/README.md)."
+        "[published](scripts/ladon/published/README.md)."
     )
     return "\n\n".join(parts)
 

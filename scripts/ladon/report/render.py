@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ladon.report.results import TaskView
+from ladon.tasks import TaskView
 
 MISSING = "–"
 

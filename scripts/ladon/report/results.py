@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ladon.tasks import TASKS, Score, TaskView
 
 _BETA = re.compile(r"[-_.]?beta[-_=]?(\d+(?:\.\d+)?)")
 # old logs and configs also say `splitable_…` and `…resnet50fp-beta…`
@@ -27,54 +29,6 @@ def backbone_in(name: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Metric:
-    """How a metric is shown.
-
-    Args:
-        key: in metrics.json.
-        label: in tables and plots.
-        digits: decimals of a value from metrics.json.
-        logged_digits: decimals that a log in the published wording holds (of Acc, all that count:
-            50,000 images give multiples of 0.002).
-        point: one percentage point in the metric's own unit.
-    """
-
-    key: str
-    label: str
-    digits: int
-    logged_digits: int
-    point: float = 1.0
-
-
-@dataclass(frozen=True)
-class TaskView:
-    """What a report shows of a task: its title and its two metrics, the first one decisive."""
-
-    title: str
-    first: Metric
-    second: Metric
-
-
-TASKS = {
-    "image_classification": TaskView(
-        "Image classification",
-        Metric("acc1", "Acc@1 [%]", 3, 3),
-        Metric("acc5", "Acc@5 [%]", 3, 3),
-    ),
-    "object_detection": TaskView(
-        "Object detection",
-        Metric("AP", "AP@[.50:.95]", 3, 3, point=0.01),
-        Metric("AP50", "AP@.50", 3, 3, point=0.01),
-    ),
-    "semantic_segmentation": TaskView(
-        "Semantic segmentation",
-        Metric("mean_iou", "mean IoU [%]", 2, 1),
-        Metric("pixel_accuracy", "pixel acc. [%]", 2, 1),
-    ),
-}
-
-
-@dataclass(frozen=True)
 class Spread:
     """Mean and standard deviation over n images."""
 
@@ -90,7 +44,8 @@ class RunResult:
     Args:
         run: the run folder or log file.
         role: 'student' or 'teacher'.
-        task: a key of `TASKS`.
+        task: name of the task.
+        view: how its task is shown.
         mode: 'train' (scored after training) or 'test'.
         name: the experiment's name, β included.
         config: the config file the run was started with.
@@ -111,6 +66,7 @@ class RunResult:
     run: Path
     role: str
     task: str
+    view: TaskView
     mode: str
     name: str
     config: str | None
@@ -125,11 +81,6 @@ class RunResult:
     note: str = ""
     logged: bool = False
     shown_as: str | None = None
-
-    @property
-    def view(self) -> TaskView:
-        """How the run's task is shown."""
-        return TASKS[self.task]
 
     @property
     def family(self) -> str:
@@ -167,14 +118,14 @@ class RunResult:
         """True if the decisive metric was not measured."""
         return self.score(self.view.first) is None
 
-    def score(self, metric: Metric) -> float | None:
-        """A metric's value, None if the run did not measure it."""
-        value = self.metrics.get(metric.key)
+    def score(self, score: Score | None) -> float | None:
+        """A score's value, None if the run did not measure it."""
+        value = None if score is None else self.metrics.get(score.key)
         return None if value is None else float(value)
 
-    def digits(self, metric: Metric) -> int:
-        """Decimals of a metric that this result has to offer."""
-        return metric.logged_digits if self.logged else metric.digits
+    def digits(self, score: Score) -> int:
+        """Decimals of a score that this result has to offer."""
+        return score.logged_digits if self.logged else score.digits
 
 
 @dataclass(frozen=True)
@@ -185,9 +136,9 @@ class RunCollection:
     unfinished: list[Path]
 
     def by_task(self) -> dict[str, list[RunResult]]:
-        """Results per task, tasks in the order of `TASKS`, tasks without results left out."""
-        groups = {task: [r for r in self.results if r.task == task] for task in TASKS}
-        return {task: results for task, results in groups.items() if results}
+        """Results per task: the known ones in their order, then a user's own."""
+        names = in_order(r.task for r in self.results)
+        return {task: [r for r in self.results if r.task == task] for task in names}
 
     def by_dataset(self) -> dict[tuple[str, str], list[RunResult]]:
         """Results per task and dataset (without its split)."""
@@ -196,6 +147,12 @@ class RunCollection:
             for result in results:
                 groups.setdefault((task, result.data), []).append(result)
         return groups
+
+
+def in_order(tasks: Iterable[str]) -> list[str]:
+    """Names of tasks, each once: the known ones in their order, then a user's own."""
+    found = dict.fromkeys(tasks)
+    return [*(task for task in TASKS if task in found), *(t for t in found if t not in TASKS)]
 
 
 def datasets(results: Sequence[RunResult]) -> list[str]:

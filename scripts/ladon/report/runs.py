@@ -10,7 +10,8 @@ from typing import Any
 
 from ladon.errors import UsageError
 from ladon.report.logs import LOG_SUFFIXES, is_log, read_log
-from ladon.report.results import TASKS, RunCollection, RunResult, Spread, backbone_in
+from ladon.report.results import RunCollection, RunResult, Spread, backbone_in
+from ladon.tasks import TASKS, TaskView
 
 FORMAT = 1
 METRICS_FILE = "metrics.json"
@@ -73,7 +74,7 @@ def read_metrics(path: Path) -> list[RunResult]:
         raise UsageError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UsageError(f"{path}: not a metrics file of format {FORMAT}")
-    if data.get("task") not in TASKS:
+    if data.get("task") not in TASKS and "shown" not in data:
         raise UsageError(f"{path}: task: '{data.get('task')}' is none of {', '.join(TASKS)}")
     if not data.get("models"):
         raise UsageError(f"{path}: models: no model in it")
@@ -88,16 +89,19 @@ def read_metrics(path: Path) -> list[RunResult]:
 def _result(path: Path, data: dict[str, Any], role: str, model: dict[str, Any]) -> RunResult:
     beta, num_images = data.get("beta"), data.get("num_images")
     speed = model.get("images_per_s")
-    view = TASKS[data["task"]]
+    # a task of a user's own is not known here: its run tells how it is shown
+    known = TASKS.get(data["task"])
+    view = TaskView.from_plain(data["shown"]) if known is None else known.view
     metrics = dict(model["metrics"])
-    for metric in (view.first, view.second):
-        if metrics.get(metric.key) is not None:
-            metrics[metric.key] = float(metrics[metric.key])
+    for score in view.scores:
+        if metrics.get(score.key) is not None:
+            metrics[score.key] = float(metrics[score.key])
     name = str(data.get("name") or path.parent.resolve().name)
     return RunResult(
         run=path.parent,
         role=role,
         task=data["task"],
+        view=view,
         mode=data["mode"],
         name=name,
         config=data.get("config"),

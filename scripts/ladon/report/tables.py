@@ -16,7 +16,8 @@ from ladon.report.compare import (
     relative_difference,
 )
 from ladon.report.render import MISSING, Column, Sheet, number, print_sheet
-from ladon.report.results import TASKS, Metric, RunCollection, RunResult, TaskView, datasets
+from ladon.report.results import RunCollection, RunResult, datasets, in_order
+from ladon.tasks import Score, TaskView
 
 WIDTH_WITHOUT_TERMINAL = 240
 KB_DIGITS = 3  # a byte, just about
@@ -26,10 +27,10 @@ def _beta_text(result: RunResult) -> str:
     return MISSING if result.shown_beta is None else f"{result.shown_beta:g}"
 
 
-def _score_text(result: RunResult, metric: Metric) -> str:
-    if result.missing and result.note and metric is result.view.first:
+def _score_text(result: RunResult, score: Score | None) -> str:
+    if result.missing and result.note and score is result.view.first:
         return "missing"
-    return number(result.score(metric), result.digits(metric))
+    return MISSING if score is None else number(result.score(score), result.digits(score))
 
 
 def _size_text(result: RunResult) -> str:
@@ -64,11 +65,11 @@ RESULT_COLUMNS = (
         lambda v: v.first.label,
         lambda r: _score_text(r, r.view.first),
     ),
-    Column("second_metric_name", lambda r: r.view.second.key),
+    Column("second_metric_name", lambda r: r.view.second and r.view.second.key),
     Column(
         "second_metric_value",
         lambda r: r.score(r.view.second),
-        lambda v: v.second.label,
+        lambda v: v.second.label if v.second else MISSING,
         lambda r: _score_text(r, r.view.second),
     ),
     Column(
@@ -114,12 +115,12 @@ def result_sheet(results: Sequence[RunResult], names: Sequence[str] = ()) -> She
         results: of one task.
         names: the columns to show; all, if none are named, the dataset's where there are several.
     """
-    several = len(datasets(results)) > 1
+    hidden = set() if len(datasets(results)) > 1 else {"dataset"}
+    hidden |= set() if results[0].view.second else {"second_metric_value"}
     columns = [
         column
         for column in RESULT_COLUMNS
-        if column.header
-        and (column.name in names if names else several or column.name != "dataset")
+        if column.header and (column.name in names if names else column.name not in hidden)
     ]
     return Sheet(title(results), results[0].view, columns, list(results), _missing_caption(results))
 
@@ -248,9 +249,10 @@ def comparison_sheets(comparisons: Sequence[Comparison], tolerance: Tolerance) -
     """Runs beside the published results, a table per task."""
     columns = [column for column in COMPARISON_COLUMNS if column.header]
     sheets = []
-    for task, view in TASKS.items():
+    for task in in_order(c.ours.task for c in comparisons):
         rows = [c for c in comparisons if c.ours.task == task]
         if rows:
+            view = rows[0].ours.view
             headline = f"{title([c.ours for c in rows])}, against the published results"
             caption = f"Tolerance: {tolerance}. Δ: the run's minus the published."
             sheets.append(Sheet(headline, view, columns, rows, caption))
@@ -290,9 +292,10 @@ def bd_sheets(results: Sequence[BdResult]) -> list[Sheet]:
     columns = [column for column in BD_COLUMNS if column.header]
     caption = "BD-rate: more bytes for the same accuracy; BD-accuracy: gain at the same bytes."
     sheets = []
-    for task, view in TASKS.items():
+    for task in in_order(result.test.subject[0] for result in results):
         rows = [result for result in results if result.test.subject[0] == task]
         if rows:
+            view = rows[0].test.results[0].view
             data = dict.fromkeys(result.test.subject[1] for result in rows)
             headline = f"{view.title}: {', '.join(data)}, Bjøntegaard's deltas"
             sheets.append(Sheet(headline, view, columns, rows, caption))

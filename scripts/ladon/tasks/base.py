@@ -1,110 +1,144 @@
-"""What a task must say: how its batches move, what its model takes, and how it is scored."""
+"""What a task must say: its name, its scores, how its batches move, and how they are scored.
+
+A task is one file with a `Task`, registered by `register`: the three of the paper stand beside this
+one, others in modules that a config names under ``dependencies``. Nothing here or in them loads
+torch before it is needed: reports and sweeps ask tasks, too.
+"""
 
 from __future__ import annotations
 
+import argparse
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from ladon.errors import UsageError
 
-from ladon.models.ladon import ThreeHeadedLadon
-from ladon.tensors import map_tensors
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ladon.metrics.base import Metric
 
 
-class Metric(ABC):
-    """Scores of one evaluation, mergeable across processes.
+@dataclass(frozen=True)
+class Score:
+    """One number of a metric, and how it is shown.
 
-    ``state`` returns a picklable summary of what ``update`` saw; ``compute`` turns the summaries
-    of all processes into numbers, so that each image counts once wherever it was evaluated.
+    Attributes:
+        key: its name in ``metrics.json``, and among the values that the metric computes.
+        label: in tables and plots, with its unit.
+        digits: decimals of a value from ``metrics.json``.
+        logged_digits: decimals that a log in the published wording holds (of Acc, all that count:
+            50,000 images give multiples of 0.002).
+        point: one percentage point in the score's own unit.
+        greater_is_better: its direction.
+        published: its name in the table of published results.
     """
 
-    @abstractmethod
-    def update(self, outputs: Any, targets: Any) -> None:
-        """Takes a batch of model outputs and its targets."""
+    key: str
+    label: str
+    digits: int = 3
+    logged_digits: int = 3
+    point: float = 1.0
+    greater_is_better: bool = True
+    published: str = ""
 
-    @abstractmethod
-    def state(self) -> Any:
-        """Returns the picklable summary of this process."""
+    @property
+    def axis_label(self) -> str:
+        """The label at an axis, where nothing else tells the direction."""
+        return self.label if self.greater_is_better else f"{self.label} (smaller is better)"
 
-    @abstractmethod
-    def compute(self, states: Sequence[Any]) -> dict[str, Any]:
-        """Returns metric values by name from all processes' summaries."""
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether one value is better than another one."""
+        return value > than if self.greater_is_better else value < than
 
-    @abstractmethod
-    def lines(self, values: Mapping[str, Any]) -> list[str]:
-        """Returns the published result lines for these values."""
+    def gain(self, value: float) -> float:
+        """A value such that greater is better."""
+        return value if self.greater_is_better else -value
 
 
-class LabelRange:
-    """The smallest and the largest label so far, kept where the labels are and read when asked."""
+@dataclass(frozen=True)
+class TaskView:
+    """What a report shows of a task: its title and its scores, the first one decisive."""
 
-    def __init__(self) -> None:
-        self._extremes: Tensor | None = None
+    title: str
+    scores: tuple[Score, ...]
 
-    def add(self, labels: Tensor) -> None:
-        """Takes labels of any shape, one at least."""
-        extremes = torch.stack(labels.aminmax())
-        if self._extremes is not None:
-            both = torch.stack([self._extremes, extremes])
-            extremes = torch.stack([both[:, 0].amin(), both[:, 1].amax()])
-        self._extremes = extremes
+    @property
+    def first(self) -> Score:
+        """The decisive score."""
+        return self.scores[0]
 
-    def outside(self, num_classes: int) -> int | None:
-        """Returns a label that is not in 0..num_classes-1, None if there was none."""
-        if self._extremes is None:
-            return None
-        lowest, highest = self._extremes.tolist()
-        if lowest < 0:
-            return lowest
-        return highest if highest >= num_classes else None
+    @property
+    def second(self) -> Score | None:
+        """The score shown beside it, if there is one."""
+        return self.scores[1] if len(self.scores) > 1 else None
+
+    def as_plain(self) -> dict[str, Any]:
+        """The view as ``metrics.json`` holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> TaskView:
+        """Reads what `as_plain` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it holds something else.
+        """
+        scores = tuple(Score(**score) for score in plain["scores"])
+        if not scores:
+            raise ValueError("no scores")
+        return cls(str(plain["title"]), scores)
 
 
 class Task(ABC):
     """A task's adapter; everything else is the engine's.
 
     Attributes:
-        name: name of its script and of its registry of models.
-        head: the three-headed model's head that answers it.
-        key_metric: the metric that chooses the best checkpoint; greater is better.
+        name: of the task, and of its script.
+        short_name: what the sweep's ``--task`` takes as well.
+        title: headline in reports.
+        scores: what its metric computes and reports show; the first chooses the best checkpoint.
+        model_kind: which of the libraries' registries its models come from, and which head of a
+            three-headed model answers it: 'classification', 'detection' or 'segmentation'.
         student_sections: config sections that may hold the model to be trained or tested.
+        data_folders: of the published data, by which a log's path tells its task.
+        can_share_teacher: whether several students can learn in one process (``--fused``).
     """
 
     name: ClassVar[str]
-    head: ClassVar[str]
-    key_metric: ClassVar[str]
+    short_name: ClassVar[str]
+    title: ClassVar[str]
+    scores: ClassVar[tuple[Score, ...]]
+    model_kind: ClassVar[str]
     student_sections: ClassVar[tuple[str, ...]] = ("student_model", "model")
+    data_folders: ClassVar[tuple[str, ...]] = ()
+    can_share_teacher: ClassVar[bool] = False
 
-    def __init__(self) -> None:
-        self._padded_sizes: dict[tuple, tuple[int, ...]] = {}
+    @property
+    def view(self) -> TaskView:
+        """What reports show."""
+        return TaskView(self.title, self.scores)
+
+    @property
+    def decisive(self) -> Score:
+        """The score that chooses the best checkpoint."""
+        return self.scores[0]
+
+    def add_flags(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027  (none by default)
+        """Adds the flags that only its script has."""
 
     def move(self, images: Any, targets: Any, device: torch.device) -> tuple[Any, Any]:
         """Moves a collated batch to the device."""
+        from ladon.tensors import to_device
+
         return to_device(images, device), to_device(targets, device)
 
     def predict(self, model: nn.Module, images: Any) -> Any:
-        """Runs the model in evaluation; of a three-headed one, the task's own head."""
-        if isinstance(model, ThreeHeadedLadon):
-            return model(images, heads=(self.head,))[self.head]
+        """Runs the model in evaluation."""
         return model(images)
-
-    def input_size(self, sample: Any, model: nn.Module) -> tuple[int, ...]:
-        """Size at which the encoder sees a sample; an evaluation batch holds one size only.
-
-        That is the sample's own size, or what the model's own transform resizes and pads it to.
-        """
-        size = tuple(sample.shape[-2:]) if isinstance(sample, Tensor) else tuple(sample.size)
-        transform = getattr(model, "transform", None)
-        if not isinstance(transform, GeneralizedRCNNTransform):
-            return size
-        key = (*size, transform.min_size, transform.max_size, transform.size_divisible)
-        if key not in self._padded_sizes:
-            resized, _ = transform.resize(torch.zeros(3, *size), None)
-            step = transform.size_divisible
-            self._padded_sizes[key] = tuple(-(-side // step) * step for side in resized.shape[-2:])
-        return self._padded_sizes[key]
 
     def example(self, device: torch.device) -> tuple[Any, Any] | None:
         """Returns a small collated batch of nothing in particular, to see whether models fit.
@@ -122,13 +156,38 @@ class Task(ABC):
             options: ``num_classes`` and ``iou_types`` as far as known.
         """
 
+    def read_scores(self, text: str) -> dict[str, Any] | None:
+        """Reads the values back from the result lines that its metric wrote into a log.
 
-def to_device(value: Any, device: torch.device) -> Any:
-    """Moves the tensors in nested lists, tuples and dicts; other values stay."""
+        Args:
+            text: messages of a test, one in a line.
 
-    def move(tensor: Tensor) -> Tensor:
-        if device.type == "cuda" and not tensor.is_cuda:
-            tensor = tensor.pin_memory()  # only from pinned memory does a copy overlap with work
-        return tensor.to(device, non_blocking=True)
+        Returns:
+            The last result's values by name; None if the text holds none.
+        """
+        return None
 
-    return map_tensors(move, value)
+
+TASKS: dict[str, Task] = {}
+"""The known tasks by name, the paper's first."""
+
+
+def register(task: type[Task]) -> type[Task]:
+    """Makes a task known; a class decorator."""
+    TASKS[task.name] = task()
+    return task
+
+
+def find_task(name: str) -> Task:
+    """Returns a task by its name or short name.
+
+    Raises:
+        UsageError: there is none; the known ones are named.
+    """
+    for task in TASKS.values():
+        if name in (task.name, task.short_name):
+            return task
+    raise UsageError(
+        f"no task is called '{name}' (known are {', '.join(TASKS)}): name the module that "
+        "registers it under the config's dependencies"
+    )

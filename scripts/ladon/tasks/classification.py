@@ -1,87 +1,52 @@
-"""Image classification: top-1 and top-5 accuracy."""
+"""Image classification: which of K classes an image is of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from ladon.tasks.base import Score, Task, register
+from ladon.tasks.text import NUMBER
 
-from ladon.errors import DataError
-from ladon.tasks.base import LabelRange, Metric, Task
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
+    from ladon.metrics.accuracy import Accuracy
 
-class Accuracy(Metric):
-    """Share of images whose label is among the k highest logits, in percent."""
-
-    def __init__(self, top: Sequence[int] = (1, 5)) -> None:
-        self._top = tuple(top)
-        # on the outputs' device, read once in the end
-        self._correct: Tensor | None = None
-        self._labels = LabelRange()
-        self._num_classes = 0
-        self._count = 0
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Takes logits [N, K] and labels [N].
-
-        Raises:
-            DataError: for a label outside the classes, which would count as a wrong answer; on a
-                GPU ``state`` raises it, because looking at labels here would make the host wait.
-        """
-        self._num_classes = outputs.shape[1]
-        self._labels.add(targets)
-        if not targets.is_cuda:
-            self._check_labels()
-        k = min(max(self._top), outputs.shape[1])
-        ranked = outputs.float().topk(k, dim=1).indices == targets[:, None]
-        correct = torch.stack([ranked[:, :t].any(dim=1).sum() for t in self._top])
-        self._correct = correct if self._correct is None else self._correct + correct
-        self._count += len(targets)
-
-    def _check_labels(self) -> None:
-        wrong = self._labels.outside(self._num_classes)
-        if wrong is not None:
-            raise DataError(
-                f"an image has label {wrong}, but the model has {self._num_classes} classes "
-                f"(labels 0 to {self._num_classes - 1}); correct the labels or use the model's own "
-                "classes"
-            )
-
-    def state(self) -> tuple[list[int], int]:
-        """Returns the number of correct images for each k, and of images.
-
-        Raises:
-            DataError: for a label outside the classes.
-        """
-        self._check_labels()
-        correct = [0] * len(self._top) if self._correct is None else self._correct.tolist()
-        return correct, self._count
-
-    def compute(self, states: Sequence[tuple[list[int], int]]) -> dict[str, Any]:
-        """Returns ``acc1`` and ``acc5`` in percent."""
-        count = max(1, sum(n for _, n in states))
-        correct = [sum(c[i] for c, _ in states) for i in range(len(self._top))]
-        return {f"acc{t}": 100.0 * c / count for t, c in zip(self._top, correct, strict=True)}
-
-    def lines(self, values: Mapping[str, Any]) -> list[str]:
-        """Returns the published ``* Acc@1 …`` line."""
-        return [" * " + "\t".join(f"Acc@{t} {values[f'acc{t}']:.4f}" for t in self._top)]
+_LINE = re.compile(rf"^ \* Acc@1 {NUMBER}\tAcc@5 {NUMBER}", re.M)
 
 
+@register
 class ImageClassification(Task):
     """ImageFolder-like data, logits out."""
 
     name = "image_classification"
-    head = "classification"
-    key_metric = "acc1"
+    short_name = "classification"
+    title = "Image classification"
+    scores = (
+        Score("acc1", "Acc@1 [%]", published="Acc@1"),
+        Score("acc5", "Acc@5 [%]", published="Acc@5"),
+    )
+    model_kind = "classification"
+    data_folders = ("ilsvrc2012",)
+    can_share_teacher = True
 
     def example(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns two images [2, 3, 128, 128] and their labels [2]."""
+        import torch
+
         labels = torch.zeros(2, dtype=torch.int64, device=device)
         return torch.zeros(2, 3, 128, 128, device=device), labels
 
     def metric(self, dataset: Any, options: Mapping[str, Any]) -> Accuracy:
         """Returns top-1 and top-5 accuracy."""
+        from ladon.metrics.accuracy import Accuracy
+
         return Accuracy()
+
+    def read_scores(self, text: str) -> dict[str, Any] | None:
+        """Reads the last `* Acc@1 …` line of a log."""
+        found = _LINE.findall(text)
+        return dict(zip(("acc1", "acc5"), map(float, found[-1]), strict=True)) if found else None

@@ -1,171 +1,45 @@
-"""Object detection: COCO's average precision with pycocotools' numbers."""
+"""Object detection: where objects are, and of which classes."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+import argparse
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from faster_coco_eval import COCO, COCOeval_faster
-from torch import Tensor
-
-from ladon.data.class_names import base_dataset
 from ladon.errors import DataError, UsageError
-from ladon.tasks.base import Metric, Task
+from ladon.metrics.names import COCO_STATS
+from ladon.tasks.base import Score, Task, register
+from ladon.tasks.text import NUMBER
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import torch
 
-STAT_NAMES = (
-    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
-    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
-)
+    from ladon.metrics.coco import CocoMetric
 
-
-class CocoMetric(Metric):
-    """Collects detections and evaluates them once over all evaluated images.
-
-    faster-coco-eval computes what pycocotools does, with one difference: pycocotools' precision is
-    TP / (TP + FP + 2^-52), which makes a lone true positive's 2^-52 smaller than 1. Recalls are
-    equal to the bit, average precisions within 2^-52.
-
-    The evaluator never sees the file's own ids: an annotation of id 0 would count as not matched,
-    and float64 does not hold every image id. Images and objects are numbered from 1.
-
-    Args:
-        coco: pycocotools' COCO of the dataset; it is only read.
-    """
-
-    def __init__(self, coco: Any) -> None:
-        self._coco = coco
-        self._detections: list[np.ndarray] = []
-        self._image_ids: list[np.ndarray] = []
-        self._counts: list[np.ndarray] = []
-        self._summary: list[str] = []
-
-    def update(self, outputs: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping]) -> None:
-        """Takes per image boxes [N, 4] (xyxy, pixels), scores [N], labels [N], and its target."""
-        counts = [len(output["boxes"]) for output, _ in zip(outputs, targets, strict=True)]
-        columns = [
-            torch.cat([output[key] for output in outputs]).double()
-            for key in ("boxes", "scores", "labels")
-        ]
-        # joined on the device, so that it is waited for once per batch and not once per image
-        found = torch.column_stack(columns).cpu().numpy()
-        found[:, 2:4] -= found[:, :2]
-        ids = torch.stack([torch.as_tensor(t["image_id"]).reshape(()) for t in targets])
-        self._detections.append(found)
-        self._image_ids.append(ids.cpu().numpy().astype(np.int64))
-        self._counts.append(np.array(counts, dtype=np.int64))
-
-    def state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the detections of this process and the images they were looked for in.
-
-        Returns:
-            Detections float64 [N, 6] (x, y, width and height in pixels, score, category id), image
-            after image; image ids int64 [M]; and the number of detections of each int64 [M].
-        """
-        none = np.empty(0, dtype=np.int64)
-        return (
-            np.concatenate([np.empty((0, 6)), *self._detections]),
-            np.concatenate([none, *self._image_ids]),
-            np.concatenate([none, *self._counts]),
-        )
-
-    def compute(
-        self, states: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
-    ) -> dict[str, Any]:
-        """Returns COCO's twelve numbers (fractions; -1 where the set has no such objects).
-
-        Raises:
-            DataError: the targets hold ids of images that the annotations do not list.
-        """
-        detections, image_ids, counts = (
-            np.concatenate(parts) for parts in zip(*states, strict=True)
-        )
-        image_ids, numbers = np.unique(image_ids, return_inverse=True)
-        numbers = np.repeat(numbers + 1, counts)
-        invalid = np.isnan(detections).any(axis=1)
-        if invalid.any():  # no place in a ranking by score, and no overlap with anything
-            logger.warning(
-                "%d of %d detections are left out: their box or score is not a number",
-                invalid.sum(),
-                len(invalid),
-            )
-        printed: list[str] = []
-        evaluation = COCOeval_faster(
-            self._truth(image_ids.tolist()),
-            _detected(numbers[~invalid], detections[~invalid]),
-            iouType="bbox",
-            print_function=printed.append,
-        )
-        evaluation.run()
-        # faster-coco-eval adds AR50 and AR75 at the end
-        summary = [line for line in printed if " @[ IoU=" in line]
-        self._summary = summary[: len(STAT_NAMES)]
-        stats = evaluation.all_stats[: len(STAT_NAMES)]
-        return dict(zip(STAT_NAMES, (float(s) for s in stats), strict=True))
-
-    def _truth(self, image_ids: list[int]) -> COCO:
-        """Copies the objects of some images, numbered: the evaluation writes into what it gets."""
-        unknown = [i for i in image_ids if i not in self._coco.imgs]
-        if unknown:
-            raise DataError(
-                f"image_id {unknown[0]} ({len(unknown)} in all) is in the dataset's targets but "
-                "not among the images of its COCO annotations; make them agree"
-            )
-        objects = [
-            (number, annotation)
-            for number, image_id in enumerate(image_ids, start=1)
-            for annotation in self._coco.imgToAnns.get(image_id, ())
-        ]
-        keys = ("category_id", "bbox", "area", "iscrowd")
-        return COCO(
-            {
-                "images": [{"id": number} for number in range(1, len(image_ids) + 1)],
-                "annotations": [
-                    {"id": n, "image_id": number, **{key: annotation[key] for key in keys}}
-                    for n, (number, annotation) in enumerate(objects, start=1)
-                ],
-                "categories": [{"id": i} for i in self._coco.getCatIds()],
-            }
-        )
-
-    def lines(self, values: Mapping[str, Any]) -> list[str]:
-        """Returns ``IoU metric: bbox`` and pycocotools' twelve lines."""
-        return ["IoU metric: bbox", *self._summary]
+_HEADLINE = "IoU metric: bbox"
+_LINE = re.compile(rf"Average (?:Precision|Recall)\s+\(A[PR]\) @\[ IoU=[^\]]*\] = {NUMBER}")
 
 
-def _detected(image_numbers: np.ndarray, detections: np.ndarray) -> COCO:
-    """Makes faster-coco-eval's object of detections float64 [N, 6] and their images int64 [N].
-
-    Its own ``loadRes`` would add to each a polygon, which only masks need, and print.
-    """
-    areas = detections[:, 2] * detections[:, 3]
-    columns = (image_numbers.tolist(), detections.tolist(), areas.tolist())
-    annotations = [
-        {
-            "id": number,
-            "image_id": image_number,
-            "category_id": int(category_id),
-            "bbox": box,
-            "score": score,
-            "area": area,
-        }
-        for number, (image_number, (*box, score, category_id), area) in enumerate(
-            zip(*columns, strict=True), start=1
-        )
-    ]
-    return COCO({"images": [], "annotations": annotations, "categories": []})
-
-
+@register
 class ObjectDetection(Task):
     """Lists of images of any size with COCO targets; the model resizes and pads them itself."""
 
     name = "object_detection"
-    head = "detection"
-    key_metric = "AP"
+    short_name = "detection"
+    title = "Object detection"
+    scores = (
+        Score("AP", "AP@[.50:.95]", point=0.01, published="AP@[.50:.95] bbox"),
+        Score("AP50", "AP@.50", point=0.01, published="AP@.50 bbox"),
+    )
+    model_kind = "detection"
+    data_folders = ("coco2017",)
+
+    def add_flags(self, parser: argparse.ArgumentParser) -> None:
+        """Adds ``--iou_types``."""
+        parser.add_argument(
+            "--iou_types", nargs="+", choices=["bbox"], default=["bbox"], help="bbox"
+        )
 
     def move(self, images: Any, targets: Any, device: torch.device) -> tuple[list, list]:
         """Moves a list of images [3, H, W] and of targets."""
@@ -178,6 +52,9 @@ class ObjectDetection(Task):
             UsageError: for an IoU type other than bbox.
             DataError: for a dataset without COCO annotations.
         """
+        from ladon.data.class_names import base_dataset
+        from ladon.metrics.coco import CocoMetric
+
         iou_types = options.get("iou_types") or ["bbox"]
         if list(iou_types) != ["bbox"]:
             raise UsageError(f"--iou_types {' '.join(iou_types)}: only bbox can be evaluated")
@@ -188,3 +65,13 @@ class ObjectDetection(Task):
             source = getattr(dataset, "annotation_file", type(dataset).__name__)
             raise DataError(f"{source} has no annotations: there is nothing to compare with")
         return CocoMetric(dataset.coco)
+
+    def read_scores(self, text: str) -> dict[str, Any] | None:
+        """Reads pycocotools' last summary in a log, if all of it is there."""
+        if _HEADLINE not in text:
+            return None
+        summary = text.rpartition(_HEADLINE)[2].partition("IoU metric: ")[0]
+        values = [float(value) for value in _LINE.findall(summary)]
+        if len(values) != len(COCO_STATS):  # the log breaks off in the middle
+            return None
+        return dict(zip(COCO_STATS, values, strict=True))

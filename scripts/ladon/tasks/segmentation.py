@@ -1,124 +1,77 @@
-"""Semantic segmentation: mean IoU and pixel accuracy over the whole set's confusion matrix."""
+"""Semantic segmentation: of which class each pixel is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import argparse
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from ladon.flags import whole_number
+from ladon.tasks.base import Score, Task, register
+from ladon.tasks.text import NUMBER
 
-from ladon.errors import DataError
-from ladon.tasks.base import LabelRange, Metric, Task
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-IGNORED = 255
+    from ladon.metrics.confusion import ConfusionMatrix
+
 DEFAULT_NUM_CLASSES = 21
+_LINE = re.compile(
+    rf"mean IoU: {NUMBER},\s*IoU: \[([^\]]*)\],\s*Global pixelwise acc: {NUMBER},"
+    r"\s*Average row correct: \[([^\]]*)\]"
+)
 
 
-class ConfusionMatrix(Metric):
-    """Pixel counts [label, prediction]; pixels labelled 255 don't count.
-
-    A class that neither labels nor predictions contain has no IoU: it is left out of the mean and
-    named (the published code printed ``nan`` for the whole mean).
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        self._num_classes = num_classes
-        # on the outputs' device, read once in the end
-        self._counts: Tensor | None = None
-        self._labels = LabelRange()
-
-    def update(self, outputs: Mapping[str, Tensor] | Tensor, targets: Tensor) -> None:
-        """Takes logits [N, K, H, W] (or a dict with them under 'out') and labels [N, H, W].
-
-        Raises:
-            DataError: for a label outside the classes; on a GPU ``state`` raises it, because
-                looking at labels here would make the host wait.
-        """
-        logits = outputs["out"] if isinstance(outputs, Mapping) else outputs
-        n = self._num_classes
-        if logits.shape[1] > n:
-            raise DataError(f"the model predicts {logits.shape[1]} classes, but the task has {n}")
-        ignored = targets == IGNORED
-        self._labels.add(targets.masked_fill(ignored, 0))
-        if not targets.is_cuda:
-            self._check_labels()
-        # one more row takes what is ignored; a bad label must not lead outside the matrix
-        labels = targets.masked_fill(ignored, n).clamp(0, n)
-        cells = (labels * n + logits.argmax(dim=1)).flatten()
-        if cells.is_cuda:  # bincount would ask the host for the largest value
-            counts = torch.zeros((n + 1) * n, dtype=torch.int64, device=cells.device)
-            counts.index_add_(0, cells, torch.ones_like(cells))
-        else:
-            counts = torch.bincount(cells, minlength=(n + 1) * n)
-        counts = counts.reshape(n + 1, n)[:n]
-        self._counts = counts if self._counts is None else self._counts + counts
-
-    def _check_labels(self) -> None:
-        wrong = self._labels.outside(self._num_classes)
-        if wrong is not None:
-            raise DataError(
-                f"a mask holds class {wrong}, but the task has {self._num_classes} classes"
-            )
-
-    def state(self) -> list[list[int]]:
-        """Returns the confusion matrix.
-
-        Raises:
-            DataError: for a label outside the classes.
-        """
-        self._check_labels()
-        n = self._num_classes
-        return [[0] * n for _ in range(n)] if self._counts is None else self._counts.tolist()
-
-    def compute(self, states: Sequence[list[list[int]]]) -> dict[str, Any]:
-        """Returns ``mean_iou``, ``pixel_accuracy`` in percent, ``iou`` and ``row_correct`` lists.
-
-        Classes without a pixel have None in the lists.
-        """
-        counts = sum(torch.tensor(s, dtype=torch.float64) for s in states)
-        hit, labelled, predicted = counts.diag(), counts.sum(dim=1), counts.sum(dim=0)
-        union = labelled + predicted - hit
-        total = float(labelled.sum())
-        iou = [float(100 * h / u) if u > 0 else None for h, u in zip(hit, union, strict=True)]
-        rows = [float(100 * h / s) if s > 0 else None for h, s in zip(hit, labelled, strict=True)]
-        present = [v for v in iou if v is not None]
-        return {
-            "mean_iou": sum(present) / len(present) if present else 0.0,
-            "pixel_accuracy": 100 * float(hit.sum()) / total if total else 0.0,
-            "iou": iou,
-            "row_correct": rows,
-            "absent_classes": [i for i, v in enumerate(iou) if v is None],
-        }
-
-    def lines(self, values: Mapping[str, Any]) -> list[str]:
-        """Returns the published ``mean IoU: …`` line, and one that names absent classes."""
-
-        def shown(numbers: list[float | None]) -> list[str]:
-            return ["nan" if v is None else f"{v:.1f}" for v in numbers]
-
-        lines = [
-            f"mean IoU: {values['mean_iou']:.1f}, IoU: {shown(values['iou'])}, "
-            f"Global pixelwise acc: {values['pixel_accuracy']:.1f}, "
-            f"Average row correct: {shown(values['row_correct'])}"
-        ]
-        if values["absent_classes"]:
-            lines.append(f"Left out of the mean, no pixel has them: {values['absent_classes']}")
-        return lines
+def _listed(text: str) -> list[float]:
+    return [float(value) for value in re.findall(r"[\d.]+|nan", text)]
 
 
+@register
 class SemanticSegmentation(Task):
     """Images and label maps of one size; the model returns logits under 'out'."""
 
     name = "semantic_segmentation"
-    head = "segmentation"
-    key_metric = "mean_iou"
+    short_name = "segmentation"
+    title = "Semantic segmentation"
+    scores = (
+        Score("mean_iou", "mean IoU [%]", 2, 1, published="mean IoU"),
+        Score("pixel_accuracy", "pixel acc. [%]", 2, 1, published="global pixelwise acc"),
+    )
+    model_kind = "segmentation"
+    data_folders = ("pascal_voc2012",)
+
+    def add_flags(self, parser: argparse.ArgumentParser) -> None:
+        """Adds ``--num_classes``."""
+        parser.add_argument(
+            "--num_classes",
+            type=whole_number(1),
+            help="classes with background (default: the model's, or 21)",
+        )
 
     def example(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns two images [2, 3, 128, 128] and their masks [2, 128, 128]."""
+        import torch
+
         masks = torch.zeros(2, 128, 128, dtype=torch.int64, device=device)
         return torch.zeros(2, 3, 128, 128, device=device), masks
 
     def metric(self, dataset: Any, options: Mapping[str, Any]) -> ConfusionMatrix:
         """Returns a confusion matrix over the task's classes."""
+        from ladon.metrics.confusion import ConfusionMatrix
+
         return ConfusionMatrix(options.get("num_classes") or DEFAULT_NUM_CLASSES)
+
+    def read_scores(self, text: str) -> dict[str, Any] | None:
+        """Reads the last `mean IoU: …` line of a log."""
+        found = _LINE.findall(text)
+        if not found:
+            return None
+        mean_iou, iou, pixel_accuracy, rows = found[-1]
+        return {
+            "mean_iou": float(mean_iou),
+            "pixel_accuracy": float(pixel_accuracy),
+            "iou": _listed(iou),
+            "row_correct": _listed(rows),
+        }

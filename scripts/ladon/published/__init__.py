@@ -1,0 +1,1 @@
+"""Facts of the published models, as data: their results, and their tensors."""

@@ -1,0 +1,4 @@
+"""What result lines in logs have in common."""
+
+NUMBER = r"(-?\d+(?:\.\d+)?|nan)"
+"""A number, captured, as the published code prints it."""
