@@ -61,7 +61,7 @@ def detector(backbone="splittable_resnet", name="resnet18", channels=(64, 64, 12
                 },
             },
         },
-        "object_detection",
+        "detection",
         "models.model",
     )
 

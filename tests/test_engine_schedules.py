@@ -65,3 +65,28 @@ def test_what_is_multiplied_is_said(caplog):
     assert "-adjust_lr" not in caplog.text
     learning_rates({"key": "OneCycleLR", "kwargs": {"max_lr": 0.1}}, 2.0)
     assert "-adjust_lr: learning rates times 2: from 0.008 on" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("greater_is_better", "kwargs", "worse"),
+    [
+        (True, {}, (60.0, 50.0)),
+        (False, {}, (0.5, 0.6)),
+        (True, {"mode": "min"}, (50.0, 60.0)),  # the config says otherwise
+    ],
+)
+def test_a_plateau_is_one_of_the_tasks_score(greater_is_better, kwargs, worse):
+    teacher, student = make_models()
+    section = train_config()["stage2"]
+    section["optimizer"] = {"key": "SGD", "kwargs": {"lr": 0.02}}
+    kwargs = {"patience": 0, "factor": 0.5, **kwargs}
+    section["scheduler"] = {"key": "ReduceLROnPlateau", "kwargs": kwargs}
+    stage = Stage(section, student, teacher, STEPS, CPU, greater_is_better=greater_is_better)
+    rates = []
+    for value in (*worse, *worse[:1]):
+        stage.end_epoch(value)
+        rates.append(stage.learning_rates[0])
+    assert rates == [0.02, 0.01, 0.005]
+    stage.skip_epochs(1, STEPS)
+    assert stage.learning_rates == [0.005], "a skipped epoch was judged"
+    stage.close()

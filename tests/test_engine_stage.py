@@ -53,7 +53,7 @@ def make_models():
                 },
             },
         },
-        "image_classification",
+        "classification",
         "student",
     )
     return teacher, student

@@ -200,7 +200,7 @@ def test_backbone_takes_a_classifiers_checkpoint_without_its_fc(tmp_path):
                 "backbone_config": section,
             },
         },
-        "semantic_segmentation",
+        "segmentation",
         "models.model",
     )
     assert torch.equal(model.backbone.layer4[0].conv1.weight, source.layer4[0].conv1.weight)

@@ -33,7 +33,7 @@ def error_of(folder: Path, text: str, **options: Any) -> str:
     return str(caught.value).replace(f"{folder}/", "")
 
 
-def problems_of(config: Config, task: str | None = None) -> list[str]:
+def problems_of(config: Config, kind: str | None = None) -> list[str]:
     """The problems of a config, as printed, with the file's folder taken out."""
     folder = f"{config.path.parent}/"
-    return [str(problem).replace(folder, "") for problem in validate_config(config, task)]
+    return [str(problem).replace(folder, "") for problem in validate_config(config, kind)]

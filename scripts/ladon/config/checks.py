@@ -258,15 +258,13 @@ def check_train(walker: Walker, view: View) -> None:
     if not stages:
         keys: Mapping[str, Any] = {**schema.STAGE.keys, **schema.TRAIN_KEYS}
         walker.section(view, Section(keys, schema.STAGE.required))
-        _check_teacher(walker, view)
-        check_losses(walker, view)
+        _check_stage(walker, view)
     for key, child in walker.children(view) if stages else ():
         if key in stages:
             if child.value is None:
                 walker.add(child, "the stage is empty")
             walker.rule(child, schema.STAGE)
-            _check_teacher(walker, child)
-            check_losses(walker, child)
+            _check_stage(walker, child)
         elif key in schema.TRAIN_KEYS:
             walker.rule(child, schema.TRAIN_KEYS[key])
         elif key in schema.STAGE.keys:
@@ -289,6 +287,27 @@ def check_train(walker: Walker, view: View) -> None:
             return
         elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
             walker.add(epoch, f"must be a stage's name or an epoch's number, not {kind_of(value)}")
+
+
+def _check_stage(walker: Walker, stage: View) -> None:
+    """Check what belongs together in a stage."""
+    _check_teacher(walker, stage)
+    _check_plateau(walker, stage)
+    check_losses(walker, stage)
+
+
+def _check_plateau(walker: Walker, stage: View) -> None:
+    scheduler = walker.child(stage, "scheduler")
+    key = walker.child(scheduler, "key") if scheduler is not None else None
+    if key is None or key.value != "ReduceLROnPlateau":
+        return
+    validation = walker.child(stage, "val_data_loader")
+    if validation is None or validation.value is None:
+        walker.add(key, "ReduceLROnPlateau follows a validation: the stage needs val_data_loader")
+    step = walker.child(scheduler, "scheduling_step")
+    if step is not None and not step.is_open and step.value:
+        text = "ReduceLROnPlateau follows each epoch's validation: leave out scheduling_step"
+        walker.add(step, text)
 
 
 def _check_teacher(walker: Walker, stage: View) -> None:

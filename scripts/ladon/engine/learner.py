@@ -136,6 +136,7 @@ class Learner:
                 *(section, self.student, teacher, steps, run.world, lr_factor),
                 precision=run.setting("precision", "train", "float32"),
                 compile_layers=run.setting("compile", "train", False),
+                greater_is_better=run.task.decisive.greater_is_better,
             )
         done, self._steps = self.progress.epoch - plan.first_epoch, steps
         if self._resumed is not None:

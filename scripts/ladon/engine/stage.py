@@ -138,6 +138,8 @@ class Stage:
             in their place; a floor that a schedule goes down to (`eta_min`, `min_lr`) stays.
         precision: of the teacher, and of the student's decoder, body and heads; losses are float32.
         compile_layers: use ``torch.compile`` on the student's decoder and body, and the teacher's.
+        greater_is_better: direction of the score that `end_epoch` is given, which a schedule that
+            waits for a plateau follows unless its config says otherwise.
     """
 
     def __init__(
@@ -150,8 +152,10 @@ class Stage:
         lr_factor: float = 1.0,
         precision: str = "float32",
         compile_layers: bool = False,
+        greater_is_better: bool = True,
     ) -> None:
         section = copy.copy(section)
+        self._plateau_mode = "max" if greater_is_better else "min"
         self._precision, self._open = precision, ExitStack()
         self._compiles = compile_layers
         student_section = section.get("student") or section.get("model") or {}
@@ -246,6 +250,8 @@ class Stage:
         elif section["key"] == "OneCycleLR" and not {"total_steps", "epochs"} & set(kwargs):
             # one spare step: the scheduler also steps after the last batch
             kwargs["total_steps"] = int(per_epoch * num_epochs) + 1
+        elif section["key"] == "ReduceLROnPlateau":
+            kwargs.setdefault("mode", self._plateau_mode)
         return get_scheduler(self.optimizer, section["key"], **kwargs), scheduling_step
 
     @property
@@ -325,7 +331,8 @@ class Stage:
         if self.scheduler is None:
             return
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(metric)
+            if metric is not None:  # an epoch that is skipped has none
+                self.scheduler.step(metric)
         elif isinstance(self.scheduler, CosineAnnealingWarmRestarts):
             self.scheduler.step(count)
         else:
