@@ -37,9 +37,6 @@ from ladon.models.openvino import by_openvino
 from ladon.models.precision import float32_where_it_matters
 from ladon.models.watched import is_watched
 
-# A graph costs a model about a second, which it earns back within about as many images.
-_WORTH_CONVERTING = 16
-
 # blocks whose forward is known to run each convolution and then its normalisation, and nothing
 # else in between; in a block that is not listed the order of names would prove nothing
 _BLOCKS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
@@ -95,7 +92,7 @@ def inference(
             ``forward_only``, because it belongs to a thread.
         compiled: let ``torch.compile`` have decoder, body and heads (not the encoder: the
             bitstream must not depend on it).
-        images: how many the model is going to see; for a few, no other runtime is set up.
+        images: how many the model is going to see; for a few, a CPU's graphs are not made.
 
     Yields:
         Payloads, filled by each forward pass.
@@ -105,8 +102,9 @@ def inference(
         taken: set[nn.Module] = set()
         if compiled:  # before any hook: it compiles them, too, at the first call
             stack.enter_context(compiling(model))
-        elif images is None or images >= _WORTH_CONVERTING:
-            taken = stack.enter_context(by_openvino(_after_the_payload(model), precision))
+        else:
+            parts = _after_the_payload(model)
+            taken = stack.enter_context(by_openvino(parts, precision, images))
         if precision != "float32":
             stack.enter_context(float32_where_it_matters(model))
             stack.enter_context(_cast_weights(model, taken))

@@ -35,18 +35,24 @@ logger = logging.getLogger(__name__)
 _HINTS = {"float32": "f32", "bf16": "bf16"}
 # how far a graph may be from PyTorch's float32, relative to the output's norm
 _TOLERANCES = {"float32": 1e-4, "bf16": 0.1}
+# Products from which on a graph pays: making it takes as long as PyTorch takes for about so many.
+_WORTH = 1e11
 # A module's kernels that are kept; each size of image has its own, about twenty.
 _MOST_KERNELS = 256
 
 
 @contextmanager
-def by_openvino(parts: Iterable[nn.Module], precision: str) -> Iterator[set[nn.Module]]:
+def by_openvino(
+    parts: Iterable[nn.Module], precision: str, images: int | None = None
+) -> Iterator[set[nn.Module]]:
     """Lets OpenVINO run what it can of some modules while it is open.
 
     Args:
         parts: disjoint modules in eval mode, on the CPU, BatchNorm folded; their weights must not
             change while it is open.
         precision: one of ``ladon.choices.PRECISIONS``; what OpenVINO runs returns float32.
+        images: how many are going to be seen; a module that is not worth a graph for so few of
+            their size stays PyTorch's. None for enough of them.
 
     Yields:
         The modules whose forward was exchanged, none of them within another.
@@ -55,7 +61,7 @@ def by_openvino(parts: Iterable[nn.Module], precision: str) -> Iterator[set[nn.M
     with ExitStack() as stack:
         if modules and _is_usable(precision):
             for module in modules:
-                stack.enter_context(replaced(module, forward=_Forward(module, precision)))
+                stack.enter_context(replaced(module, forward=_Forward(module, precision, images)))
         else:
             modules = []
         yield set(modules)
@@ -121,10 +127,12 @@ class _Forward:
     Args:
         module: on which this takes forward's place; called as it is as long as there is no graph.
         precision: of the graph.
+        images: that are going to be seen; None for many.
     """
 
-    def __init__(self, module: nn.Module, precision: str) -> None:
+    def __init__(self, module: nn.Module, precision: str, images: int | None) -> None:
         self._module, self._forward, self._precision = module, module.forward, precision
+        self._images = images
         self._converting = threading.Lock()
         self._is_refused = False
         self._graph: _Graph | None = None
@@ -136,15 +144,21 @@ class _Forward:
         if self._graph is None:
             with self._converting:
                 if self._graph is None and not self._is_refused:
-                    self._convert(args)
+                    self._convert(map_tensors(lambda x: x[:1].float(), args))
             if self._graph is None:
                 return self._forward(*args)
         return self._graph(args)
 
     def _convert(self, args: tuple[Any, ...]) -> None:
-        """Makes the graph; leaves the module to PyTorch if there can be none."""
+        """Makes the graph; leaves the module to PyTorch if there can be none.
+
+        Args:
+            args: of the first image.
+        """
+        if self._images is not None and self._images * _products(self._module, args) < _WORTH:
+            self._is_refused = True
+            return
         with torch.autocast("cpu", enabled=False):
-            args = map_tensors(Tensor.float, args)
             expected = self._forward(*args)  # what it raises is the caller's business
             try:
                 graph = _Graph(self._module, self._forward, args, expected, self._precision)
@@ -163,6 +177,12 @@ class _Forward:
         self._is_refused = True
         kind = type(self._module).__name__
         _say_once(f"A {kind} runs in PyTorch, slower: OpenVINO cannot take it ({reason})")
+
+
+def _products(module: nn.Module, args: tuple[Any, ...]) -> int:
+    """About how many products a module's convolutions take for an image, more rather than less."""
+    pixels = max(x[0, 0].numel() for x in _leaves(args))
+    return pixels * sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Conv2d))
 
 
 def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
