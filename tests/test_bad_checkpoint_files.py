@@ -238,7 +238,7 @@ def test_hostile_pickles_are_refused_within_bounds(tmp_path):
         assert expected in message
         assert "\n" not in message
         assert len(message) < 400 + len(str(path))
-        assert seconds < 10, path.stem
+        assert seconds < 60, path.stem
 
 
 def hostile_archives(folder: Path) -> dict[Path, str]:
@@ -299,7 +299,7 @@ def test_hostile_archives_are_refused_within_bounds(tmp_path):
         assert isinstance(message, str), f"{path.stem}: accepted"
         assert message.startswith(f"{path}: ")
         assert expected in message
-        assert seconds < 10, path.stem
+        assert seconds < 60, path.stem
 
 
 def test_what_only_looks_odd_is_loaded(tmp_path):

@@ -29,7 +29,9 @@ def parts(tmp_path, monkeypatch) -> list[Part]:
         path = Path(f"configs/{name}.yaml")
         path.parent.mkdir(exist_ok=True)
         dst = f"ckpt/{name}.pt"
-        path.write_text(yaml.safe_dump({"models": {"model": {"dst_ckpt": dst}}, "lr": 1}))
+        path.write_text(
+            yaml.safe_dump({"models": {"model": {"dst_ckpt": dst}}, "train": {"lr": 1}})
+        )
         return Part(name, "classification", path, needs)
 
     teacher = part("teacher")
@@ -73,7 +75,10 @@ def write(path: Path, text: str) -> None:
 
 
 def begin(part: Part) -> None:
-    write(part.folder / "config.yaml", load_config(part.config, data_root="data").dump())
+    write(
+        part.folder / "config.yaml",
+        load_config(part.config, data_root="data").dump(variables=False),
+    )
     write(part.folder / "run.json", json.dumps({"seed": SEED}))
     write(part.folder / "last.pt", "")
     (part.folder / "metrics.json").unlink(missing_ok=True)

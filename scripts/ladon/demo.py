@@ -75,7 +75,7 @@ class Part:
             needed = [need.checkpoint(data_root).stat().st_mtime for need in self.needs]
         except (OSError, ValueError, KeyError, TypeError):
             return "new"
-        fresh = load_config(self.config, data_root=data_root).dump()
+        fresh = load_config(self.config, data_root=data_root).dump(variables=False)
         if config != fresh or seed != SEED or max(needed, default=0.0) > since:
             return "new"
         has_checkpoint = self.checkpoint(data_root).is_file()

@@ -93,16 +93,16 @@ class Config:
         """
         return str(nearest_mark(self.root, dotted) or self.path)
 
-    def dump(self, dotted: str | None = None) -> str:
-        """Return the resolved config as YAML that runs as it is, or the value of a key.
-
-        A config's own variables are left out: what referred to them holds their values.
+    def dump(self, dotted: str | None = None, *, variables: bool = True) -> str:
+        """Return the resolved config as YAML that `load_config` reads back, or the value of a key.
 
         Args:
             dotted: the key; equal texts mean equal values, what is built included.
+            variables: with the config's own variables. Nothing refers to them any more, so that
+                only without them the text is a config that runs as it is.
         """
         value = self.get(dotted) if dotted is not None else self.resolver.resolve(self.root)
-        if dotted is None:
+        if not variables:
             value = {key: item for key, item in value.items() if key in TOP.keys}
         return dump_yaml(self.resolver, value)
 

@@ -144,7 +144,7 @@ class Run:
                 self._start_anew(best)
             if self.args.resume and resolved.is_file():
                 self._compare_with_before(resolved)
-            resolved.write_text(self.config.dump(), encoding="utf-8")
+            resolved.write_text(self.config.dump(variables=False), encoding="utf-8")
             write_json(self.folder / "run.json", self._origin(best))
             if not self.args.test_only:
                 # a finished result of an earlier run must not pass for this one's
@@ -195,7 +195,7 @@ class Run:
 
     def _compare_with_before(self, resolved: Path) -> None:
         """Warns if a resumed run is not quite the one that was interrupted."""
-        now = self.config.dump().splitlines()
+        now = self.config.dump(variables=False).splitlines()
         before = resolved.read_text("utf-8", errors="replace").splitlines()
         changed = [line.strip() for line in now if line not in before]
         if now != before:
