@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 
+from ladon.config import load_config
 from ladon.engine.classes import Classes, common_classes
 from ladon.errors import UsageError
 from ladon.models.checkpoint import read_checkpoint
@@ -125,6 +126,24 @@ def test_categories_that_were_renamed_are_refused(refused, own_data):
     message = refused("detection")
     assert "but '" in message
     assert "in the training set digit_scenes/train" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "names"), [("ladon.data.folder.ImageFolder", ["a", "b"]), ("x.VOCSegmentation", None)]
+)
+def test_only_a_folder_of_classes_names_them(tmp_path, key, names):
+    """VOC's root holds VOCdevkit, which is no class."""
+    for name in "ab":
+        (tmp_path / "data" / name).mkdir(parents=True)
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"datasets:\n  d/train: !import_call\n    key: {key}\n"
+        f"    init: {{kwargs: {{root: {tmp_path / 'data'}}}}}\n"
+        "train: {num_epochs: 1, train_data_loader: {dataset_id: d/train}}\n"
+    )
+    made = Classes()
+    made.take_from_training(load_config(config))
+    assert made.names == names
 
 
 def classes(names, source="a", number=None):

@@ -69,7 +69,8 @@ def by_ladon(monkeypatch):
 
 
 def test_every_command_is_a_script_and_listed_in_one_line(capsys):
-    assert {path.stem for path in (ROOT / "scripts").glob("*.py")} == COMMANDS.keys()
+    for_all = {"run"}  # a task of a user's own has no script
+    assert {path.stem for path in (ROOT / "scripts").glob("*.py")} - for_all == COMMANDS.keys()
     assert main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(COMMANDS) + 6

@@ -25,6 +25,8 @@ from ladon.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
+_FOLDERS = ("ImageFolder", "DatasetFolder")  # whose subfolders are the classes
+
 
 class Classes:
     """The classes of a run's model.
@@ -55,8 +57,10 @@ class Classes:
         if not config.section("train"):
             return
         stage = read_plan(config).stages[-1].key
-        dataset_id = config.get(f"{stage}.{TRAIN_LOADER}.dataset_id")
-        root = config.get(f"datasets.{dataset_id}.init.kwargs.root")
+        dataset = f"datasets.{config.get(f'{stage}.{TRAIN_LOADER}.dataset_id')}"
+        if str(config.get(f"{dataset}.key")).rpartition(".")[2] not in _FOLDERS:
+            return
+        root = config.get(f"{dataset}.init.kwargs.root")
         if isinstance(root, str) and Path(root).expanduser().is_dir():
             self.take(folder_class_names(root), f"the training set {root}")
 
