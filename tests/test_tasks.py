@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
 from ladon.errors import DataError
 from ladon.metrics.accuracy import Accuracy
+from ladon.metrics.base import Metric
 from ladon.metrics.confusion import ConfusionMatrix
 
 
@@ -80,3 +83,18 @@ def test_mean_iou_merges_processes_and_ignores_an_idle_one():
 def test_mask_class_out_of_range_is_a_data_error():
     with pytest.raises(DataError, match="class 7, but the task has 3"):
         ConfusionMatrix(3).update(torch.zeros(1, 3, 1, 1), torch.tensor([[[7]]]))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("classification", "Accuracy"),
+        ("detection", "CocoMetric"),
+        ("segmentation", "ConfusionMatrix"),
+    ],
+)
+def test_metrics_are_found_where_they_were(module, name):
+    found = importlib.import_module(f"ladon.tasks.{module}")
+    assert issubclass(getattr(found, name), Metric)
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = found.Nothing

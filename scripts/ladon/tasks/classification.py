@@ -50,3 +50,12 @@ class ImageClassification(Task):
         """Reads the last `* Acc@1 …` line of a log."""
         found = _LINE.findall(text)
         return dict(zip(("acc1", "acc5"), map(float, found[-1]), strict=True)) if found else None
+
+
+def __getattr__(name: str) -> Any:
+    """Gives the metric by the place that it had before metrics had a room of their own."""
+    if name == "Accuracy":
+        from ladon.metrics.accuracy import Accuracy
+
+        return Accuracy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

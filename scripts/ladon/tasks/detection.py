@@ -75,3 +75,12 @@ class ObjectDetection(Task):
         if len(values) != len(COCO_STATS):  # the log breaks off in the middle
             return None
         return dict(zip(COCO_STATS, values, strict=True))
+
+
+def __getattr__(name: str) -> Any:
+    """Gives the metric by the place that it had before metrics had a room of their own."""
+    if name == "CocoMetric":
+        from ladon.metrics.coco import CocoMetric
+
+        return CocoMetric
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

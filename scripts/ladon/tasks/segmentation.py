@@ -75,3 +75,12 @@ class SemanticSegmentation(Task):
             "iou": _listed(iou),
             "row_correct": _listed(rows),
         }
+
+
+def __getattr__(name: str) -> Any:
+    """Gives the metric by the place that it had before metrics had a room of their own."""
+    if name == "ConfusionMatrix":
+        from ladon.metrics.confusion import ConfusionMatrix
+
+        return ConfusionMatrix
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
