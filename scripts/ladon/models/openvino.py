@@ -28,7 +28,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from ladon.errors import in_one_line
 from ladon.models.bottleneck import replaced
 from ladon.models.watched import is_watched
-from ladon.tensors import is_finite, map_tensors
+from ladon.tensors import map_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +147,6 @@ class _Forward:
                     self._convert(map_tensors(lambda x: x[:1].float(), args))
             if self._graph is None:
                 return self._forward(*args)
-        if not all(is_finite(x) for x in _leaves(args)):
-            return self._forward(*args)  # OpenVINO's ReLU makes 0 of NaN, and hides it
         return self._graph(args)
 
     def _convert(self, args: tuple[Any, ...]) -> None:
