@@ -294,12 +294,7 @@ def evaluate_all(
 
     with ExitStack() as stack:
         for job in jobs:
-            how = inference(
-                *(job.model, mode),
-                precision=precision,
-                compiled=compiled,
-                images=len(dataset),  # of all processes: they choose the same
-            )
+            how = inference(job.model, mode, precision=precision, compiled=compiled)
             job.payloads = stack.enter_context(how)
             stack.enter_context(watching_detections(job.model, job.watch))
         advance = stack.enter_context(progress(title, len(loader.sampler)))

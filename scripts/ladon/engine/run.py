@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = (
     *("torch", "torchvision", "sc2bench", "torchdistill", "compressai", "timm"),
-    *("numpy", "pycocotools", "faster-coco-eval", "openvino"),
+    *("numpy", "pycocotools", "faster-coco-eval"),
 )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ladon.models.bottleneck import find_coded
-from ladon.models.watched import is_watched
+from ladon.models.packed_conv import is_watched
 
 _MOST_FORMS = 256  # layers of a teacher and a student, each for some shapes and modes
 _LAYERS = ("layer1", "layer2", "layer3", "layer4", "fpn")

@@ -6,8 +6,8 @@ with inference(model, "full", precision="bf16") as payloads:
     sizes = payloads.pop()           # of this thread's passes
 
 - GDN's reparametrisation is computed once instead of at every call, with the same values;
-- BatchNorm is folded into the convolution before it, and on a CPU OpenVINO runs what follows the
-  payload (float32 rounding, about 1e-6 relative);
+- BatchNorm is folded into the convolution before it; on a CPU, convolutions behind the payload are
+  Winograd's, and ResNet's blocks fused with packed weights (float32 rounding, about 1e-6 relative);
 - bf16 is autocast of decoder, body and heads, whose weights are held in bf16; encoder, quantisation
   and entropy model stay in float32 and in their one pinned form of execution, so that the payloads
   are the same to the bit;
@@ -33,9 +33,14 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.models.bottleneck import Payloads, entropy_coding, find_bottleneck, find_coded
 from ladon.models.compiled import compiled as compiling
-from ladon.models.openvino import by_openvino
+from ladon.models.packed_conv import is_watched
 from ladon.models.precision import float32_where_it_matters
-from ladon.models.watched import is_watched
+
+try:
+    from ladon.models.fused_blocks import replaced_blocks
+    from ladon.models.winograd import WinogradConv2d
+except ImportError:  # numba does not come for every new Python at once
+    WinogradConv2d = None
 
 # blocks whose forward is known to run each convolution and then its normalisation, and nothing
 # else in between; in a block that is not listed the order of names would prove nothing
@@ -81,7 +86,6 @@ def inference(
     *,
     precision: str = "float32",
     compiled: bool = False,
-    images: int | None = None,
 ) -> Iterator[Payloads]:
     """Everything that makes evaluation fast, while it is open.
 
@@ -92,33 +96,31 @@ def inference(
             ``forward_only``, because it belongs to a thread.
         compiled: let ``torch.compile`` have decoder, body and heads (not the encoder: the
             bitstream must not depend on it).
-        images: how many the model is going to see; for a few, a CPU's graphs are not made.
 
     Yields:
         Payloads, filled by each forward pass.
     """
     with ExitStack() as stack:
-        stack.enter_context(_folded(model))
-        taken: set[nn.Module] = set()
+        stack.enter_context(_folded(model, fused=not compiled))
         if compiled:  # before any hook: it compiles them, too, at the first call
             stack.enter_context(compiling(model))
-        else:
-            parts = _after_the_payload(model)
-            taken = stack.enter_context(by_openvino(parts, precision, images))
         if precision != "float32":
             stack.enter_context(float32_where_it_matters(model))
-            stack.enter_context(_cast_weights(model, taken))
+            stack.enter_context(_cast_weights(model))
         yield stack.enter_context(entropy_coding(model, mode))
 
 
 @contextmanager
-def _folded(model: nn.Module) -> Iterator[None]:
-    """Exchanges layers for folded ones, and takes them back in the end."""
+def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
+    """Exchanges layers for folded ones, and takes them back in the end.
+
+    With ``fused`` also for those of a CPU, which torch.compile would not look into.
+    """
     exchanged: list[tuple[nn.Module, str, nn.Module]] = []
 
     def exchange(parent: nn.Module, name: str, layer: nn.Module) -> None:
         exchanged.append((parent, name, parent._modules[name]))
-        parent._modules[name] = layer.eval()
+        parent._modules[name] = layer
 
     with torch.no_grad():
         for parent in list(model.modules()):
@@ -130,6 +132,13 @@ def _folded(model: nn.Module) -> Iterator[None]:
                 if _can_fold(conv, norm):
                     exchange(parent, conv_name, _fold(conv, norm))
                     exchange(parent, norm_name, nn.Identity())
+        for part in _after_the_payload(model) if fused and WinogradConv2d is not None else []:
+            for parent, name, block in replaced_blocks(part):
+                exchange(parent, name, block)
+            for parent in list(part.modules()):
+                for name, child in list(parent.named_children()):
+                    if WinogradConv2d.can_replace(child) and not is_watched(child):
+                        exchange(parent, name, WinogradConv2d.from_conv(child))
     try:
         yield
     finally:
@@ -184,19 +193,15 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
     weight = weight.detach().contiguous(memory_format=torch.channels_last)
     folded.weight = nn.Parameter(weight, requires_grad=False)
     folded.bias = nn.Parameter(bias.detach(), requires_grad=False)
-    return folded
+    return folded.eval()
 
 
 @contextmanager
-def _cast_weights(model: nn.Module, taken: set[nn.Module]) -> Iterator[None]:
-    """Holds in bf16 what autocast would cast anew in every batch; the same values to the bit.
-
-    Not of modules that another runtime has taken, with its own copies of their weights.
-    """
+def _cast_weights(model: nn.Module) -> Iterator[None]:
+    """Holds in bf16 what autocast would cast anew in every batch; the same values to the bit."""
     held: list[tuple[nn.Module, str, nn.Parameter]] = []
-    others = {m for module in taken for m in module.modules()}
     for module in (m for part in _after_the_payload(model) for m in part.modules()):
-        if module in others or type(module) not in (nn.Conv2d, nn.Linear):
+        if type(module) not in (nn.Conv2d, nn.Linear):
             continue
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.dtype is torch.float32:
