@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from students import splittable_section
 from torch import nn
 from torch.utils.data import Dataset, SequentialSampler
 from torchdistill.core.distillation import MultiStagesDistillationBox
@@ -39,23 +40,7 @@ def make_models():
     teacher = build_model(
         {"key": "resnet18", "kwargs": {"num_classes": 3}}, "classification", "teacher"
     )
-    student = build_model(
-        {
-            "key": "splittable_resnet",
-            "kwargs": {
-                "resnet_name": "resnet18",
-                "num_classes": 3,
-                "skips_avgpool": False,
-                "skips_fc": False,
-                "bottleneck_config": {
-                    "key": "FPBasedResNetBottleneck",
-                    "kwargs": {"num_bottleneck_channels": 4, "num_target_channels": 64},
-                },
-            },
-        },
-        "classification",
-        "student",
-    )
+    student = build_model(splittable_section(), "classification", "student")
     return teacher, student
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from students import splittable_section
 
 from ladon.errors import CheckpointError
 from ladon.models import build_model, entropy_coding, update_bottleneck, write_checkpoint
@@ -19,21 +20,8 @@ CHANNELS = 4
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
-def backbone(channels=CHANNELS, name="resnet18", **kwargs):
-    return {
-        "key": "splittable_resnet",
-        "kwargs": {
-            "resnet_name": name,
-            "num_classes": 10,
-            "skips_avgpool": False,
-            "skips_fc": False,
-            "bottleneck_config": {
-                "key": "FPBasedResNetBottleneck",
-                "kwargs": {"num_bottleneck_channels": channels, "num_target_channels": 64},
-            },
-        },
-        **kwargs,
-    }
+def backbone(channels=CHANNELS, name="resnet18"):
+    return splittable_section(channels, name, classes=10)
 
 
 def sections(channels=CHANNELS, name="resnet18"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from sc2bench.models.layer import FPBasedResNetBottleneck
+from students import splittable_section
 from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -53,25 +54,8 @@ FAMILIES = {
 }
 
 
-def splittable(channels=4, name="resnet18", classes=3, bottleneck=None, **kwargs):
-    section = {
-        "key": "splittable_resnet",
-        "kwargs": {
-            "resnet_name": name,
-            "num_classes": classes,
-            "skips_avgpool": False,
-            "skips_fc": False,
-            "bottleneck_config": bottleneck
-            or {
-                "key": "FPBasedResNetBottleneck",
-                "kwargs": {
-                    "num_bottleneck_channels": channels,
-                    "num_target_channels": 64 if name == "resnet18" else 256,
-                },
-            },
-        },
-        **kwargs,
-    }
+def splittable(*args, **kwargs):
+    section = splittable_section(*args, **kwargs)
     torch.manual_seed(0)
     return build_model(section, "classification", "models.student_model")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from students import splittable_section
 from test_models import splittable
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -323,20 +324,7 @@ def test_a_mask_of_infinities_is_no_damage(tmp_path):
 def test_original_weights_are_looked_at_too(tmp_path):
     """Those that a splittable model takes from the network it was cut out of."""
     source = torchvision.models.resnet18(num_classes=3)
-    section = {
-        "key": "splittable_resnet",
-        "kwargs": {
-            "resnet_name": "resnet18",
-            "num_classes": 3,
-            "skips_avgpool": False,
-            "skips_fc": False,
-            "bottleneck_config": {
-                "key": "FPBasedResNetBottleneck",
-                "kwargs": {"num_bottleneck_channels": 4, "num_target_channels": 64},
-            },
-            "org_model_ckpt_file_path_or_url": str(tmp_path / "a.pt"),
-        },
-    }
+    section = splittable_section(org_model_ckpt_file_path_or_url=str(tmp_path / "a.pt"))
     torch.save(source.state_dict(), tmp_path / "a.pt")
     built = build_model(section, "classification", "x")
     assert torch.equal(built.fc.weight, source.fc.weight)

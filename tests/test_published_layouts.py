@@ -22,6 +22,7 @@ import pytest
 import torch
 from layouts import without_tables, write_2022
 from PIL import Image
+from students import splittable_section
 from tiny import ROOT
 from torch import nn
 from torchvision import transforms
@@ -329,23 +330,12 @@ def check_same(site: Site, kind: str, monkeypatch) -> None:
 
 def test_data_size_is_what_sc2bench_records():
     """Image by image, with sc2bench's own encode and its FileSizeAnalyzer."""
-    section = {
-        "key": "splittable_resnet",
-        "kwargs": {
-            "resnet_name": "resnet18",
-            "num_classes": 3,
-            "skips_avgpool": False,
-            "skips_fc": False,
-            "bottleneck_config": {
-                "key": "FPBasedResNetBottleneck",
-                "kwargs": {"num_bottleneck_channels": 4, "num_target_channels": 64},
-            },
-            "analysis_config": {
-                "analyzes_after_compress": True,
-                "analyzer_configs": [{"key": "FileSizeAnalyzer", "kwargs": {"unit": "KB"}}],
-            },
-        },
-    }
+    section = splittable_section(
+        analysis_config={
+            "analyzes_after_compress": True,
+            "analyzer_configs": [{"key": "FileSizeAnalyzer", "kwargs": {"unit": "KB"}}],
+        }
+    )
     torch.manual_seed(0)
     model = build_model(section, "classification", "models.student_model").eval()
     spread_latent(model)

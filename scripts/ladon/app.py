@@ -24,6 +24,7 @@ from ladon.engine.evaluate import evaluate_all
 from ladon.engine.failures import ACCELERATOR_ERRORS, device_failure, is_connection_error
 from ladon.engine.interrupt import catch_signals
 from ladon.engine.learner import Learner
+from ladon.engine.plan import TEACHER
 from ladon.engine.randomness import seed_everything
 from ladon.engine.run import seconds_since_start
 from ladon.engine.together import Member, check_agreement
@@ -41,7 +42,7 @@ from ladon.errors import (
 from ladon.logs import set_up_logging
 from ladon.models import update_bottleneck
 from ladon.models.ladon import ThreeHeadedLadon
-from ladon.session import TEACHER, Session
+from ladon.session import Session
 from ladon.tasks import Task
 
 logger = logging.getLogger(__name__)

@@ -75,6 +75,12 @@ def why_not_written(error: BaseException) -> str:
     return f"{text}; make room on that disk" if found.errno == errno.ENOSPC else text
 
 
+def of_writing(text: str, error: BaseException) -> LadonError:
+    """Returns an error of this text: of failed work if the disk is full or fails, else of usage."""
+    kind = LadonError if disk_failure(error) else UsageError
+    return kind(text)
+
+
 def cannot_write(what: object, error: BaseException) -> LadonError:
     """Returns the error of a file that cannot be written: a wrong path, or a disk that is full.
 
@@ -82,8 +88,7 @@ def cannot_write(what: object, error: BaseException) -> LadonError:
         what: names the file.
         error: what came of writing it.
     """
-    kind = LadonError if disk_failure(error) else UsageError
-    return kind(f"{what}: cannot be written: {why_not_written(error)}")
+    return of_writing(f"{what}: cannot be written: {why_not_written(error)}", error)
 
 
 class Interrupted(LadonError):

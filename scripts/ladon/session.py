@@ -16,7 +16,7 @@ from ladon.config import Config, check_config, load_config
 from ladon.engine.distributed import World
 from ladon.engine.evaluate import Evaluation
 from ladon.engine.interrupt import StopRequest
-from ladon.engine.plan import build_stage_section, read_plan
+from ladon.engine.plan import TEACHER, build_stage_section, read_plan
 from ladon.engine.randomness import seed_everything
 from ladon.engine.rehearsal import rehearse
 from ladon.engine.run import Run, write_json
@@ -42,8 +42,6 @@ from ladon.paths import run_folder, run_log_path
 from ladon.tasks import Task
 
 logger = logging.getLogger(__name__)
-
-TEACHER = "models.teacher_model"
 
 
 class Session:

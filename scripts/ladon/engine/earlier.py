@@ -6,22 +6,14 @@ import contextlib
 import json
 import logging
 import os
-import re
 import shutil
 from pathlib import Path
 
-from ladon.errors import (
-    CheckpointError,
-    LadonError,
-    UsageError,
-    disk_failure,
-    why_not_written,
-)
+from ladon.errors import CheckpointError, LadonError, of_writing, why_not_written
 from ladon.models.checkpoint import load_safely
+from ladon.replacing import TEMPORARY, replacing
 
 logger = logging.getLogger(__name__)
-
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp", re.DOTALL)
 
 
 def previous_of(path: Path) -> Path:
@@ -66,23 +58,16 @@ def keep_best(best: Path, last: Path | None = None) -> None:
             "Training over %s of a run that was not finished; %s stays as it is", best, kept.name
         )
         return
-    temporary = best.with_name(f".{kept.name}.{os.getpid()}.tmp")
     try:
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(best.resolve(), temporary)  # costs neither time nor disk
-        except OSError:  # another file system, or one that knows no links
-            shutil.copy2(best, temporary)
-        os.replace(temporary, kept)
-        temporary.unlink(missing_ok=True)  # of two names for one file, replace leaves both
-    except OSError as error:
-        with contextlib.suppress(OSError):
+        with replacing(kept) as temporary:
             temporary.unlink(missing_ok=True)
-        kind = LadonError if disk_failure(error) else UsageError
-        raise kind(
-            f"cannot keep {best} as {kept.name}: {why_not_written(error)}; move it away, or add "
-            "--overwrite to replace it"
-        ) from error
+            try:
+                os.link(best.resolve(), temporary)  # costs neither time nor disk
+            except OSError:  # another file system, or one that knows no links
+                shutil.copy2(best, temporary)
+    except OSError as error:
+        text = f"cannot keep {best} as {kept.name}: {why_not_written(error)}; move it away, or add "
+        raise of_writing(f"{text}--overwrite to replace it", error) from error
     logger.warning("%s exists: it is kept as %s (--overwrite replaces it)", best, kept.name)
 
 
@@ -101,13 +86,10 @@ def bring_best(before: Path, now: Path) -> None:
     if not before.is_file() or before.resolve() == now.resolve():
         return
     keep_best(now)
-    temporary = now.with_name(f".{now.name}.{os.getpid()}.tmp")
     try:
-        shutil.copy2(before, temporary)
-        os.replace(temporary, now)
+        with replacing(now) as temporary:
+            shutil.copy2(before, temporary)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise LadonError(f"cannot copy {before} to {now}: {why_not_written(error)}") from error
     logger.info("The best checkpoint so far, %s, is copied to %s", before, now)
 
@@ -136,7 +118,7 @@ def remove_orphans(folder: Path, name: str | None = None) -> None:
     except OSError:
         return
     for path in entries:
-        match = _TEMPORARY.fullmatch(path.name)
+        match = TEMPORARY.fullmatch(path.name)
         if match is None or (name is not None and match["name"] != name):
             continue
         pid = int(match["pid"])
@@ -170,7 +152,6 @@ def drop_epochs_from(path: Path, epoch: int) -> None:
     Raises:
         LadonError: if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if not path.is_file():
             return
@@ -178,11 +159,9 @@ def drop_epochs_from(path: Path, epoch: int) -> None:
         kept = [line for line in lines if _is_before(line, epoch)]
         if kept == lines:
             return
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise LadonError(f"cannot write {path}: {why_not_written(error)}") from error
 
 

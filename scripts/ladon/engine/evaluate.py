@@ -91,16 +91,15 @@ class Evaluation:
         for line in self.lines:
             logger.info(line)
         if self.data_size_kb is not None:
-            size = self.data_size_kb
+            kib, payload = self.data_size_kb, self.payload_bytes
             logger.info(
                 "Bottleneck size [KB]: mean %s std %s for %s samples",
-                *(size["mean"], size["std"], size["n"]),
+                *(kib["mean"], kib["std"], kib["n"]),
             )
-            size, kib = self.payload_bytes, size
-            logger.info("Payload [bytes]: mean %s std %s", size["mean"], size["std"])
+            logger.info("Payload [bytes]: mean %s std %s", payload["mean"], payload["std"])
             logger.info(
                 "That is %.1f ± %.1f bytes of payload, %.3f ± %.3f KB as published, an image",
-                *(size["mean"], size["std"], kib["mean"], kib["std"]),
+                *(payload["mean"], payload["std"], kib["mean"], kib["std"]),
             )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import json
 import logging
@@ -28,6 +27,7 @@ from ladon.engine.state import read_last
 from ladon.engine.together import Member
 from ladon.errors import LadonError, UsageError, cannot_write, why_not_written
 from ladon.launch import checkout, own_command
+from ladon.replacing import replacing
 from ladon.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -287,11 +287,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         LadonError: if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise LadonError(f"cannot write {path}: {why_not_written(error)}") from error

@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ladon.errors import CheckpointError, LadonError, UsageError, disk_failure, why_not_written
+from ladon.errors import CheckpointError, LadonError, of_writing, why_not_written
 from ladon.models.fit import check_finite, first_bad, load_into
 from ladon.models.safe_load import load_safely
 from ladon.models.weights import current_names, find_weights, has_old_names
+from ladon.replacing import replacing
 
 __all__ = [
     "Checkpoint",
@@ -239,20 +240,15 @@ def save_atomically(content: Any, path: str | os.PathLike) -> None:
         LadonError: if the file cannot be written.
     """
     file = Path(path).expanduser()
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as target:
+        with replacing(file) as temporary, temporary.open("wb") as target:
             torch.save(content, target)
             target.flush()
             os.fsync(target.fileno())
-        os.replace(temporary, file)
         _sync_folder(file.parent)
     except (OSError, RuntimeError) as error:
         raise LadonError(f"cannot write checkpoint {file}: {why_not_written(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):  # the folder may be what cannot be written
-            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -283,7 +279,5 @@ def check_writable(path: str | os.PathLike, where: str) -> None:
         with tempfile.TemporaryFile(dir=file.parent):
             pass
     except OSError as error:
-        kind = LadonError if disk_failure(error) else UsageError
-        raise kind(
-            f"checkpoint {file} cannot be written: {why_not_written(error)} (named by {where})"
-        ) from error
+        text = f"checkpoint {file} cannot be written: {why_not_written(error)} (named by {where})"
+        raise of_writing(text, error) from error

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ladon.tasks.base import Score, Task, register
+from ladon.tasks.base import Score, Task, moved, register
 from ladon.tasks.text import NUMBER
 
 if TYPE_CHECKING:
@@ -52,10 +52,4 @@ class ImageClassification(Task):
         return dict(zip(("acc1", "acc5"), map(float, found[-1]), strict=True)) if found else None
 
 
-def __getattr__(name: str) -> Any:
-    """Gives the metric by the place that it had before metrics had a room of their own."""
-    if name == "Accuracy":
-        from ladon.metrics.accuracy import Accuracy
-
-        return Accuracy
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = moved(__name__, Accuracy="ladon.metrics.accuracy")

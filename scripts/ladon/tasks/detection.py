@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ladon.errors import DataError, UsageError
 from ladon.metrics.names import COCO_STATS
-from ladon.tasks.base import Score, Task, register
+from ladon.tasks.base import Score, Task, moved, register
 from ladon.tasks.text import NUMBER
 
 if TYPE_CHECKING:
@@ -77,10 +77,4 @@ class ObjectDetection(Task):
         return dict(zip(COCO_STATS, values, strict=True))
 
 
-def __getattr__(name: str) -> Any:
-    """Gives the metric by the place that it had before metrics had a room of their own."""
-    if name == "CocoMetric":
-        from ladon.metrics.coco import CocoMetric
-
-        return CocoMetric
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = moved(__name__, CocoMetric="ladon.metrics.coco")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ladon.flags import whole_number
-from ladon.tasks.base import Score, Task, register
+from ladon.tasks.base import Score, Task, moved, register
 from ladon.tasks.text import NUMBER
 
 if TYPE_CHECKING:
@@ -77,10 +77,4 @@ class SemanticSegmentation(Task):
         }
 
 
-def __getattr__(name: str) -> Any:
-    """Gives the metric by the place that it had before metrics had a room of their own."""
-    if name == "ConfusionMatrix":
-        from ladon.metrics.confusion import ConfusionMatrix
-
-        return ConfusionMatrix
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = moved(__name__, ConfusionMatrix="ladon.metrics.confusion")

@@ -1,0 +1,35 @@
+"""Files that are written whole or not at all: beside the old one, whose place they then take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp", re.DOTALL)
+"""Name of a temporary file: of the file that it is to become, and of the process that writes it."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives the path of a temporary file, which takes a file's place once all went well.
+
+    Whatever is raised leaves the file as it was and no temporary one; a kill leaves one of the name
+    `TEMPORARY`.
+
+    Args:
+        path: the file, in a folder that exists.
+
+    Raises:
+        OSError: if the temporary file cannot take its place.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # the folder may be what cannot be written
+            temporary.unlink(missing_ok=True)
