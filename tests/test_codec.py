@@ -249,11 +249,11 @@ def test_without_numba_the_library_can_be_imported(reason):
         "    def find_spec(self, name, *_):\n"
         f"        if name == 'numba': raise ImportError({reason!r})\n"
         "sys.meta_path.insert(0, Without())\n"
-        "import ladon.models\n"
+        "import ladon.errors, ladon.models\n"
         "from compressai.entropy_models import EntropyBottleneck\n"
         "made = EntropyBottleneck(2); made.update()\n"
         "try: ladon.models.bottleneck.LatentCoder(made)\n"
-        "except ladon.models.checkpoint.UsageError as error: print(error)\n"
+        "except ladon.errors.UsageError as error: print(error)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
