@@ -123,7 +123,7 @@ def nothing_random(monkeypatch) -> None:
             coder.quantize = quantize
         return generator
 
-    monkeypatch.setattr("ladon.engine.learner.use_own_noise", silent)
+    monkeypatch.setattr("ladon.engine.student_trainer.use_own_noise", silent)
     monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     randperm = torch.randperm

@@ -10,9 +10,9 @@ from torch import nn
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RPNHead
 
-from ladon.engine import train as train_module
 from ladon.engine.finite import FiniteRecord, Watch, not_finite
 from ladon.engine.stage import Stage
+from ladon.engine.student_trainer import StudentTrainer
 from ladon.models.checkpoint import load_safely
 from ladon.tasks import Task
 from ladon.tensors import is_finite
@@ -106,9 +106,9 @@ def test_an_interruption_does_not_save_spoilt_weights(own_lab, refused, monkeypa
 
 
 def test_a_buffer_that_was_never_finite_is_not_complained_of(own_lab, monkeypatch):
-    from ladon import session
+    from ladon import run_models
 
-    original = session.build_model
+    original = run_models.build_model
 
     def build_model(*args, **kwargs):
         model = original(*args, **kwargs)
@@ -116,9 +116,9 @@ def test_a_buffer_that_was_never_finite_is_not_complained_of(own_lab, monkeypatc
             model.fc.register_buffer("mask", torch.tensor([0.0, -math.inf]))
         return model
 
-    monkeypatch.setattr(session, "build_model", build_model)
+    monkeypatch.setattr(run_models, "build_model", build_model)
     config = own_lab.config("teacher", models__model__dst_ckpt=str(own_lab.folder / "best.pt"))
-    monkeypatch.setattr("ladon.app.Session.take_best", lambda _: None)
+    monkeypatch.setattr("ladon.app.load_best", lambda *_: None)
     assert own_lab.run("teacher", config=config, log="mask") == 0
 
 
@@ -145,7 +145,7 @@ def test_logits_that_are_not_finite_end_a_test(own_lab, refused, monkeypatch, va
 
 
 def test_logits_that_are_not_finite_end_a_validation(own_lab, refused, monkeypatch):
-    monkeypatch.setattr(train_module.Learner, "check_weights", lambda _: None)
+    monkeypatch.setattr(StudentTrainer, "check_weights", lambda _: None)
     monkeypatch.setattr(
         Task, "predict", lambda self, model, images: torch.full((len(images), 10), math.nan)
     )

@@ -11,7 +11,7 @@ from test_engine_stage import CPU, batches, make_models, squared_error, train_co
 from torch import nn
 
 from ladon.engine.hooked import HookedModel, paths_read_of_teacher
-from ladon.engine.losses import LossRecord
+from ladon.engine.loss_meter import LossMeter
 from ladon.engine.stage import Stage
 from ladon.models import find_bottleneck, update_bottleneck, use_own_noise
 
@@ -226,7 +226,7 @@ def test_compiled_stages_learn_the_same(monkeypatch, caplog, name, precision):
 
 
 def test_losses_are_summed_and_the_first_bad_one_is_named():
-    record = LossRecord(10.0, 3, CPU.device)
+    record = LossMeter(10.0, 3, CPU.device)
     assert record.read() == (10.0, 10.0, None)
     record.add(torch.tensor(0.5, requires_grad=True))
     assert record.read() == (0.5, 10.5, None)
@@ -241,7 +241,7 @@ def test_losses_are_summed_and_the_first_bad_one_is_named():
 def test_losses_sum_as_python_floats_do():
     """A resumed run goes on from the sum that was written: to the bit."""
     values = torch.rand(50, generator=torch.Generator().manual_seed(0))
-    record, expected = LossRecord(0.0, 0, CPU.device), 0.0
+    record, expected = LossMeter(0.0, 0, CPU.device), 0.0
     for value in values:
         record.add(value)
         expected += float(value)

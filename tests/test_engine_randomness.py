@@ -11,7 +11,7 @@ import torch
 
 from ladon.engine.distributed import World
 from ladon.engine.randomness import global_states, restore_global_states, seed_everything
-from ladon.engine.state import Progress, Resumed, save_last
+from ladon.engine.resume import Progress, Resumed, save_last
 from ladon.models.checkpoint import load_safely
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)

@@ -14,9 +14,10 @@ import yaml
 from ladon.config import load_config
 from ladon.engine.earlier import drop_epochs_from, keep_best, previous_of, remove_orphans
 from ladon.engine.identity import differences, fingerprint, in_words
-from ladon.engine.learner import Learner
+from ladon.engine.plan import read_plan
 from ladon.engine.run import Run
 from ladon.engine.stage import Stage
+from ladon.engine.student_trainer import StudentTrainer
 from ladon.models.checkpoint import load_safely
 
 
@@ -94,7 +95,7 @@ def test_what_does_not_matter_may_change(interrupted, own_lab, monkeypatch):
     other = own_lab.folder / "elsewhere.pt"
     other.write_text("of another run")
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "_keep_best", lambda *_: False)  # no later epoch is better
+        patched.setattr(StudentTrainer, "_keep_best", lambda *_: False)  # no later epoch is better
         assert own_lab.run("teacher", "--resume", *flags, config=config, log="refused") == 0
     assert "Resuming from" in own_lab.log("refused")
     assert other.read_bytes() == (own_lab.folder / "best.pt").read_bytes()
@@ -265,7 +266,8 @@ def test_a_number_that_is_no_process_does_no_harm(tmp_path, pid):
 
 def identity_of(path, text, seed=0):
     path.write_text(text)
-    return fingerprint(load_config(path), seed)
+    config = load_config(path)
+    return fingerprint(config, read_plan(config), seed)
 
 
 TEXT = """
@@ -314,7 +316,7 @@ def test_identity_survives_its_own_dump_and_last_pt(tmp_path):
     (tmp_path / "a.yaml").write_text(TEXT)
     config = load_config(tmp_path / "a.yaml")
     again = identity_of(tmp_path / "b.yaml", config.dump())
-    assert again == fingerprint(config, 0)
+    assert again == fingerprint(config, read_plan(config), 0)
     assert all(isinstance(k, str) and isinstance(v, str) for k, v in again.items())
     assert yaml.safe_load(yaml.safe_dump(again)) == again
 

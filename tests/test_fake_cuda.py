@@ -39,7 +39,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from ladon.codec import LatentCoder
 from ladon.config import Config, load_config
 from ladon.engine.distributed import World
-from ladon.engine.losses import LossRecord
+from ladon.engine.loss_meter import LossMeter
 from ladon.engine.plan import build_stage_section, read_plan
 from ladon.engine.stage import Stage
 from ladon.metrics.accuracy import Accuracy
@@ -151,7 +151,7 @@ def batch_of(family: str, device: torch.device) -> tuple[Any, Any, list[dict]]:
 def training(
     models: Models, family: str, number: int, device: torch.device, precision: str = "float32"
 ) -> Iterator[Stage]:
-    """A stage of a shipped family as ``Learner`` enters it."""
+    """A stage of a shipped family as `StudentTrainer` enters it."""
     config = config_of(family)
     student = models.student(family)
     plan = read_plan(config)
@@ -171,7 +171,7 @@ def training(
 
 def train_forward(stage: Stage, batch: tuple[Any, Any, Any]) -> tuple[Tensor, NoWaiting]:
     """Teacher, student and loss of a batch; a wait is an error."""
-    losses = LossRecord(0.0, 0, stage._world.device)
+    losses = LossMeter(0.0, 0, stage._world.device)
     with NoWaiting() as watch:
         teacher_io = stage.teacher_forward(*batch)
         loss = stage.student_loss(*batch, teacher_io)

@@ -21,7 +21,7 @@ from tiny import ROOT
 from ladon import __version__, launch
 from ladon.commands import COMMANDS, TASKS, main
 from ladon.config import load_config
-from ladon.engine.run import git_revision
+from ladon.engine.origin import git_revision
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PIPFILE = tomllib.loads((ROOT / "Pipfile").read_text())

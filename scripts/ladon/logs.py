@@ -33,7 +33,7 @@ _beta: ContextVar[str | None] = ContextVar("beta", default=None)
 
 
 @contextmanager
-def concerning(beta: str | None) -> Iterator[None]:
+def log_context(beta: str | None) -> Iterator[None]:
     """Lines logged within concern one of several runs in this process: they go to its file alone.
 
     Args:

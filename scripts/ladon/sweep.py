@@ -343,7 +343,7 @@ def _run_fused(sweep: Sweep, announce: Callable[[str], None]) -> SweepResult:
     if runs:
         announce(f"β {', '.join(runs)} together: {sweep.config}")
         prepare_process()
-        from ladon.app import run_fused  # seconds of imports
+        from ladon.fused import run_fused  # seconds of imports
 
         codes = run_fused(sweep.task, runs)
     seconds = time.monotonic() - start

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ladon.engine.run import PACKAGES
+from ladon.engine.origin import PACKAGES
 from ladon.process import usable_cores
 
 

@@ -111,7 +111,7 @@ class Results:
         Raises:
             LadonError: if it cannot be written.
         """
-        from ladon.engine.run import write_json  # heavy: not before flags are read
+        from ladon.replacing import write_json
 
         write_json(path, asdict(self))
 

@@ -71,7 +71,7 @@ def write(report: Report, folder: Path) -> None:
     """
     # heavy: not before it is sure that there is a GPU
     from ladon.benchmark.suite_text import report_text
-    from ladon.engine.run import write_json
+    from ladon.replacing import write_json
 
     report.date = time.strftime("%Y-%m-%d %H:%M:%S")
     write_json(folder / "gpu.json", asdict(report))

@@ -21,7 +21,7 @@ from ladon.choices import PRECISIONS
 from ladon.config import Config, load_config
 from ladon.engine.distributed import World
 from ladon.engine.hooked import DEFAULT_FORWARD
-from ladon.engine.losses import LossRecord
+from ladon.engine.loss_meter import LossMeter
 from ladon.engine.plan import LOADERS, build_stage_section, read_plan
 from ladon.engine.stage import Stage
 from ladon.models import build_model, find_bottleneck, update_bottleneck, use_own_noise
@@ -204,7 +204,7 @@ class OurSteps:
         self._batch, self._device = setting.batch, setting.device
         models = setting.models.to(self._device, torch.channels_last)
         use_own_noise(models.student, _NOISE_SEED, self._device)
-        self._losses = LossRecord(0.0, 0, self._device)
+        self._losses = LossMeter(0.0, 0, self._device)
         self._stage = Stage(
             *(section, models.student, models.teacher, 1, World(self._device)),
             precision=precision,

@@ -20,7 +20,7 @@ from ladon.data.class_names import (
     match_class_names,
 )
 from ladon.data.folder import folder_class_names
-from ladon.engine.plan import TRAIN_LOADER, read_plan
+from ladon.engine.plan import TRAIN_LOADER, StagePlan
 from ladon.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -49,15 +49,12 @@ class Classes:
         """Takes the names in a checkpoint or a training set; None: they are not known."""
         self.names, self.source = None if names is None else list(names), source
 
-    def take_from_training(self, config: Config) -> None:
-        """Takes the names of the folder that a config trains on, if it is one and is there.
+    def take_from_training(self, config: Config, stage: StagePlan) -> None:
+        """Takes the names of the folder that a stage trains on, if it is one and is there.
 
         For a checkpoint that knows no names. The folder's images are not looked at.
         """
-        if not config.section("train"):
-            return
-        stage = read_plan(config).stages[-1].key
-        dataset = f"datasets.{config.get(f'{stage}.{TRAIN_LOADER}.dataset_id')}"
+        dataset = f"datasets.{config.get(f'{stage.key}.{TRAIN_LOADER}.dataset_id')}"
         if str(config.get(f"{dataset}.key")).rpartition(".")[2] not in _FOLDERS:
             return
         root = config.get(f"{dataset}.init.kwargs.root")

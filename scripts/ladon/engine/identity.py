@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from ladon.config import Config
-from ladon.engine.plan import LOADERS, read_plan
+from ladon.engine.plan import LOADERS, Plan
 
 # What may change half-way: where results go, what is printed, how fast data comes, how it computes.
 _FREE = re.compile(
@@ -29,19 +29,25 @@ _SHOWN_KEYS, _SHOWN_CHARACTERS = 3, 60
 _NULL, _MAPPING = "tag:yaml.org,2002:null", "tag:yaml.org,2002:map"
 
 
-def fingerprint(config: Config, seed: int, *, adjust_lr: bool = False) -> dict[str, str]:
+def fingerprint(
+    config: Config, plan: Plan, seed: int, *, adjust_lr: bool = False
+) -> dict[str, str]:
     """Returns what a training depends on, as text by dotted key.
 
     The place of the data may change, its definition may not: paths under ``data_root`` are kept
     relative to it.
 
     Args:
-        config: the resolved config, with a ``train`` section.
+        config: the resolved config.
+        plan: its stages.
         seed: of the run.
         adjust_lr: whether learning rates are multiplied by the number of processes.
     """
-    stages = read_plan(config).stages
-    ids = [config.get(f"{plan.key}.{loader}.dataset_id") for plan in stages for loader in LOADERS]
+    ids = [
+        config.get(f"{stage.key}.{loader}.dataset_id")
+        for stage in plan.stages
+        for loader in LOADERS
+    ]
     datasets = [f"datasets.{name}" for name in dict.fromkeys(ids) if name is not None]
     found = {"--seed": str(seed)} | ({"--adjust_lr": "true"} if adjust_lr else {})
     for key in ("beta", "train", "models", *datasets):

@@ -1,41 +1,54 @@
-"""A run: what the engine needs to know about it, and the folder where it leaves its traces."""
+"""A run of a task script: what it is told, what it computes on, and where it leaves its traces."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import logging
-import os
-import platform
-import subprocess
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ladon import __version__
-from ladon.config import Config
+from ladon.config import Config, check_config, load_config
 from ladon.engine.classes import Classes
 from ladon.engine.distributed import World
 from ladon.engine.earlier import keep_best, put_last_away, remove_orphans
 from ladon.engine.identity import differences, fingerprint, in_words
 from ladon.engine.interrupt import StopRequest
 from ladon.engine.locking import Locks
-from ladon.engine.state import read_last
-from ladon.engine.together import Member
-from ladon.errors import LadonError, UsageError, cannot_write, why_not_written
-from ladon.launch import checkout, own_command
-from ladon.replacing import replacing
+from ladon.engine.origin import program
+from ladon.engine.plan import TEACHER, Plan, read_plan
+from ladon.engine.resume import read_last
+from ladon.errors import ConfigError, LadonError, UsageError, cannot_write, why_not_written
+from ladon.logs import add_log_file
+from ladon.paths import run_folder, run_log_path
+from ladon.replacing import write_json
 from ladon.tasks import Task
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = (
-    *("torch", "torchvision", "sc2bench", "torchdistill", "compressai", "timm"),
-    *("numpy", "pycocotools", "faster-coco-eval"),
-)
+
+def load_run_config(task: Task, args: argparse.Namespace) -> Config:
+    """Read and check the config that the command line names.
+
+    Args:
+        task: the task that is to run.
+        args: flags from `ladon.cli.build_parser`.
+
+    Raises:
+        ConfigError: if it cannot be used.
+    """
+    config = load_config(
+        args.config,
+        overrides=args.json,
+        assignments=args.assignments,
+        data_root=args.data_root,
+    )
+    config.import_dependencies()
+    check_config(config, task.model_kind)
+    return config
 
 
 @dataclass
@@ -43,46 +56,99 @@ class Run:
     """One run of a task script.
 
     Attributes:
-        task: the task's adapter.
+        task: the task.
+        args: the command line.
         config: the resolved config.
         world: device and processes.
         stop: set by Ctrl-C or SIGTERM.
-        folder: where its files go.
-        args: the command line.
-        seed: all randomness follows from it.
-        member: its place among the runs of this process.
+        beta: its β as the user typed it, where several runs share this process (`ladon.fused`).
+        fused_with: the β of the others.
         classes: of its model; every dataset is held to them.
         best_before: where a resumed run wrote its best checkpoint before, if that is known.
     """
 
     task: Task
+    args: argparse.Namespace
     config: Config
     world: World
     stop: StopRequest
-    folder: Path
-    args: argparse.Namespace
-    seed: int
-    member: Member = field(default_factory=Member)
+    beta: str | None = None
+    fused_with: tuple[str, ...] = ()
     classes: Classes = field(default_factory=Classes)
     best_before: Path | None = None
     _locks: Locks = field(default_factory=Locks, repr=False)
     _last: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
+    def seed(self) -> int:
+        """Where all of its randomness comes from."""
+        return self.args.seed
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where its files go."""
+        return run_folder(self.args.config, self.args.run_log)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Its stages.
+
+        Raises:
+            ConfigError: if its config has no `train` section.
+        """
+        return read_plan(self.config)
+
+    @property
     def last_path(self) -> Path:
         """The checkpoint from which the run can be resumed."""
         return self.folder / "last.pt"
 
+    @cached_property
+    def student_key(self) -> str:
+        """Where the config has the model that is trained or tested.
+
+        Raises:
+            ConfigError: if it is nowhere.
+        """
+        found = self._find_student()
+        if found is None:
+            names = " or ".join(f"models.{section}" for section in self.task.student_sections)
+            raise ConfigError(f"{self.config.path}: has no {names}")
+        return found
+
+    def _find_student(self) -> str | None:
+        keys = (f"models.{section}" for section in self.task.student_sections)
+        return next((key for key in keys if key in self.config), None)
+
+    @cached_property
+    def student_section(self) -> dict[str, Any]:
+        """The section of that model, built."""
+        return self.config.build(self.config.section(self.student_key))
+
+    @property
+    def best_path(self) -> Path:
+        """Where a training writes its best checkpoint."""
+        return Path(self.student_section["dst_ckpt"]).expanduser()
+
+    @property
+    def wants_teacher(self) -> bool:
+        """Whether the run has a teacher and needs it."""
+        return TEACHER in self.config and not (self.args.test_only and self.args.student_only)
+
     @property
     def options(self) -> dict[str, Any]:
-        """What the task's metric may want to know: ``num_classes``, ``iou_types``."""
+        """What the task's metric may want to know: `num_classes`, `iou_types`."""
         iou_types = getattr(self.args, "iou_types", None)
         return {"num_classes": self.classes.number, "iou_types": iou_types}
 
     def setting(self, name: str, section: str, default: Any) -> Any:
-        """Returns what the command line says of ``name``, or else the config's section."""
+        """Returns what the command line says of `name`, or else the config's section."""
         flag = getattr(self.args, name, None)
         return self.config.get(f"{section}.{name}") or default if flag is None else flag
+
+    def place(self, key: str) -> str:
+        """A key of the config with file and line, for messages."""
+        return f"{key} in {self.config.where(key)}"
 
     def dataset(self, dataset_id: str) -> Any:
         """Returns a dataset of the config, built when it is first asked for.
@@ -94,7 +160,49 @@ class Run:
         self.classes.hold(dataset)
         return dataset
 
-    def lock(self, best: Path | None) -> None:
+    def open(self) -> None:
+        """Opens the run's log and folder, unless it is a dry run; other runs are kept from both.
+
+        Raises:
+            UsageError: another run is using the folder or the best checkpoint, `last.pt` is of
+                another training, or `--start_epoch` leaves nothing to train.
+            LadonError: if something cannot be written.
+            CheckpointError: if `last.pt` is damaged.
+            ConfigError: if the config has no model for this task.
+        """
+        args, config = self.args, self.config
+        if not args.test_only and config.section("train"):
+            self._check_start()
+        if not args.dry_run:
+            best = self._best_named()
+            self._lock(best)  # before anything is written, into the log of the other run, too
+            if self.world.is_main:
+                add_log_file(run_log_path(args.config, args.run_log), self.beta)
+            self._open_folder(best)
+        logger.info("Config %s, device %s, seed %d", config.path, self.world.device, self.seed)
+        if args.log_config:
+            logger.info("Resolved config:\n%s", config.dump())
+        _ = self.student_section  # what is wrong with it stands in the log, too
+
+    def close(self) -> None:
+        """Lets other runs use the folder."""
+        self._locks.release()
+
+    def _check_start(self) -> None:
+        epochs = self.plan.num_epochs
+        if self.args.start_epoch >= epochs:
+            raise UsageError(
+                f"--start_epoch {self.args.start_epoch}: {self.config.path} trains {epochs} "
+                f"epochs, 0 to {epochs - 1}: nothing would be left to train"
+            )
+
+    def _best_named(self) -> Path | None:
+        """Where a training is to write its best checkpoint, as far as the config says it."""
+        key = self._find_student()
+        path = None if key is None or self.args.test_only else self.config.get(f"{key}.dst_ckpt")
+        return Path(path).expanduser() if isinstance(path, str) and path else None
+
+    def _lock(self, best: Path | None) -> None:
         """Keeps other runs from the folder, and from the best checkpoint, until ``close``.
 
         Args:
@@ -115,11 +223,7 @@ class Run:
             self._locks.take(best.with_name(f".{best.name}.lock"), where, f"{other} dst_ckpt")
             remove_orphans(best.parent, best.name)
 
-    def close(self) -> None:
-        """Lets other runs use the folder."""
-        self._locks.release()
-
-    def open_folder(self, best: Path | None = None) -> None:
+    def _open_folder(self, best: Path | None) -> None:
         """Makes the folder and writes the resolved config and where the run comes from.
 
         A training that starts anew puts away what an earlier one left, before anything else.
@@ -163,7 +267,7 @@ class Run:
     def identity(self) -> dict[str, str]:
         """What makes this training the one that it is."""
         adjusts = self.args.adjust_lr
-        return fingerprint(self.config, self.seed, adjust_lr=adjusts)
+        return fingerprint(self.config, self.plan, self.seed, adjust_lr=adjusts)
 
     def _check_identity(self) -> None:
         """Refuses to go on with another training.
@@ -211,17 +315,12 @@ class Run:
 
     def _origin(self, best: Path | None) -> dict[str, Any]:
         return {
-            "command": own_command(),
             "config": str(self.config.path),
-            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
             "seed": self.seed,
             **({} if best is None else {"dst_ckpt": str(best)}),
             "device": str(self.world.device),
             "processes": self.world.size,
-            "ladon": __version__,
-            "git": git_revision(),
-            "python": platform.python_version(),
-            "packages": {name: _version(name) for name in PACKAGES},
+            **program(),
         }
 
     def log_epoch(self, record: Mapping[str, Any]) -> None:
@@ -238,57 +337,3 @@ class Run:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise LadonError(f"cannot write {path}: {why_not_written(error)}") from error
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def git_revision() -> str | None:
-    """Revision of this toolkit's checkout, with ``-dirty`` if files differ; None outside git.
-
-    An installed package has none: it may lie in an environment in somebody's own repository.
-    """
-    root = checkout()
-    if root is None:
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
-
-
-def seconds_since_start() -> float | None:
-    """Seconds since this process was started, imports included; None where that is not known."""
-    try:
-        # field 22 of proc_pid_stat(5): clock ticks between the machine's start and the process's;
-        # the second field, a name in brackets, may hold spaces
-        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
-    except (OSError, AttributeError):  # not Linux
-        return None
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all.
-
-    Raises:
-        LadonError: if it cannot be written.
-    """
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise LadonError(f"cannot write {path}: {why_not_written(error)}") from error

@@ -1,16 +1,13 @@
-"""Training of any task: a list of stages, each built when it is entered.
-
-Usually one student learns; those of a fused sweep share each batch and one forward pass of the
-teacher, and each has the rest to itself (``ladon.engine.learner``).
-"""
+"""Training of any task: a list of stages, each built when it is entered."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
 
 from torch import nn
 
@@ -21,64 +18,112 @@ from ladon.engine.distributed import Vote
 from ladon.engine.evaluate import Evaluation, evaluate_all
 from ladon.engine.failures import ACCELERATOR_ERRORS, device_failure
 from ladon.engine.forwarding import batch_names, naming_images
-from ladon.engine.learner import Learner
-from ladon.engine.plan import (
-    LOADERS,
-    TRAIN_LOADER,
-    VAL_LOADER,
-    Plan,
-    StagePlan,
-    build_stage_section,
-    read_plan,
-)
-from ladon.engine.stage import Stage
-from ladon.errors import Interrupted, UsageError
+from ladon.engine.plan import LOADERS, TRAIN_LOADER, VAL_LOADER, StagePlan
+from ladon.engine.resume import Progress
+from ladon.engine.run import Run
+from ladon.errors import Interrupted
 from ladon.logs import progress as progress_bar
 
 logger = logging.getLogger(__name__)
 
 
-def train(learners: Sequence[Learner], teacher: nn.Module | None) -> None:
-    """Trains students through all stages of their config; the best checkpoints are on disk then.
+class Trainee(Protocol):
+    """What goes through the loop: one student (`StudentTrainer`), or those of a fused sweep.
 
-    One of several that fails is left out from there on; its ``run.member`` says why.
-
-    Args:
-        learners: the students; their configs agree (``together.check_agreement``).
-        teacher: model they learn from, on its device, or None.
-
-    Raises:
-        Interrupted: after a signal, with ``last`` written.
-        LadonError: of one learner alone, for a loss that is not finite, with ``last`` as it was.
+    Attributes:
+        run: whose data it learns from.
     """
-    Training(learners, teacher).run_stages()
 
-
-class Training:
-    """The one training loop: the learners go through it in step with each other."""
-
-    def __init__(self, learners: Sequence[Learner], teacher: nn.Module | None) -> None:
-        self._learners, self._teacher = learners, teacher
-        self._run = learners[0].run  # whose data all learn from
-        self._plan: Plan = read_plan(self._run.config)
-        self._teaching: Stage | None = None
-        self._vote = Vote(self._run.world)
+    run: Run
 
     @property
-    def _left(self) -> list[Learner]:
-        """The learners that did not fail."""
-        return [learner for learner in self._learners if learner.run.member.error is None]
+    def progress(self) -> Progress:
+        """How far it is."""
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The models that learn."""
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether no gradients are waiting to be accumulated further."""
+
+    def resume(self) -> None:
+        """Take up what an earlier run left, if that is asked for."""
+
+    def take_classes(self, names: Sequence[str] | None, source: str) -> None:
+        """Take the names of the classes that are trained on."""
+
+    def enter(self, plan: StagePlan, teacher: nn.Module | None, steps: int) -> None:
+        """Build a stage."""
+
+    def leave(self) -> None:
+        """Leave the stage."""
+
+    def begin_epoch(self, update_epoch: int | None, smallest_batch: int) -> None:
+        """Get ready for an epoch."""
+
+    def teacher_forward(self, images: Any, targets: Any, supp: Any) -> dict[str, Any]:
+        """Return what is read of the teacher."""
+
+    def learn(
+        self,
+        images: Any,
+        targets: Any,
+        supp: Any,
+        teacher_io: dict[str, Any],
+        names: Callable[[], str],
+    ) -> None:
+        """Take one step."""
+
+    def log_step(self, steps: int, batch: int) -> None:
+        """Log where the epoch stands."""
+
+    def read_losses(self) -> Any:
+        """Wait for the losses so far, and look at them."""
+
+    def close_epoch(self) -> None:
+        """Look at the weights before they are validated."""
+
+    def end_epoch(
+        self, steps: int, dataset_id: str | None, results: Sequence[Evaluation] | None
+    ) -> None:
+        """Keep what is best so far, and what a resumed run needs."""
+
+    def save_interrupted(self) -> list[Path]:
+        """Save the state in the middle of an epoch; return the files."""
+
+    def finish(self) -> None:
+        """Note that all stages are done."""
+
+
+def train(trainee: Trainee, teacher: nn.Module | None) -> None:
+    """Train a student through all stages of its config; the best checkpoint is on disk then.
+
+    Args:
+        trainee: the student, or several that share each batch.
+        teacher: model it learns from, on its device, or None.
+
+    Raises:
+        Interrupted: after a signal, with `last.pt` written.
+        LadonError: for a loss that is not finite, with `last.pt` as it was.
+    """
+    Trainer(trainee, teacher).run_stages()
+
+
+class Trainer:
+    """The one training loop."""
+
+    def __init__(self, trainee: Trainee, teacher: nn.Module | None) -> None:
+        self._trainee, self._teacher = trainee, teacher
+        self._run, self._plan = trainee.run, trainee.run.plan
+        self._vote = Vote(self._run.world)
 
     def run_stages(self) -> None:
-        """Runs every stage that is not done yet."""
+        """Run every stage that is not done yet."""
         start = time.perf_counter()
-        for learner in self._left:
-            with learner.own():
-                learner.resume()
-        if not self._left:
-            return
-        self._check_in_step()
-        progress = self._left[0].progress
+        self._trainee.resume()
+        progress = self._trainee.progress
         epoch = self._plan.num_epochs if progress.finished else progress.epoch
         stages = [plan for plan in self._plan.stages if epoch < plan.end_epoch]
         if not stages:
@@ -89,30 +134,9 @@ class Training:
         self._open_datasets(stages)
         for plan in stages:
             self._run_stage(plan)
-        for learner in self._left:
-            with learner.own():
-                learner.finish()
+        self._trainee.finish()
         logger.info("Training time %s", timedelta(seconds=int(time.perf_counter() - start)))
         self._run.world.barrier()
-
-    @property
-    def _at_boundary(self) -> bool:
-        """Whether no learner's gradients are waiting to be accumulated further."""
-        return all(learner.stage.at_boundary for learner in self._left)
-
-    def _check_in_step(self) -> None:
-        """Refuses learners that would have to go on from different places."""
-        places: dict[str, list[str]] = {}
-        for learner in self._left:
-            at = learner.progress
-            place = "the end" if at.finished else f"epoch {at.epoch}, step {at.step}"
-            places.setdefault(place, []).append(str(learner.run.member.beta))
-        if len(places) > 1:
-            text = "; ".join(f"β {', '.join(betas)} at {place}" for place, betas in places.items())
-            raise UsageError(
-                f"--fused --resume: the runs stand at different places ({text}): resume them "
-                "separately, without --fused"
-            )
 
     def _open_datasets(self, stages: list[StagePlan]) -> None:
         """Builds all data that is still needed: what is missing must not show after hours."""
@@ -131,14 +155,11 @@ class Training:
         dataset_id = self._run.config.get(f"{plan.key}.{TRAIN_LOADER}.dataset_id")
         self._run.classes.take(None, "")
         dataset = self._run.dataset(dataset_id)
-        for run in [self._run, *(learner.run for learner in self._left)]:
-            run.classes.take(class_names(dataset), f"the training set {dataset_id}")
+        self._trainee.take_classes(class_names(dataset), f"the training set {dataset_id}")
         return dataset
 
     def _run_stage(self, plan: StagePlan) -> None:
-        left, run = self._left, self._run
-        if not left:
-            return
+        trainee, run = self._trainee, self._run
         train_section, val_section = (
             run.config.build(run.config.section(f"{plan.key}.{name}")) for name in LOADERS
         )
@@ -151,64 +172,40 @@ class Training:
             run.world.size,
             pin_memory=run.world.device.type == "cuda",
         )
-        loader.batch_sampler.set_epoch(left[0].progress.epoch)
+        loader.batch_sampler.set_epoch(trainee.progress.epoch)
         steps = len(loader.batch_sampler)
         try:
-            for learner in left:
-                with learner.own():
-                    section = build_stage_section(learner.run.config, plan)
-                    # one stage runs the teacher for all, even if its own student fails later
-                    learner.enter(plan, section, None if self._teaching else self._teacher, steps)
-                    self._teaching = self._teaching or learner.stage
-            while self._left and self._left[0].progress.epoch < plan.end_epoch:
-                self._run_epoch(plan, loader, val_section)
+            trainee.enter(plan, self._teacher, steps)
+            while trainee.progress.epoch < plan.end_epoch:
+                self._train_epoch(plan, loader)
+                trainee.close_epoch()
+                results = self._validate(val_section)
+                trainee.end_epoch(steps, val_section.get("dataset_id"), results)
         except ACCELERATOR_ERRORS as error:
             where = f"{plan.name} on {train_section['dataset_id']}"
             raise device_failure(error, run.world.device, where) from error
         finally:
-            self._teaching = None
-            for learner in self._learners:
-                learner.leave()
-
-    def _run_epoch(self, plan: StagePlan, loader: Any, val_section: Mapping[str, Any]) -> None:
-        self._train_epoch(plan, loader)
-        for learner in self._left:
-            self._run.world.share_buffers(learner.student)
-            with learner.own():
-                learner.check_weights()
-        learners = self._left
-        results = self._validate(learners, val_section)
-        for learner, found in zip(learners, results, strict=True):
-            with learner.own():
-                steps = len(loader.batch_sampler)
-                learner.end_epoch(steps, val_section.get("dataset_id"), found)
+            trainee.leave()
 
     def _train_epoch(self, plan: StagePlan, loader: Any) -> None:
-        run, order = self._run, loader.batch_sampler
-        at = self._left[0].progress
+        trainee, order, at = self._trainee, loader.batch_sampler, self._trainee.progress
         order.set_epoch(at.epoch, skip=at.step)
         steps, step = len(order), at.step
-        for learner in self._left:
-            with learner.own():
-                learner.begin_epoch(self._plan.update_epoch, order.smallest)
+        trainee.begin_epoch(self._plan.update_epoch, order.smallest)
         with progress_bar(f"Epoch {at.epoch} ({plan.name})", steps - step) as advance:
             for batch in iterate(loader):
                 self._learn(batch, step, steps, order)
-                if not self._left:
-                    return
                 step += 1
                 advance(1)
-                if self._at_boundary and self._vote.ask(run.stop.signum):
+                if trainee.at_boundary and self._vote.ask(self._run.stop.signum):
                     self._interrupt()
         # asked in any case: a vote must not be left under way
-        if self._vote.settle() and self._at_boundary:
+        if self._vote.settle() and trainee.at_boundary:
             self._interrupt()
-        for learner in self._left:
-            with learner.own():
-                learner.read_losses()
+        trainee.read_losses()
 
     def _learn(self, batch: Sequence[Any], step: int, steps: int, order: EpochBatches) -> None:
-        """Teaches all students one batch.
+        """Teaches one batch.
 
         A method of its own, so that the teacher's features are gone before the next batch's come.
         """
@@ -220,22 +217,18 @@ class Training:
             return batch_names(order.dataset, indices)
 
         with naming_images(names, "the teacher cannot take"):
-            teacher_io = self._teaching.teacher_forward(images, targets, supp)
-        for learner in self._left:
-            with learner.own():
-                learner.learn(images, targets, supp, teacher_io, names)
-                if step % self._plan.log_freq == 0:
-                    learner.log_step(steps, len(images))
+            teacher_io = self._trainee.teacher_forward(images, targets, supp)
+        self._trainee.learn(images, targets, supp, teacher_io, names)
+        if step % self._plan.log_freq == 0:
+            self._trainee.log_step(steps, len(images))
 
-    def _validate(
-        self, learners: Sequence[Learner], section: Mapping[str, Any]
-    ) -> Sequence[Evaluation | None]:
-        """Validates the students, each image loaded once for all of them."""
+    def _validate(self, section: Mapping[str, Any]) -> Sequence[Evaluation] | None:
+        """Validates what learns, each image loaded once; None where the stage has no validation."""
         run = self._run
-        if not section or not learners:
-            return [None] * len(learners)
+        if not section:
+            return None
         results = evaluate_all(
-            [learner.student for learner in learners],
+            self._trainee.models,
             run.dataset(section["dataset_id"]),
             section,
             run.task,
@@ -244,28 +237,20 @@ class Training:
             options=run.options,
             mode="encode",
             precision=run.setting("precision", "train", "float32"),
-            title=f"Validation {learners[0].progress.epoch}",
+            title=f"Validation {self._trainee.progress.epoch}",
         )
         if results is None:
             self._interrupt()
-        for learner, found in zip(learners, results, strict=True):
-            with learner.own():
-                found.log()
         return results
 
     def _interrupt(self) -> NoReturn:
-        for learner in self._left:
-            with learner.own():
-                learner.read_losses()
-                learner.check_weights()
-                learner.save_last()
-        signum, saved = self._run.world.maximum(self._run.stop.signum), self._left
+        signum = self._run.world.maximum(self._run.stop.signum)
+        at, saved = self._trainee.progress, self._trainee.save_interrupted()
         if not saved:
             raise Interrupted(signum, "interrupted; no run had a state that could be saved")
-        at, paths = saved[0].progress, [str(learner.run.last_path) for learner in saved]
         raise Interrupted(
             signum,
             f"interrupted in epoch {at.epoch} after step {at.step}; "
-            f"{' and '.join(paths)} {'is' if len(paths) == 1 else 'are'} saved: add --resume to "
-            "the same command to go on",
+            f"{' and '.join(map(str, saved))} {'is' if len(saved) == 1 else 'are'} saved: add "
+            "--resume to the same command to go on",
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class LossRecord:
+class LossMeter:
     """Sum, last value, and the first step whose loss was not finite.
 
     Args:

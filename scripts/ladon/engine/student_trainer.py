@@ -1,15 +1,11 @@
-"""A student that is trained, with everything that is its own: stage, progress, noise, files.
-
-Several learners may share a loop, its data and a teacher (``ladon.engine.train``); each then draws
-from generators of its own, so that it learns what it would have learnt alone.
-"""
+"""A student that is trained, with everything that is its own: stage, progress, noise, files."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,12 +17,11 @@ from ladon.engine.evaluate import Evaluation
 from ladon.engine.events import Events
 from ladon.engine.finite import not_finite
 from ladon.engine.forwarding import naming_images
-from ladon.engine.losses import LossRecord
-from ladon.engine.plan import StagePlan
-from ladon.engine.randomness import global_states, restore_global_states
+from ladon.engine.loss_meter import LossMeter
+from ladon.engine.plan import StagePlan, build_stage_section
+from ladon.engine.resume import Progress, Resumed, load_last, save_last
 from ladon.engine.run import Run
 from ladon.engine.stage import Stage, setting_up
-from ladon.engine.state import Progress, Resumed, load_last, save_last
 from ladon.errors import CheckpointError, LadonError, UsageError
 from ladon.models.bottleneck import CDF_TABLES, find_bottleneck, update_bottleneck, use_own_noise
 from ladon.models.checkpoint import write_checkpoint
@@ -34,7 +29,7 @@ from ladon.models.checkpoint import write_checkpoint
 logger = logging.getLogger(__name__)
 
 
-class Learner:
+class StudentTrainer:
     """A student in training.
 
     Attributes:
@@ -44,21 +39,20 @@ class Learner:
         stage: the stage it is in, None between stages.
 
     Args:
-        run: the run.
+        run: the run; its best checkpoint is written in the published format.
         student: model that learns, on its device.
-        best_path: where the best checkpoint goes, in the published format.
     """
 
     stage: Stage | None = None
     _plan: StagePlan
-    _losses: LossRecord
+    _losses: LossMeter
     _steps: int | None = None  # batches of an epoch of the stage
     _foresees = False  # whether the epoch's first batch tells if one of a single image would fail
     _begun: tuple[float, float, int]  # clock, seconds and steps of the epoch when it was taken up
 
-    def __init__(self, run: Run, student: nn.Module, best_path: Path) -> None:
+    def __init__(self, run: Run, student: nn.Module) -> None:
         self.run, self.student = run, student
-        self._best_path = best_path
+        self._best_path = run.best_path
         self._noise = use_own_noise(
             student, run.seed * 1_000_003 + run.world.rank, run.world.device
         )
@@ -70,18 +64,20 @@ class Learner:
         self._never_finite = {name for name in not_finite(student) if name not in learnt}
         wants_events = run.args.tensorboard and run.world.is_main
         self._events = Events(run.folder / "tensorboard" if wants_events else None)
-        self._generators = global_states(run.world.device)
 
-    @contextmanager
-    def own(self) -> Iterator[None]:
-        """Within it, log lines, failures and random draws are this learner's (see ``Member``)."""
-        with self.run.member.own():
-            if self.run.member.is_alone:
-                yield
-                return
-            restore_global_states(self._generators, self.run.world.device)
-            yield
-            self._generators = global_states(self.run.world.device)
+    @property
+    def models(self) -> list[nn.Module]:
+        """The models that learn."""
+        return [self.student]
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether no gradients are waiting to be accumulated further."""
+        return self.stage.at_boundary
+
+    def take_classes(self, names: Sequence[str] | None, source: str) -> None:
+        """Take the names of the classes that are trained on."""
+        self.run.classes.take(names, source)
 
     def resume(self) -> None:
         """Takes up what ``last.pt`` holds, if it is asked for and there."""
@@ -118,18 +114,19 @@ class Learner:
         progress.best_value = progress.best_epoch = None
         logger.warning("The best checkpoint %s is gone: the next epoch's is kept as the best", best)
 
-    def enter(
-        self, plan: StagePlan, section: Mapping[str, Any], teacher: nn.Module | None, steps: int
-    ) -> None:
+    def enter(self, plan: StagePlan, teacher: nn.Module | None, steps: int) -> None:
         """Builds a stage, or brings it to where the run goes on.
 
         Args:
             plan: the stage's place in the training.
-            section: the stage's config, built.
-            teacher: the teacher, if it is this learner's stage that runs it.
+            teacher: the teacher, if it is this stage that runs it.
             steps: batches of an epoch.
+
+        Raises:
+            ConfigError: if the stage cannot be built.
         """
         run, self._plan = self.run, plan
+        section = build_stage_section(run.config, plan)
         lr_factor = float(run.world.size) if run.args.adjust_lr else 1.0
         with setting_up(f"{plan.key} in {run.config.where(plan.key)}"):
             self.stage = Stage(
@@ -181,7 +178,7 @@ class Learner:
             self._update_bottleneck()
         self.stage.begin_epoch()
         self._begun = time.perf_counter(), progress.seconds, progress.step
-        self._losses = LossRecord(progress.loss_sum, progress.step, self.run.world.device)
+        self._losses = LossMeter(progress.loss_sum, progress.step, self.run.world.device)
 
     def _update_bottleneck(self) -> None:
         """Builds the CDF tables and turns entropy coding on; equal tables in every process."""
@@ -194,6 +191,10 @@ class Learner:
         tables = {name: getattr(coder, name).cpu() for name in CDF_TABLES}
         for name, table in self.run.world.broadcast(tables).items():
             setattr(coder, name, table.to(device))
+
+    def teacher_forward(self, images: Any, targets: Any, supp: Any) -> dict[str, Any]:
+        """What the stage's losses read of the teacher."""
+        return self.stage.teacher_forward(images, targets, supp)
 
     def learn(
         self,
@@ -256,6 +257,15 @@ class Learner:
         path = self.run.last_path
         return f"{path} keeps the last good state" if path.is_file() else "nothing was saved yet"
 
+    def close_epoch(self) -> None:
+        """Share what the processes hold apart, and look at all weights before they are validated.
+
+        Raises:
+            LadonError: if one is not finite.
+        """
+        self.run.world.share_buffers(self.student)
+        self.check_weights()
+
     def check_weights(self) -> None:
         """Looks at all weights, before they are validated or saved.
 
@@ -293,15 +303,20 @@ class Learner:
         self._events.add("train/loss", loss, global_step)
         self._events.add("train/lr", lr, global_step)
 
-    def end_epoch(self, steps: int, dataset_id: str | None, found: Evaluation | None) -> None:
+    def end_epoch(
+        self, steps: int, dataset_id: str | None, results: Sequence[Evaluation] | None
+    ) -> None:
         """Keeps the student if it is the best so far, and all that a resumed run needs.
 
         Args:
             steps: of the epoch.
             dataset_id: what it was validated on.
-            found: the validation, None where the stage has none.
+            results: the validation of `models`, None where the stage has none.
         """
         progress = self.progress
+        found = None if results is None else results[0]
+        if found is not None:
+            found.log()
         value = None if found is None else float(found.metrics[self.run.task.decisive.key])
         is_best = self._keep_best(dataset_id, value)
         # counted before the schedule moves on, with the learning rates of this epoch
@@ -363,6 +378,17 @@ class Learner:
             identity=self._identity,
             steps=self._steps,
         )
+
+    def save_interrupted(self) -> list[Path]:
+        """Save what a resumed run goes on from in the middle of an epoch; return where.
+
+        Raises:
+            LadonError: if a loss or a weight is not finite.
+        """
+        self.read_losses()
+        self.check_weights()
+        self.save_last()
+        return [self.run.last_path]
 
     def finish(self) -> None:
         """Notes that all stages are done."""

@@ -1,0 +1,86 @@
+"""Joining the processes of a run, and saying in words why the work of one of them ended."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ladon.engine.distributed import World, abort_world, join_world, leave_world
+from ladon.engine.failures import ACCELERATOR_ERRORS, device_failure, is_connection_error
+from ladon.errors import (
+    Interrupted,
+    LadonError,
+    cannot_write,
+    disk_failure,
+    in_one_line,
+    os_error_in,
+    report,
+)
+
+logger = logging.getLogger(__name__)
+
+# what torch says where a worker's batch finds no room; it names a file under /dev/shm
+_NO_SHARED_MEMORY = re.compile(r"[^\n]*</?torch_[^\n]*No space left on device[^\n]*")
+
+
+@contextmanager
+def joined_world(args: argparse.Namespace) -> Iterator[World]:
+    """Device and processes; what fails on the device or elsewhere becomes an error that says so.
+
+    An error is said before the process group is left: that may take long, and the other processes
+    wait for this one, or for their device, until they hear of it.
+    """
+    world = join_world(args.device, args.world_size, args.dist_url)
+    try:
+        try:
+            yield world
+        except Interrupted as error:  # all processes stop together
+            report(error, world.rank)
+            leave_world(world)
+            raise
+        leave_world(world)
+    except Interrupted:
+        raise
+    except BaseException as error:
+        failure = _in_words(error, world)
+        if world.distributed:
+            _tell(failure, world)
+            abort_world(world)
+        if failure is error:
+            raise
+        raise failure from error
+
+
+def _in_words(error: BaseException, world: World) -> BaseException:
+    """Returns the error that a person can read; the same one if there is no better."""
+    if isinstance(error, torch.OutOfMemoryError):
+        text = f"the memory of {world.device} does not suffice: lower batch_size"
+        return LadonError(f"{text} ({in_one_line(error)})")
+    if isinstance(error, ACCELERATOR_ERRORS):
+        return device_failure(error, world.device)
+    if world.distributed and is_connection_error(error):
+        return world.explain(error)
+    if disk_failure(error) is not None and not isinstance(error, LadonError):
+        return cannot_write(getattr(os_error_in(error), "filename", None) or "a file", error)
+    if isinstance(error, RuntimeError) and _NO_SHARED_MEMORY.search(str(error)):
+        return LadonError(
+            "the loader's workers have too little shared memory (/dev/shm; docker's --shm-size): "
+            f"give them more, or set num_workers: 0 ({_NO_SHARED_MEMORY.search(str(error))[0]})"
+        )
+    return error
+
+
+def _tell(failure: BaseException, world: World) -> None:
+    """Says what failed, to the person and to the other processes."""
+    if isinstance(failure, LadonError):
+        text = str(failure)
+        report(failure, world.rank)
+    else:
+        text = "interrupted" if isinstance(failure, KeyboardInterrupt) else in_one_line(failure)
+        logger.error("%s%s", f"rank {world.rank}: " if world.rank else "", text)
+    world.board.tell(text)

@@ -1,0 +1,138 @@
+"""The test of a run, with which a training ends, too, and the file that keeps what it found."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ladon.data.fast_input import use_fast_input
+from ladon.data.transforms import without_normalization
+from ladon.engine.classes import Classes
+from ladon.engine.evaluate import Evaluation, evaluate_all
+from ladon.engine.plan import TEACHER
+from ladon.engine.run import Run
+from ladon.errors import ConfigError, Interrupted
+from ladon.models import update_bottleneck
+from ladon.models.ladon import ThreeHeadedLadon
+from ladon.replacing import write_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FinalTest:
+    """The test at the end of a run.
+
+    Attributes:
+        loader: the section of its data loader, built.
+        dataset: the samples.
+    """
+
+    loader: dict[str, Any]
+    dataset: Any
+
+    @classmethod
+    def open(cls, run: Run) -> FinalTest:
+        """Build the test set; before a training, so that what it lacks is known.
+
+        Raises:
+            ConfigError: if the config names none.
+            DataError: if it cannot be used.
+        """
+        loader = run.config.build(run.config.section("test.test_data_loader"))
+        if not loader:
+            raise ConfigError(
+                f"{run.config.path}: has no test.test_data_loader: nothing to test on"
+            )
+        return cls(loader, run.dataset(loader["dataset_id"]))
+
+    def prepare(self, run: Run, classes: Classes, students: Sequence[nn.Module]) -> None:
+        """Bring samples and students into the form in which they are tested.
+
+        Args:
+            run: what the samples are to be like.
+            classes: what their labels are to mean.
+            students: those that will be tested on it.
+
+        Raises:
+            DataError: if its classes are not the students'.
+        """
+        classes.hold(self.dataset)
+        classes.doubt(self.dataset)
+        if any(isinstance(student, ThreeHeadedLadon) for student in students):
+            without_normalization(self.dataset)
+        if run.setting("input", "test", "reference") == "fast":
+            use_fast_input(self.dataset)
+        for student in students:  # a checkpoint of the early epochs has no CDF tables yet
+            update_bottleneck(student)
+
+    def evaluate(self, run: Run, models: Sequence[nn.Module]) -> list[Evaluation]:
+        """Test models, each image loaded once for all of them.
+
+        Raises:
+            Interrupted: after a signal.
+        """
+        found = evaluate_all(
+            models,
+            self.dataset,
+            self.loader,
+            run.task,
+            run.world,
+            run.stop,
+            options=run.options,
+            mode=run.setting("evaluation", "test", "full"),
+            precision=run.setting("precision", "test", "float32"),
+            compiled=run.setting("compile", "test", False),
+        )
+        if found is None:
+            signum = run.world.maximum(run.stop.signum)
+            raise Interrupted(signum, "interrupted during the test; run it again with -test_only")
+        return found
+
+
+def announce(run: Run, role: str) -> None:
+    """Log whose test begins, or whose results follow: the teacher's or the student's."""
+    key = TEACHER if role == "teacher" else run.student_key
+    logger.info("[%s: %s]", role.capitalize(), run.config.get(f"{key}.key"))
+
+
+def write_results(
+    run: Run, results: Mapping[str, Evaluation], startup_seconds: float | None
+) -> None:
+    """Write `metrics.json`.
+
+    Args:
+        run: the run.
+        results: by role, 'teacher' or 'student'.
+        startup_seconds: from the start of the process to its first batch, if known.
+    """
+    if not run.world.is_main:
+        return
+    config, section = run.config, run.student_section
+    kwargs = section.get("kwargs") or {}
+    inner = (kwargs.get("backbone_config") or {}).get("kwargs") or kwargs
+    backbone = inner.get("resnet_name") or inner.get("resnest_name")
+    content = {
+        "format": 1,
+        "task": run.task.name,
+        "mode": "test" if run.args.test_only else "train",
+        "config": str(config.path),
+        "name": config.name or section.get("experiment"),
+        "dataset": config.get("test.test_data_loader.dataset_id"),
+        "beta": config.beta,
+        "backbone": backbone or section["key"],
+        "key_metric": run.task.decisive.key,
+        "shown": run.task.view.as_plain(),
+        "num_images": results["student"].num_images,
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+        **({"fused_with": list(run.fused_with)} if run.beta is not None else {}),
+        **({} if startup_seconds is None else {"startup_s": round(startup_seconds, 3)}),
+        "models": {role: found.summary() for role, found in results.items()},
+    }
+    write_json(run.folder / "metrics.json", content)
+    logger.info("Results: %s", run.folder / "metrics.json")
