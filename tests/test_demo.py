@@ -15,9 +15,10 @@ import pytest
 import yaml
 from tiny import ROOT, Lab
 
+from ladon.children import Children
 from ladon.commands import demo
 from ladon.config import load_config
-from ladon.demo import SEED, Children, Crew, Part
+from ladon.demo import SEED, Crew, Part
 
 
 @pytest.fixture

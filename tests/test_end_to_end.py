@@ -119,12 +119,14 @@ def test_bf16_changes_no_payload_and_hardly_a_score(lab, family):
 
 def test_flags_win_over_the_config(own_lab, monkeypatch):
     """--precision and --input are handed to the evaluation; so is what the config says."""
-    import ladon.app as app
+    from ladon import final_test
 
     seen = []
-    original = app.evaluate_all
+    original = final_test.evaluate_all
     monkeypatch.setattr(
-        app, "evaluate_all", lambda *a, **how: seen.append(how["precision"]) or original(*a, **how)
+        final_test,
+        "evaluate_all",
+        lambda *a, **how: seen.append(how["precision"]) or original(*a, **how),
     )
     config = own_lab.config("classification", test__precision="bf16")
     flags = ("-test_only", "-student_only")

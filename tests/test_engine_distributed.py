@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from processes import WORKER, two_processes
 
-from ladon.app import _world
-from ladon.engine import distributed, failures, learner, train
+from ladon.engine import distributed, failures, student_trainer, train
 from ladon.engine.distributed import Vote, World, choose_device, join_world
+from ladon.engine.joining import joined_world
 from ladon.errors import LadonError, UsageError
 from ladon.models.checkpoint import load_safely
 
@@ -152,7 +152,7 @@ ASSERT = (
     ],
 )
 def test_what_a_device_reports_is_one_line(place, text, parts):
-    with pytest.raises(LadonError) as caught, _world(ARGS):
+    with pytest.raises(LadonError) as caught, joined_world(ARGS):
         raise torch.AcceleratorError(text)
     assert caught.value.exit_code == 1
     assert "\n" not in str(caught.value)
@@ -161,7 +161,7 @@ def test_what_a_device_reports_is_one_line(place, text, parts):
 
 
 def test_other_runtime_errors_stay_what_they_are(place):
-    with pytest.raises(RuntimeError, match=r"^of a library$") as caught, _world(ARGS):
+    with pytest.raises(RuntimeError, match=r"^of a library$") as caught, joined_world(ARGS):
         raise RuntimeError("of a library")
     assert not isinstance(caught.value, LadonError)
     assert not failures.is_connection_error(caught.value)
@@ -253,7 +253,11 @@ def test_a_process_that_does_not_answer_is_named(own_lab):
 def test_buffers_are_shared_before_what_is_validated_and_what_is_saved(own_lab, monkeypatch):
     """Stage 1 is not validated, stage 2 is."""
     done = []
-    for owner, name in ((World, "share_buffers"), (train, "evaluate_all"), (learner, "save_last")):
+    for owner, name in (
+        (World, "share_buffers"),
+        (train, "evaluate_all"),
+        (student_trainer, "save_last"),
+    ):
         original = getattr(owner, name)
 
         def recorded(*args, name=name, original=original, **kwargs):

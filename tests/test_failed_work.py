@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ladon.app import _world
 from ladon.engine import earlier
 from ladon.engine.events import Events
+from ladon.engine.joining import joined_world
 from ladon.errors import LadonError, UsageError
 from ladon.models.checkpoint import write_checkpoint
 
@@ -151,7 +151,7 @@ def test_nothing_is_asked_of_tensorboard_without_the_flag(monkeypatch):
 )
 def test_a_full_disk_that_nobody_foresaw_is_one_line(error, message):
     args = SimpleNamespace(device="cpu", world_size=1, dist_url="env://")
-    with pytest.raises(LadonError) as caught, _world(args):
+    with pytest.raises(LadonError) as caught, joined_world(args):
         raise error
     assert (caught.value.exit_code, type(caught.value)) == (1, LadonError)
     assert str(caught.value).startswith(message)

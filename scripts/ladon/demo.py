@@ -7,19 +7,16 @@ foundation has changed starts anew. Imports nothing heavy: each run loads its li
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
+from ladon.children import Children, Say
 from ladon.config import load_config
 from ladon.launch import child_command
 from ladon.paths import run_folder, run_log_path
@@ -29,9 +26,6 @@ SEED = 0
 MOST_SIDE_BY_SIDE = 3
 _LINES_KEPT = 15
 _SHOWN = re.compile(r"Epoch:| \* Acc@1|mean IoU:|Payload | Average Precision .*IoU=0.50 .*= +all ")
-
-Say = Callable[[str], None]
-"""Shows one line to the person who waits."""
 
 
 @dataclass(frozen=True)
@@ -99,77 +93,6 @@ def _mode(metrics: Path) -> str | None:
         return json.loads(metrics.read_text(encoding="utf-8"))["mode"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-class Children:
-    """Child processes that stop when this one is told to, after they have saved their state.
-
-    Within this context SIGINT and SIGTERM are passed on to the children instead of ending this
-    process.
-
-    Attributes:
-        received: the signal that this process was sent.
-        stopping: the signal that the children were sent; no more should be started.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.stopping: int | None = None
-        self._running: set[subprocess.Popen[str]] = set()
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Children:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            self._previous[signum] = signal.signal(signum, self._receive)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-
-    def __call__(self, command: list[str], env: Mapping[str, str], say: Say) -> int:
-        """Runs a command to its end; several threads may call it.
-
-        Args:
-            command: program and arguments.
-            env: variables that differ from this process's.
-            say: is given each line of output.
-
-        Returns:
-            The exit code, -N if signal N killed it.
-        """
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **env},
-            encoding="utf-8",
-            errors="replace",
-        )
-        self._running.add(process)
-        try:
-            if self.stopping is not None:  # it came while the child was being started
-                process.send_signal(self.stopping)
-            for line in process.stdout:
-                say(line.rstrip())
-            return process.wait()
-        finally:
-            self._running.discard(process)
-
-    def stop(self) -> None:
-        """Asks all children to stop; not a second time, which would mean 'at once'."""
-        if self.stopping is None:
-            self._send(signal.SIGTERM)
-
-    def _receive(self, signum: int, frame: FrameType | None) -> None:
-        # a terminal's Ctrl-C reaches the children as well; they take the two for one
-        self.received = self.received or signum
-        self._send(signum)
-
-    def _send(self, signum: int) -> None:
-        self.stopping = signum
-        for process in list(self._running):
-            process.send_signal(signum)
 
 
 class Crew:

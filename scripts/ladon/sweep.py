@@ -9,19 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
-import signal
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 
 from rich.table import Table
 
+from ladon.children import Children
 from ladon.cli import build_parser, prepare_process
 from ladon.config import load_config
 from ladon.errors import UsageError
@@ -237,66 +234,6 @@ class SweepResult:
         return 1 if self.betas("failed") else 0
 
 
-class ChildProcess:
-    """Runs commands as child processes with this one's terminal, and minds the signals meanwhile.
-
-    Use as a context manager: within it, SIGINT and SIGTERM are kept in `signum` instead of ending
-    this process, so that the child can save its state and be waited for.
-    """
-
-    def __init__(self) -> None:
-        self.signum: int | None = None
-        self._child: subprocess.Popen[bytes] | None = None
-        self._previous: dict[int, object] = {}
-
-    def __enter__(self) -> ChildProcess:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            self._previous[signum] = signal.signal(signum, self._handle)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-
-    def __call__(self, command: list[str]) -> int:
-        """Runs a command to its end; its output goes where this process's goes.
-
-        Returns:
-            The exit code, -N if signal N killed it.
-        """
-        self._child = subprocess.Popen(command)
-        if self.signum is not None:  # it came while the child was being started
-            self._forward(self.signum)
-        try:
-            return self._child.wait()
-        finally:
-            self._child = None
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        self.signum = signum
-        self._forward(signum)
-
-    def _forward(self, signum: int) -> None:
-        # Ctrl-C reaches the child from the terminal; a second SIGINT would look like impatience.
-        if self._child is None or (signum == signal.SIGINT and _in_foreground()):
-            return
-        self._child.send_signal(signum)
-
-
-def _in_foreground() -> bool:
-    """True if a terminal's Ctrl-C goes to this process group."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)
-
-
 def run_sweep(
     sweep: Sweep, announce: Callable[[str], None], run: Runner | None = None
 ) -> SweepResult:
@@ -315,10 +252,10 @@ def run_sweep(
     if sweep.fused:
         return _run_fused(sweep, announce)
     outcomes: list[Outcome] = []
-    with ChildProcess() as child:
+    with Children() as children:
         for number, beta in enumerate(sweep.betas, start=1):
             position = f"[{number}/{len(sweep.betas)}] β {beta}"
-            if child.signum is not None:
+            if children.received is not None:
                 outcomes.append(_outcome(sweep, beta, "not run"))
             elif sweep.resume and sweep.is_finished(beta):
                 announce(f"{position}: already finished, skipped")
@@ -326,10 +263,10 @@ def run_sweep(
             else:
                 announce(f"{position}: {sweep.config_of(beta)}")
                 start = time.monotonic()
-                code = (run or child)([*child_command(sweep.task.name), *sweep.flags(beta)])
-                judged = _judge(code, interrupted=child.signum is not None)
+                code = (run or children)([*child_command(sweep.task.name), *sweep.flags(beta)])
+                judged = _judge(code, interrupted=children.received is not None)
                 outcomes.append(_outcome(sweep, beta, *judged, time.monotonic() - start))
-        return SweepResult(outcomes, child.signum)
+        return SweepResult(outcomes, children.received)
 
 
 def _run_fused(sweep: Sweep, announce: Callable[[str], None]) -> SweepResult:

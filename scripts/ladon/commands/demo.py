@@ -19,7 +19,8 @@ import time
 import warnings
 from pathlib import Path
 
-from ladon.demo import Children, Crew, Part
+from ladon.children import Children
+from ladon.demo import Crew, Part
 from ladon.errors import LadonError, UsageError
 from ladon.launch import make_parser
 from ladon.process import usable_cores
