@@ -131,7 +131,7 @@ class Crew:
         Returns:
             0, or the exit code of the first part that failed or was interrupted.
         """
-        waiting, done = list(self._parts), set()
+        waiting, done = list(self._parts), set[Part]()
         running: dict[Future[int], Part] = {}
         code = 0
         with ThreadPoolExecutor(self._side_by_side) as pool:
@@ -164,7 +164,7 @@ class Crew:
             return 0
         self._tell(f"{label}: {'going on' if state == 'begun' else 'started'} (log: {log})")
         threads = self._cores // self._side_by_side if part.needs else self._cores
-        start, lines = time.monotonic(), []
+        start, lines = time.monotonic(), list[str]()
 
         def show(line: str) -> None:
             lines[: max(0, len(lines) + 1 - _LINES_KEPT)] = []

@@ -18,6 +18,7 @@ class LadonError(Exception):
     """Work that failed although the input was sound."""
 
     exit_code = 1
+    is_said = False  # whether the person has been told of it
 
 
 class DeviceError(LadonError):
@@ -115,9 +116,9 @@ def report(error: LadonError, rank: int = 0) -> int:
         error: what was wrong.
         rank: of this process.
     """
-    if getattr(error, "_is_said", False):
+    if error.is_said:
         return error.exit_code
-    error._is_said = True
+    error.is_said = True
     if rank and isinstance(error, Interrupted):
         return error.exit_code  # all processes stop together, and the first one says it
     text = f"rank {rank}: {error}" if rank else str(error)

@@ -312,6 +312,7 @@ class FusedTrainer:
 
     def teacher_forward(self, images: Any, targets: Any, supp: Any) -> dict[str, Any]:
         """Return what is read of the teacher."""
+        assert self._teaching is not None, "no stage has been entered"
         return self._teaching.teacher_forward(images, targets, supp)
 
     def learn(

@@ -10,6 +10,7 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parent
 _SCRIPT = re.compile(r"python scripts/(\w+)\.py")
@@ -26,7 +27,7 @@ def in_words(text: str) -> str:
     return _SCRIPT.sub(r"ladon \1", text) if by_ladon() else text
 
 
-def make_parser(name: str, text: str, **settings: object) -> argparse.ArgumentParser:
+def make_parser(name: str, text: str, **settings: Any) -> argparse.ArgumentParser:
     """Returns the parser of a command.
 
     Args:

@@ -145,7 +145,9 @@ def _build_from(
     if checkpoint is not None:
         load_into(model, checkpoint)
         logger.info("Loaded %s", checkpoint.path)
-    return model.to(run.world.device, memory_format=torch.channels_last), checkpoint
+    # torch's annotations know no overload of both
+    model = model.to(run.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model, checkpoint
 
 
 def _build_tested(run: Run) -> nn.Module:

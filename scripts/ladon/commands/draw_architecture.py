@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -57,10 +58,10 @@ class Drawing:
         self.axes.set_ylim(0, HEIGHT)
         self.axes.set_axis_off()
 
-    def text(self, x: float, y: float, text: str, **style: object) -> None:
+    def text(self, x: float, y: float, text: str, **style: Any) -> None:
         """Text around a point, in ink unless styled otherwise."""
-        settings = {"ha": "center", "va": "center", "color": self.theme.ink, "fontsize": 9}
-        self.axes.text(x, y, text, **{**settings, **style})
+        centered: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
+        self.axes.text(x, y, text, **{**centered, "color": self.theme.ink, **style})
 
     def frame(self, edges: tuple[float, float], label: str) -> None:
         """The ground on which one machine's parts stand, over the whole height."""
@@ -143,7 +144,7 @@ class Drawing:
             )
         )
         fill = self.theme.quiet if answer != 2 else color
-        head = {"facecolor": fill, "edgecolor": "none"}
+        head: dict[str, Any] = {"facecolor": fill, "edgecolor": "none"}
         low = y - 1.0 if answer == 0 else y - 0.4
         self.axes.add_patch(Circle((x, low), 1.15, **head))
         for side in (-1, 1):

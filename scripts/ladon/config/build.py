@@ -28,10 +28,10 @@ def lazy_target(lazy: Lazy, entry: dict[Any, Any]) -> tuple[str, Any]:
         ConfigError: the name is missing or cannot be found; file and line are named.
     """
     if lazy.tag == "!import_call_method":
-        pieces = (entry.get("package"), entry.get("class_name"), entry.get("method_name"))
+        pieces = [entry.get("package"), entry.get("class_name"), entry.get("method_name")]
         needed = "package"
     else:
-        pieces = (entry.get("package"), entry.get("key"))
+        pieces = [entry.get("package"), entry.get("key")]
         needed = "key"
     if not isinstance(entry.get(needed), str):
         raise LocatedError(lazy.mark, f'{lazy.tag} needs "{needed}", the dotted name to import')

@@ -299,7 +299,7 @@ def _check_stage(walker: Walker, stage: View) -> None:
 def _check_plateau(walker: Walker, stage: View) -> None:
     scheduler = walker.child(stage, "scheduler")
     key = walker.child(scheduler, "key") if scheduler is not None else None
-    if key is None or key.value != "ReduceLROnPlateau":
+    if scheduler is None or key is None or key.value != "ReduceLROnPlateau":
         return
     validation = walker.child(stage, "val_data_loader")
     if validation is None or validation.value is None:

@@ -158,18 +158,18 @@ def loader(work: Upgrade, node: ConfigMap, path: str) -> ConfigMap:
         sampler = Lazy("!import_get", map_at(mark, key=key), mark)
         node.put("sampler", map_at(mark, class_or_func=sampler), mark)
     batches = node.get("batch_sampler")
-    has_batches = isinstance(batches, ConfigMap)
     kwargs = node.get("kwargs")
     kwargs = kwargs.copy() if isinstance(kwargs, ConfigMap) else ConfigMap(node.mark)
     for key in LOADER_KWARGS:
         if key in node:
             place = node.mark_of(key)
             value = take(node, key)
-            if key == "num_workers" or not has_batches:  # batches come from their sampler
+            # batches come from their sampler
+            if key == "num_workers" or not isinstance(batches, ConfigMap):
                 kwargs.put(key, value, place)
     if kwargs:
         node.put("kwargs", kwargs, kwargs.mark)
-    if has_batches:
+    if isinstance(batches, ConfigMap):
         _group(work, batches, node, path)
     if renamed := _look_up(_COLLATE_FUNCTIONS, node.get("collate_fn")):
         node["collate_fn"] = renamed

@@ -178,12 +178,14 @@ def _assign_all(root: ConfigMap, assignments: Sequence[str]) -> ConfigMap:
 def _move_data_root(root: ConfigMap, argument: str | None) -> ConfigMap:
     """Settle `data_root`, and let literal `~/datasets/...` of published files follow it."""
     variable = os.environ.get(DATA_ROOT_VARIABLE)
+    mark: Mark | None
     if argument:
         value, mark = escape(argument), Mark("--data_root")
     elif variable:
         value, mark = escape(variable), Mark(DATA_ROOT_VARIABLE)
     elif root.get("data_root") is not None:
-        value, mark = root["data_root"], root.mark_of("data_root")
+        value = root["data_root"]
+        mark = root.mark_of("data_root")
         if isinstance(value, Lazy):
             value = escape(str(Resolver(root).resolve(value)))
         if not isinstance(value, str) or not value:

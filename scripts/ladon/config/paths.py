@@ -110,13 +110,13 @@ def set_in(node: Any, pieces: Sequence[str], value: Any, mark: Mark, done: str =
         if not piece.isdecimal() or int(piece) >= len(node):
             items = f"{done.rstrip('.')} is a list of {len(node)} items, numbered from 0"
             raise ConfigError(f'{mark}: no item "{piece}": {items}')
-        index, items = int(piece), node.copy()
-        items[index] = (
+        index, copied = int(piece), node.copy()
+        copied[index] = (
             set_in(node[index], pieces[1:], value, mark, f"{done}{piece}.")
             if len(pieces) > 1
             else value
         )
-        items.marks[index] = mark
-        return items
+        copied.marks[index] = mark
+        return copied
     where = done.rstrip(".")
     raise ConfigError(f'{mark}: no "{pieces[0]}" in {where}: {where} is {kind_of(node)}')

@@ -181,7 +181,7 @@ STAGE = Section(
     required=("num_epochs", "train_data_loader", "optimizer", "criterion"),
 )
 _PRECISION = OneOf(PRECISIONS)
-TRAIN_KEYS = {
+TRAIN_KEYS: dict[str, Rule] = {
     "log_freq": COUNT,
     "epoch_to_update": ANY,
     "precision": _PRECISION,

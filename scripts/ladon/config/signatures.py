@@ -160,8 +160,8 @@ def weights_problems(
             continue
         if isinstance(value, enum.Enum):
             if not isinstance(value, tuple(known)):
-                names = " or ".join(kind.__name__ for kind in known)
-                yield argument, f"{value} are another model's weights: {names} is needed"
+                needed = " or ".join(kind.__name__ for kind in known)
+                yield argument, f"{value} are another model's weights: {needed} is needed"
             continue
         names = [name for kind in known for name in members(kind)]
         if value.rpartition(".")[2] not in names:

@@ -32,8 +32,8 @@ class Collate:
         collate_fn: the function; None stacks tensors.
     """
 
-    def __init__(self, collate_fn: Callable | None) -> None:
-        self.collate_fn = collate_fn or default_collate
+    def __init__(self, collate_fn: Callable[..., Any] | None) -> None:
+        self.collate_fn: Callable[..., Any] = collate_fn or default_collate
 
     def __call__(self, samples: Sequence[tuple]) -> Any:
         """Make a batch of samples."""
@@ -48,7 +48,7 @@ class Collate:
             ) from error
 
 
-def registered(get: Callable[[str], Any], key: str | None) -> Any:
+def registered(get: Callable[[Any], Any], key: str | None) -> Any:
     """Look a name up in one of torchdistill's registries.
 
     Raises:
@@ -132,12 +132,13 @@ def collate(
     Returns:
         (indices, batch, targets), the latter two as the collate function makes them.
     """
-    if isinstance(collate_fn, str):
-        collate_fn = registered(get_collate_func, collate_fn)
-    if collate_fn is None and pin_memory:
-        collate_fn = _stack_pinned
+    function = collate_fn
+    if isinstance(function, str):
+        function = registered(get_collate_func, function)
+    if function is None and pin_memory:
+        function = _stack_pinned
     pairs = [(sample, target) for _, sample, target in samples]
-    batch, targets, *_ = Collate(collate_fn)(pairs)
+    batch, targets, *_ = Collate(function)(pairs)
     return [index for index, _, _ in samples], batch, targets
 
 

@@ -106,7 +106,7 @@ def _split_dataset(dataset: Any) -> tuple[dict[str, Any], DeviceInput] | None:
     return None if found is None else ({name: found[0]}, found[1])
 
 
-def _own(dataset: Any, kind: type) -> bool:
+def _own(dataset: Any, kind: Any) -> bool:
     return type(dataset).__getitem__ is kind.__getitem__
 
 

@@ -19,6 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,7 +34,7 @@ _VERSION = 1
 _SMALLEST = 32
 _OWN_ENTRIES = {"train", "val", "annotations", "VOCdevkit", "meta.json"}
 _SPLITS = ("train", "val")
-_JPEG = {"quality": 95, "subsampling": 0}
+_JPEG: dict[str, Any] = {"quality": 95, "subsampling": 0}
 
 
 def make_digit_scenes(

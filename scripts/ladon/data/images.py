@@ -177,7 +177,7 @@ def _alters_values(mask: Image.Image) -> str | None:
 
 def raw_mode(image: Image.Image) -> str | None:
     """Give the form of the pixels in an opened, not yet decoded file: 'L;4' are 4 bits of grey."""
-    for tile in image.tile:
+    for tile in getattr(image, "tile", ()):
         args = tile[3] if isinstance(tile[3], tuple | list) else (tile[3],)
         return args[0] if args and isinstance(args[0], str) else None
     return None

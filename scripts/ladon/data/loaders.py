@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -21,14 +21,13 @@ import torch
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    Dataset,
     RandomSampler,
     SequentialSampler,
 )
 from torchdistill.datasets.registry import get_batch_sampler, get_collate_func, get_dataset_wrapper
 
 from ladon.data.batching import Collate, registered
-from ladon.data.samples import IndexedDataset, SeededDataset
+from ladon.data.samples import IndexedDataset, MapDataset, SeededDataset
 from ladon.data.seeding import EVALUATION, ORDER, seeded_rng
 from ladon.data.transport import Packing
 from ladon.errors import DataError
@@ -51,7 +50,7 @@ _OWN_KWARGS = frozenset(
 )
 
 
-def get_num_iterations(dataset: Dataset, batch_size: int, world_size: int) -> int:
+def get_num_iterations(dataset: MapDataset, batch_size: int, world_size: int) -> int:
     """Count the iterations of an epoch.
 
     Args:
@@ -85,7 +84,7 @@ class EpochBatches:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: MapDataset,
         sampler_config: dict | None,
         batch_sampler_config: dict | None,
         loader_kwargs: dict | None,
@@ -167,8 +166,8 @@ class EpochBatches:
 
 
 def build_train_loader(
-    dataset: Dataset,
-    loader_config: dict,
+    dataset: MapDataset,
+    loader_config: Mapping[str, Any],
     seed: int,
     rank: int = 0,
     world_size: int = 1,
@@ -211,8 +210,8 @@ def build_train_loader(
 
 
 def build_eval_loader(
-    dataset: Dataset,
-    loader_config: dict,
+    dataset: MapDataset,
+    loader_config: Mapping[str, Any],
     rank: int = 0,
     world_size: int = 1,
     *,
@@ -251,23 +250,23 @@ def build_eval_loader(
     )
 
 
-def _name(loader_config: dict) -> str:
+def _name(loader_config: Mapping[str, Any]) -> str:
     return str(loader_config.get("dataset_id") or "the data set")
 
 
-def _check_not_empty(dataset: Dataset, loader_config: dict) -> None:
+def _check_not_empty(dataset: MapDataset, loader_config: Mapping[str, Any]) -> None:
     if len(dataset) == 0:
         raise DataError(
             f"{_name(loader_config)}: the dataset holds no samples; add some or use another"
         )
 
 
-def _build_sampler(dataset: Dataset, config: dict | None, default: type) -> Iterable[int]:
+def _build_sampler(dataset: MapDataset, config: dict | None, default: type) -> Iterable[int]:
     config = config or {}
     return (config.get("class_or_func") or default)(dataset, **(config.get("kwargs") or {}))
 
 
-def _wrap(dataset: Dataset, loader_config: dict) -> tuple[Dataset, bool]:
+def _wrap(dataset: MapDataset, loader_config: Mapping[str, Any]) -> tuple[MapDataset, bool]:
     """Apply a config's `dataset_wrapper`, whose samples bring their own supplementary dict."""
     config = loader_config.get("dataset_wrapper")
     if not config:

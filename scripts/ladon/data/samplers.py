@@ -9,10 +9,11 @@ from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
-from torch.utils.data import BatchSampler, Dataset, Sampler, Subset
+from torch.utils.data import BatchSampler, Sampler, Subset
 from torchdistill.datasets.registry import register_batch_sampler
 
 from ladon.data.images import read_size
+from ladon.data.samples import MapDataset
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class GroupedBatchSampler(BatchSampler):
             yield rest + list(islice(cycle(group), self.batch_size - len(rest)))
 
 
-def _image_sizes(dataset: Dataset) -> list[tuple[int, int]]:
+def _image_sizes(dataset: Any) -> list[tuple[int, int]]:
     """Find each image's (height, width) in the cheapest way the dataset offers."""
     if isinstance(dataset, Subset):
         sizes = _image_sizes(dataset.dataset)
@@ -83,7 +84,9 @@ def image_size(image: Any) -> tuple[int, int]:
     return image.height, image.width
 
 
-def create_aspect_ratio_groups(dataset: Dataset, aspect_ratio_group_factor: int = 3) -> list[int]:
+def create_aspect_ratio_groups(
+    dataset: MapDataset, aspect_ratio_group_factor: int = 3
+) -> list[int]:
     """Sort images into groups by width / height.
 
     Args:

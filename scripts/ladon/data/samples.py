@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch.utils.data import Dataset, Subset
 
 from ladon.data.images import shown
 from ladon.data.seeding import EVALUATION, seeded_rng
 from ladon.errors import DataError, in_one_line
+
+
+class MapDataset(Protocol):
+    """A dataset whose samples have numbers."""
+
+    def __len__(self) -> int:
+        """Count the samples."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Load the sample at an index."""
 
 
 class SeededDataset(Dataset):
@@ -22,7 +32,7 @@ class SeededDataset(Dataset):
         requires_supp: append an empty dict to each sample, as torchdistill's training expects.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, requires_supp: bool = False) -> None:
+    def __init__(self, dataset: MapDataset, seed: int, requires_supp: bool = False) -> None:
         self.dataset = dataset
         self.seed = seed
         self.requires_supp = requires_supp
@@ -45,7 +55,7 @@ class IndexedDataset(Dataset):
         dataset: map-style dataset of (sample, target, ...).
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: MapDataset) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -58,7 +68,7 @@ class IndexedDataset(Dataset):
         return index, sample, target
 
 
-def _load(dataset: Dataset, index: int) -> Any:
+def _load(dataset: MapDataset, index: int) -> Any:
     """Load a sample; whatever its dataset or a transform raises, say for which file.
 
     Raises:

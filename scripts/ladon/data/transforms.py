@@ -54,8 +54,9 @@ def _pad_to(image: Image.Image, height: int, width: int, fill: int) -> Image.Ima
         return image
     size = (max(image.width, width), max(image.height, height))
     padded = Image.new(image.mode, size, fill if len(image.getbands()) == 1 else (fill,) * 3)
-    if image.mode == "P":
-        padded.putpalette(image.getpalette())
+    palette = image.getpalette() if image.mode == "P" else None
+    if palette is not None:
+        padded.putpalette(palette)
     padded.paste(image, (0, 0))
     return padded
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class Evaluation:
         """Logs the published result lines, and the payloads' own bytes."""
         for line in self.lines:
             logger.info(line)
-        if self.data_size_kb is not None:
+        if self.data_size_kb is not None and self.payload_bytes is not None:
             kib, payload = self.data_size_kb, self.payload_bytes
             logger.info(
                 "Bottleneck size [KB]: mean %s std %s for %s samples",
@@ -284,9 +284,11 @@ def evaluate_all(
 
     def predict(samples: list[tuple]) -> list[tuple]:
         with forward_only(world.device, precision):
-            indices, *batch = collate(samples, collate_fn, pin_memory=is_cuda)
+            indices, samples_together, targets_together = collate(
+                samples, collate_fn, pin_memory=is_cuda
+            )
             with naming_images(lambda: batch_names(dataset, indices), "the model cannot take"):
-                images, targets = task.move(*batch, world.device)
+                images, targets = task.move(samples_together, targets_together, world.device)
                 if finish_input is not None:
                     images = finish_input(images)
                 return [(indices, targets, *job.predict(images)) for job in jobs]
@@ -296,7 +298,7 @@ def evaluate_all(
             how = inference(job.model, mode, precision=precision, compiled=compiled)
             job.payloads = stack.enter_context(how)
             stack.enter_context(watching_detections(job.model, job.watch))
-        advance = stack.enter_context(progress(title, len(loader.sampler)))
+        advance = stack.enter_context(progress(title, len(cast(Sized, loader.sampler))))
         start = time.perf_counter()
         # its workers start now, in this thread: a process that is forked by a thread which others
         # wait for ends by waiting for itself

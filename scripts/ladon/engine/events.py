@@ -22,7 +22,8 @@ class Events:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder, self._writer = folder, None
+        self._folder = folder
+        self._writer: Any = None
         if folder is None:
             return
         try:
@@ -31,7 +32,7 @@ class Events:
             raise LadonError("--tensorboard needs the package tensorboard") from error
         threading.excepthook = _quiet(threading.excepthook)
         with self._explained():
-            self._writer: Any = SummaryWriter(str(folder))
+            self._writer = SummaryWriter(str(folder))
 
     def add(self, name: str, value: float, step: int) -> None:
         """Adds a point to a curve."""

@@ -24,7 +24,7 @@ from ladon.errors import DeviceError, LadonError
 logger = logging.getLogger(__name__)
 
 # what a device reports late, after the call that caused it; torch before 2.8 has no class for it
-ACCELERATOR_ERRORS: tuple[type[BaseException], ...] = tuple(
+ACCELERATOR_ERRORS: tuple[type[Exception], ...] = tuple(
     getattr(torch, name) for name in ("AcceleratorError",) if hasattr(torch, name)
 )
 # how long a failed process waits for the others to have read why: rank 0 may take the store along

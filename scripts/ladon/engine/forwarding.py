@@ -13,6 +13,7 @@ from ladon.engine.failures import ACCELERATOR_ERRORS, is_connection_error
 from ladon.errors import LadonError, in_one_line
 
 _NAMED = 3
+_SAYING_MORE: tuple[type[Exception], ...] = (LadonError, torch.OutOfMemoryError, *ACCELERATOR_ERRORS)
 
 
 def batch_names(dataset: Any, indices: Sequence[int]) -> str:
@@ -43,7 +44,7 @@ def naming_images(names: Callable[[], str], doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (LadonError, torch.OutOfMemoryError, *ACCELERATOR_ERRORS):
+    except _SAYING_MORE:
         raise
     except Exception as error:
         if is_connection_error(error):

@@ -67,10 +67,10 @@ def _in_words(error: BaseException, world: World) -> BaseException:
         return world.explain(error)
     if disk_failure(error) is not None and not isinstance(error, LadonError):
         return cannot_write(getattr(os_error_in(error), "filename", None) or "a file", error)
-    if isinstance(error, RuntimeError) and _NO_SHARED_MEMORY.search(str(error)):
+    if isinstance(error, RuntimeError) and (said := _NO_SHARED_MEMORY.search(str(error))):
         return LadonError(
             "the loader's workers have too little shared memory (/dev/shm; docker's --shm-size): "
-            f"give them more, or set num_workers: 0 ({_NO_SHARED_MEMORY.search(str(error))[0]})"
+            f"give them more, or set num_workers: 0 ({said[0]})"
         )
     return error
 
@@ -83,4 +83,5 @@ def _tell(failure: BaseException, world: World) -> None:
     else:
         text = "interrupted" if isinstance(failure, KeyboardInterrupt) else in_one_line(failure)
         logger.error("%s%s", f"rank {world.rank}: " if world.rank else "", text)
-    world.board.tell(text)
+    if world.board is not None:
+        world.board.tell(text)

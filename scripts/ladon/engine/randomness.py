@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ def global_states(device: torch.device) -> dict[str, Any]:
     Args:
         device: of the run; other devices' generators are left alone, and so are the devices.
     """
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    # of the legacy form, a tuple
+    name, keys, position, has_gauss, gauss = cast(tuple[Any, ...], np.random.get_state())
     return {
         "python": random.getstate(),
         "numpy": (name, keys.tolist(), position, has_gauss, gauss),

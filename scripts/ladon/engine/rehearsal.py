@@ -34,7 +34,7 @@ def rehearse(stage: Stage, batch: tuple[Any, Any]) -> None:
     stage.begin_epoch()
     with _followed(models) as inside:
         try:
-            supp = [{} for _ in range(len(targets))]
+            supp: list[dict[str, Any]] = [{} for _ in range(len(targets))]
             features = stage.teacher_forward(images, targets, supp)
             inside.clear()  # a teacher may be stopped where nothing more of it is read
             stage.student_loss(images, targets, supp, features)

@@ -235,7 +235,7 @@ class Stage:
             kwargs[name] = _times(kwargs[name], lr_factor)
         scheduling_step = section.get("scheduling_step") or 0
         # lengths follow from the stage, whatever a file says about another dataset's
-        per_epoch = steps_per_epoch
+        per_epoch: float = steps_per_epoch
         if scheduling_step > 0:
             every = math.lcm(scheduling_step, self.grad_accum_step)
             per_epoch = steps_per_epoch if every == 1 else steps_per_epoch / every
@@ -342,7 +342,8 @@ class Stage:
         """Moves the schedule on as if ``epochs`` of the stage were done (``--start_epoch``)."""
         per_epoch = steps_per_epoch // self._scheduling_step if self._scheduling_step > 0 else 1
         for _ in range(epochs * per_epoch if self.scheduler is not None else 0):
-            self.optimizer._opt_called = True  # no gradient step is skipped, torch need not warn
+            # no gradient step is skipped, torch need not warn
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]
             self._schedule(self.scheduler.last_epoch + 1, None)
 
     def state_dict(self) -> dict[str, Any]:

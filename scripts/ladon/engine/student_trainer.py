@@ -71,9 +71,14 @@ class StudentTrainer:
         return [self.student]
 
     @property
+    def _entered(self) -> Stage:
+        assert self.stage is not None, "no stage has been entered"
+        return self.stage
+
+    @property
     def at_boundary(self) -> bool:
         """Whether no gradients are waiting to be accumulated further."""
-        return self.stage.at_boundary
+        return self._entered.at_boundary
 
     def take_classes(self, names: Sequence[str] | None, source: str) -> None:
         """Take the names of the classes that are trained on."""
@@ -139,11 +144,11 @@ class StudentTrainer:
         if self._resumed is not None:
             if self._resumed.stage is not None and (done or self.progress.step):
                 self._check_steps(self._resumed.steps)
-                self.stage.load_state_dict(self._resumed.stage)
+                self._entered.load_state_dict(self._resumed.stage)
             self._resumed.restore_generators(run.world, self._noise)
             self._resumed = None
         elif done:
-            self.stage.skip_epochs(done, steps)
+            self._entered.skip_epochs(done, steps)
 
     def _check_steps(self, before: int | None) -> None:
         """Refuses to go on in epochs of another length, where a place in them means something.
@@ -151,7 +156,7 @@ class StudentTrainer:
         Raises:
             UsageError: the data or the number of processes has changed.
         """
-        if before in (None, self._steps) or not (self.progress.step or self.stage.counts_steps):
+        if before in (None, self._steps) or not (self.progress.step or self._entered.counts_steps):
             return
         raise UsageError(
             f"--resume: an epoch of {self._plan.name} has {self._steps} batches here and had "
@@ -176,7 +181,7 @@ class StudentTrainer:
         self._foresees = smallest_batch == 1
         if update_epoch is not None and progress.epoch >= update_epoch:
             self._update_bottleneck()
-        self.stage.begin_epoch()
+        self._entered.begin_epoch()
         self._begun = time.perf_counter(), progress.seconds, progress.step
         self._losses = LossMeter(progress.loss_sum, progress.step, self.run.world.device)
 
@@ -194,7 +199,7 @@ class StudentTrainer:
 
     def teacher_forward(self, images: Any, targets: Any, supp: Any) -> dict[str, Any]:
         """What the stage's losses read of the teacher."""
-        return self.stage.teacher_forward(images, targets, supp)
+        return self._entered.teacher_forward(images, targets, supp)
 
     def learn(
         self,
@@ -224,13 +229,13 @@ class StudentTrainer:
             if self._foresees:
                 key = f"{self._plan.key}.train_data_loader.kwargs.batch_size"
                 where = f"{key} in {self.run.config.where(key)}"
-                within.enter_context(self.stage.foreseeing_single_image(len(images), where))
+                within.enter_context(self._entered.foreseeing_single_image(len(images), where))
                 self._foresees = False
-            loss = self.stage.student_loss(images, targets, supp, teacher_io)
+            loss = self._entered.student_loss(images, targets, supp, teacher_io)
         self._losses.add(loss)
         if self.run.world.device.type == "cpu":  # reading a loss makes nothing wait here
             self.read_losses()
-        self.stage.step(loss)
+        self._entered.step(loss)
         progress.step += 1
         clock, seconds, _ = self._begun
         progress.seconds = seconds + time.perf_counter() - clock
@@ -244,7 +249,7 @@ class StudentTrainer:
         value, self.progress.loss_sum, bad = self._losses.read()
         if bad is None:
             return value
-        terms = ", ".join(f"{name} {v:g}" for name, v in self.stage.loss.terms().items())
+        terms = ", ".join(f"{name} {v:g}" for name, v in self._entered.loss.terms().items())
         raise LadonError(
             f"loss is {bad[1]} in {self._plan.name}, epoch {self.progress.epoch}, step {bad[0]} "
             f"(last batch: {terms}); {self._kept}. "
@@ -290,7 +295,7 @@ class StudentTrainer:
             steps: of the epoch.
             batch: number of images in the last batch.
         """
-        progress, loss, lr = self.progress, self.read_losses(), self.stage.learning_rates[0]
+        progress, loss, lr = self.progress, self.read_losses(), self._entered.learning_rates[0]
         clock, _, first_step = self._begun
         steps_per_s = (progress.step - first_step) / (time.perf_counter() - clock)
         eta = timedelta(seconds=int((steps - progress.step) / steps_per_s))
@@ -321,7 +326,7 @@ class StudentTrainer:
         is_best = self._keep_best(dataset_id, value)
         # counted before the schedule moves on, with the learning rates of this epoch
         self._record(steps, found, is_best)
-        self.stage.end_epoch(value)
+        self._entered.end_epoch(value)
         progress.next_epoch()
         self.save_last(between_stages=progress.epoch == self._plan.end_epoch)
 
@@ -339,7 +344,7 @@ class StudentTrainer:
             logger.info("Best %s: %s -> %.4f", score.key, was, value)
         progress.best_value, progress.best_epoch = value, progress.epoch
         if self.run.world.is_main:
-            state = self.stage.state_dict()
+            state = self._entered.state_dict()
             write_checkpoint(
                 self._best_path,
                 self.student,
@@ -357,7 +362,7 @@ class StudentTrainer:
             "stage": self._plan.number,
             "epoch": progress.epoch,
             "steps": steps,
-            "lr": self.stage.learning_rates,
+            "lr": self._entered.learning_rates,
             "train_loss": progress.loss_sum / max(1, progress.step),
             "train_seconds": round(progress.seconds, 3),
             "best": is_best,

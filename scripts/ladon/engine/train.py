@@ -164,7 +164,7 @@ class Trainer:
             run.config.build(run.config.section(f"{plan.key}.{name}")) for name in LOADERS
         )
         logger.info("Started %s: epochs %d-%d", plan.name, plan.first_epoch, plan.end_epoch - 1)
-        loader = build_train_loader(
+        loader: Any = build_train_loader(
             self._training_set(plan),
             train_section,
             run.seed,

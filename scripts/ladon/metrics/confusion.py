@@ -75,7 +75,7 @@ class ConfusionMatrix(Metric):
 
         Classes without a pixel have None in the lists.
         """
-        counts = sum(torch.tensor(s, dtype=torch.float64) for s in states)
+        counts = torch.tensor(states, dtype=torch.float64).sum(dim=0)
         hit, labelled, predicted = counts.diag(), counts.sum(dim=1), counts.sum(dim=0)
         union = labelled + predicted - hit
         total = float(labelled.sum())

@@ -98,7 +98,8 @@ def deltas(test: Series, anchor: Series) -> BdResult:
         share = overlap(_columns(test)[column], _columns(anchor)[column])
         if share < WIDE_OVERLAP:
             notes.append(f"the {name} overlap by {share:.0%} only")
-    return BdResult(test, anchor, *values, tuple(dict.fromkeys(notes)))
+    rate, accuracy = values
+    return BdResult(test, anchor, rate, accuracy, tuple(dict.fromkeys(notes)))
 
 
 def pair_deltas(tests: Iterable[Series], anchors: Sequence[Series]) -> list[BdResult]:

@@ -83,6 +83,7 @@ def write_files(
         for path, text in documents.items():
             path.write_text(text, encoding="utf-8")
         for path in plots:
+            assert figure is not None  # else there would be no plots
             save_figure(figure, path)
     except OSError as error:
         raise cannot_write(error.filename or path, error) from error

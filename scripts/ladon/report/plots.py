@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ladon.errors import UsageError
-from ladon.report.labels import Box, keep_apart, place_labels, text_size
+from ladon.report.labels import Box, Point, keep_apart, place_labels, text_size
 from ladon.report.results import RunCollection, RunResult
 from ladon.report.series import DATA_SIZE, PAYLOAD, Measure, Series, score, split_series
 from ladon.tasks import TaskView
@@ -99,11 +101,15 @@ def published_figure(
         view = (results or own[key])[0].view
         lines, levels = split_series(results, DATA_SIZE)
         own_lines, own_levels = split_series(own.get(key, []), DATA_SIZE)
-        order = [line.subject for line in lines]
-        own_lines.sort(key=lambda x, o=order: o.index(x.subject) if x.subject in o else len(o))
+        own_lines.sort(key=partial(_place_among, lines))
         headline = f"{view.title}: {key[1]}"
         panels.append(Panel(headline, view, DATA_SIZE, lines, levels, own_lines, own_levels))
     return draw(panels)
+
+
+def _place_among(lines: Sequence[Series], line: Series) -> int:
+    subjects = [other.subject for other in lines]
+    return subjects.index(line.subject) if line.subject in subjects else len(subjects)
 
 
 def draw(panels: Sequence[Panel]) -> Figure:
@@ -239,15 +245,20 @@ def _annotate_betas(axes: Axes, panel: Panel, level_texts: Sequence[Text]) -> No
     if not named:
         return
     to_points = 72 / axes.figure.dpi
-    lines = [axes.transData.transform(line.points) * to_points for line in named]
+    lines = [
+        [(float(x), float(y)) for x, y in axes.transData.transform(line.points) * to_points]
+        for line in named
+    ]
     left, right = axes.bbox.x0 * to_points, axes.bbox.x1 * to_points
     frame = Box(left, axes.bbox.y0 * to_points, right, axes.bbox.y1 * to_points)
-    taken, ink = [], list(lines)
+    taken: list[Box] = []
+    ink: list[Sequence[Point]] = list(lines)
     for text in level_texts:
         extent = text.get_window_extent()
         taken.append(Box(*(edge * to_points for edge in extent.extents)))
     for level in axes.lines[len(panel.lines) + len(panel.own) :]:
-        _, y = axes.transData.transform((1, level.get_ydata()[0])) * to_points
+        height = float(np.asarray(level.get_ydata())[0])
+        _, y = axes.transData.transform((1.0, height)) * to_points
         ink.append([(left, y), (right, y)])
     if panel.lines:
         own = (axes.transData.transform(line.points) * to_points for line in panel.own)
@@ -255,7 +266,7 @@ def _annotate_betas(axes: Axes, panel: Panel, level_texts: Sequence[Text]) -> No
     betas = [f"{r.beta:g}" if r.beta is not None else "" for line in named for r in line.results]
     colors = [axes.lines[i].get_color() for i, line in enumerate(named) for _ in line.results]
     data = [point for line in named for point in line.points]
-    points = [tuple(point) for line in lines for point in line]
+    points = [point for line in lines for point in line]
     sizes = [text_size(beta, LABEL_SIZE) for beta in betas]
     centers = place_labels(points, sizes, ink, frame, taken)
     for beta, color, at, point, center in zip(betas, colors, data, points, centers, strict=True):

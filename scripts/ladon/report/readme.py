@@ -34,7 +34,7 @@ def region(published: RunCollection, images: str) -> str:
     for (_, dataset), results in published.by_dataset().items():
         sheet = result_sheet(results, PUBLISHED_COLUMNS)
         picture = f"{images}/{image_name(dataset)}"
-        alt = f"{sheet.view.first.label} against data size on {dataset}, published results"
+        alt = f"{results[0].view.first.label} against data size on {dataset}, published results"
         parts += [
             f"### {sheet.title}",
             markdown_table(sheet),

@@ -34,7 +34,7 @@ class Column:
 
     name: str
     value: Callable[[Any], object]
-    header: Callable[[TaskView], str] | None = None
+    header: Callable[[Any], str] | None = None
     text: Callable[[Any], str] = lambda row: MISSING
     aside: bool = False
     left: bool = False
@@ -52,7 +52,7 @@ class Sheet:
 
     def cells(self, columns: Sequence[Column]) -> list[list[str]]:
         """The header and the rows, of these columns."""
-        header = [column.header(self.view) for column in columns]
+        header = [column.header(self.view) if column.header else column.name for column in columns]
         return [header, *([column.text(row) for column in columns] for row in self.rows)]
 
 
@@ -73,8 +73,7 @@ def rich_table(sheet: Sheet, columns: Sequence[Column], narrow: bool = False) ->
     for column, name, *cells in zip(columns, header, *rows, strict=True):
         width = max(map(len, [*cells, *name.split()]))
         shown = "\n".join(textwrap.wrap(name, width)) if narrow else name
-        justify = "left" if column.left else "right"
-        table.add_column(Text(shown), justify=justify, no_wrap=True)
+        table.add_column(Text(shown), justify="left" if column.left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
     return table

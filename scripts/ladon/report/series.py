@@ -33,7 +33,12 @@ class Series:
     @property
     def points(self) -> list[tuple[float, float]]:
         """Rate (bytes or KB) and score of each result."""
-        return [(self.measure.of(r).mean, score(r)) for r in self.results]
+        return [(self._size(r), score(r)) for r in self.results]
+
+    def _size(self, result: RunResult) -> float:
+        size = self.measure.of(result)
+        assert size is not None, "results without a size are in no series"
+        return size.mean
 
     @property
     def subject(self) -> tuple[str, str, str | None]:

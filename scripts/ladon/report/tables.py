@@ -16,7 +16,7 @@ from ladon.report.compare import (
     relative_difference,
 )
 from ladon.report.render import MISSING, Column, Sheet, number, print_sheet
-from ladon.report.results import RunCollection, RunResult, datasets, in_order
+from ladon.report.results import RunCollection, RunResult, Spread, datasets, in_order
 from ladon.tasks import Score, TaskView
 
 WIDTH_WITHOUT_TERMINAL = 240
@@ -31,6 +31,10 @@ def _score_text(result: RunResult, score: Score | None) -> str:
     if result.missing and result.note and score is result.view.first:
         return "missing"
     return MISSING if score is None else number(result.score(score), result.digits(score))
+
+
+def _mean(size: Spread | None) -> float | None:
+    return None if size is None else size.mean
 
 
 def _size_text(result: RunResult) -> str:
@@ -213,7 +217,7 @@ COMPARISON_COLUMNS = (
         "data_size_kb_published",
         lambda c: c.published and c.published.data_size_kb and c.published.data_size_kb.mean,
         lambda v: "published size [KB]",
-        _of_published(lambda r: number(r.data_size_kb and r.data_size_kb.mean, KB_DIGITS)),
+        _of_published(lambda r: number(_mean(r.data_size_kb), KB_DIGITS)),
     ),
     Column(
         "data_size_kb_mean",
