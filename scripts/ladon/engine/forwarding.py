@@ -13,7 +13,11 @@ from ladon.engine.failures import ACCELERATOR_ERRORS, is_connection_error
 from ladon.errors import LadonError, in_one_line
 
 _NAMED = 3
-_SAYING_MORE: tuple[type[Exception], ...] = (LadonError, torch.OutOfMemoryError, *ACCELERATOR_ERRORS)
+_SAYING_MORE: tuple[type[Exception], ...] = (
+    LadonError,
+    torch.OutOfMemoryError,
+    *ACCELERATOR_ERRORS,
+)
 
 
 def batch_names(dataset: Any, indices: Sequence[int]) -> str:
