@@ -26,8 +26,12 @@ demo: .venv/ready  ## train and test everything on bundled data (about 12 minute
 test: .venv/ready  ## run all tests
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 	$(RUN) scripts/validate.py
 	$(RUN) -m pytest -n 2
+
+coverage: .venv/ready  ## run all tests and say which lines of the library they run
+	$(RUN) -m pytest -n 2 --cov --cov-report=term:skip-covered
 
 bench: .venv/ready  ## time everything against the published way (about 20 minutes on 2 cores)
 	$(RUN) scripts/benchmark.py
@@ -42,4 +46,4 @@ tables: .venv/ready  ## write the published results and pictures into README.md 
 clean:  ## remove the demo's data, checkpoints and logs
 	rm -rf resource/data resource/ckpt/digit_scenes logs/digit_scenes
 
-.PHONY: help env demo test bench gpu tables clean
+.PHONY: help env demo test coverage bench gpu tables clean
