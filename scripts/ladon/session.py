@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ladon.backbones import backbone_name
 from ladon.config import Config, check_config, load_config
 from ladon.engine.distributed import World
 from ladon.engine.evaluate import Evaluation
@@ -295,9 +296,6 @@ class Session:
         run, config, results = self.run, self.config, self.results
         if not run.world.is_main:
             return
-        kwargs = self._student_section.get("kwargs") or {}
-        inner = (kwargs.get("backbone_config") or {}).get("kwargs") or kwargs
-        backbone = inner.get("resnet_name") or inner.get("resnest_name")
         content = {
             "format": 1,
             "task": run.task.name,
@@ -306,7 +304,7 @@ class Session:
             "name": config.name or self._student_section.get("experiment"),
             "dataset": config.get("test.test_data_loader.dataset_id"),
             "beta": config.beta,
-            "backbone": backbone or self._student_section["key"],
+            "backbone": backbone_name(self._student_section),
             "key_metric": run.task.decisive.key,
             "shown": run.task.view.as_plain(),
             "num_images": results["student"].num_images,
