@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,21 @@ class ConvNeXt(CutFamily):
         front = {"stem": features[0], self.split: features[1]}
         return front | stages | {"avgpool": plain.avgpool, "fc": plain.classifier}
 
+    def recognise(self, state: Mapping[str, Tensor], body: str) -> str | None:
+        """Returns the member that a splittable or a plain model's tensors are of, or None."""
+        return super().recognise({_in_stages(name): t for name, t in state.items()}, body)
+
     def width(self, state: Mapping[str, Tensor], stage: str) -> int | None:
         """Returns the channels that a stage's first block delivers."""
         scale = state.get(f"{stage}.1.layer_scale")
         return None if scale is None else scale.shape[0]
+
+
+def _in_stages(name: str) -> str:
+    """A tensor's name in the stages, if it is one of torchvision's."""
+    found = re.match(r"features\.(\d+)\.(\d+)\.", name)
+    if found is None:
+        return name
+    part, block = int(found[1]), int(found[2])
+    place = f"stage{part // 2 + 1}.{'0.' * (1 - part % 2)}{block + part % 2}."
+    return place + name[found.end() :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -108,7 +109,7 @@ def run_head(parts: Iterable[nn.Module], x: Tensor) -> Tensor:
 def without_head(family: CutFamily, plain: nn.Module) -> nn.Sequential:
     """Returns a plain network as a sequence of the family's named parts, less its head."""
     parts = family.cut(plain)
-    return nn.Sequential({n: part for n, part in parts.items() if n not in family.head})
+    return nn.Sequential(OrderedDict((n, p) for n, p in parts.items() if n not in family.head))
 
 
 def builders() -> dict[str, Callable[..., SplittableModel]]:

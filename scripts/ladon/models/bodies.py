@@ -15,6 +15,9 @@ from ladon.backbones import BOTTLENECK, CutFamily, family_of, family_with, membe
 from ladon.backbones.splittable import without_head
 from ladon.errors import ConfigError
 
+# of a pyramid, less the one that is pooled: torchvision's anchors are for five
+_LEVELS = 4
+
 
 def as_body(backbone: nn.Module, key: str) -> nn.Module:
     """Returns a backbone whose children run one after another, each a part that a head may take.
@@ -68,7 +71,8 @@ def pyramid_arguments(
     by_number = arguments.get("returned_layers") or arguments.get("in_channels_stage2")
     if not by_number:
         if arguments.get("return_layer_dict") is None and stages:
-            arguments["return_layer_dict"] = {n: str(i) for i, n in enumerate(stages)}
+            last = list(stages)[-_LEVELS:]
+            arguments["return_layer_dict"] = {name: str(level) for level, name in enumerate(last)}
         names = list(arguments.get("return_layer_dict") or ())
         if arguments.get("in_channels_list") is None and names and stages.keys() >= set(names):
             arguments["in_channels_list"] = [stages[name] for name in names]
@@ -77,7 +81,7 @@ def pyramid_arguments(
         # sc2bench would ask the backbone even where nobody needs the answer
         arguments.setdefault("in_channels_stage2", 0)
     elif not (arguments.get("in_channels_stage2") or hasattr(body, "inplanes")):
-        raise ConfigError(f"{where}.in_channels_list: needed: {section['key']} does not tell it")
+        raise ConfigError(f"{where}.in_channels_list: needed: {_parts(section['key'], body)}")
     return arguments
 
 
@@ -99,10 +103,10 @@ def segmentation_arguments(
     returned = given.get("return_layer_dict")
     if not returned:
         family = family_with({name for name, _ in body.named_children()})
-        *_, aux, out = list(stages) or (family.stages if family is not None else (None, None))
-        if out is None:
+        names = list(stages) or (list(family.stages) if family is not None else [])
+        if len(names) < 2:
             raise ConfigError(f"{where}.return_layer_dict: needed: {_parts(section['key'], body)}")
-        returned = {out: "out", aux: "aux"} if given.get("uses_aux") else {out: "out"}
+        returned = {names[-1]: "out"} | ({names[-2]: "aux"} if given.get("uses_aux") else {})
     check_parts(body, returned, f"{where}.return_layer_dict")
     taken = {head: stages[name] for name, head in returned.items() if name in stages}
     return (
