@@ -165,6 +165,11 @@ def _family_of_member(name: str) -> Family | None:
     return next((f for f in FAMILIES.values() if name in f.members), None)
 
 
+def is_member(name: Any) -> bool:
+    """Whether a name is that of a known network."""
+    return isinstance(name, str) and _family_of_member(name) is not None
+
+
 def member_of(section: Mapping[str, Any]) -> str:
     """Returns the name of a classification model's network: its own key, or whose part it has.
 
