@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import urllib.error
@@ -30,11 +31,14 @@ from ladon.backbones import (
 from ladon.config.registries import entries
 from ladon.config.signatures import builder_problem, call_problems
 from ladon.errors import CheckpointError, ConfigError
-from ladon.models import build_model, write_checkpoint
+from ladon.models import build_model, entropy_coding, update_bottleneck, write_checkpoint
 from ladon.models.build import on_meta_device
 from ladon.models.checkpoint import read_checkpoint
 from ladon.models.compiled import compiled
 from ladon.models.describe import description
+from ladon.models.inference import inference
+from ladon.models.precision import forward_only
+from ladon.report.runs import read_metrics
 
 SHIPPED = [(name, member) for name in ("resnet", "resnest", "convnext")
            for member in FAMILIES[name].members if member != "convnext_small_digits"]  # fmt: skip
@@ -196,6 +200,27 @@ def test_names_for_people():
     assert [shown_name(name) for name in names] == ["ConvNeXt-T", *names[1:]]
 
 
+@pytest.mark.parametrize("backbone", ["convnext_tiny", "ladon"])
+def test_a_report_shows_the_name_for_people(tmp_path, backbone):
+    """Where the run does not tell it (a three-headed one of old), the experiment's name does."""
+    models = {"student": {"metrics": {"acc1": 50.0, "acc5": 90.0}}}
+    content = {
+        "format": 1,
+        "task": "image_classification",
+        "mode": "test",
+        "num_images": 2,
+        "name": "x-splittable_convnext_tiny-fp-beta0.32_from_convnext_tiny",
+        "beta": 0.32,
+        "dataset": "x/val",
+        "backbone": backbone,
+        "models": models | {"teacher": models["student"]},
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    student, teacher = read_metrics(tmp_path / "metrics.json")
+    assert (student.label, teacher.label) == ("ConvNeXt-T", "ConvNeXt-T (teacher)")
+    assert student.backbone == "convnext_tiny"
+
+
 def test_the_backbone_of_any_tasks_model():
     classifier = splittable_section(name="resnet34")
     detector = {"key": "faster_rcnn_model", "kwargs": {"backbone_config": classifier}}
@@ -230,6 +255,47 @@ def test_stages_are_compiled_in_student_and_teacher():
     with compiled(model):
         names = [n for n, m in model.named_modules() if m._compiled_call_impl is not None]
     assert names == ["bottleneck_layer.decoder", "stage2", "stage3", "stage4"]
+
+
+@torch.inference_mode()
+def test_bf16_changes_no_payload_and_hardly_a_logit():
+    model = built()
+    images = 50 * torch.randn(2, 3, 64, 64)  # latents of an untrained encoder are small
+    update_bottleneck(model)
+    with entropy_coding(model) as payloads:
+        expected, (sizes, _) = model(images), payloads.pop()
+    assert len(set(expected.flatten().tolist())) == 6
+    with inference(model, precision="bf16") as payloads:
+        with forward_only(torch.device("cpu"), "bf16"):
+            found = model(images)
+        assert payloads.pop()[0] == sizes
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "text"),
+    [
+        (
+            {"key": "mobilenet_v2", "kwargs": {}},
+            r"x\.classification\.key: mobilenet_v2: three heads stand on a splittable model of a "
+            r"known family \(splittable_resnet, splittable_resnest, splittable_convnext",
+        ),
+        (
+            {"key": "convnext_tiny", "kwargs": {}},
+            r"x\.classification\.key: convnext_tiny: three heads",
+        ),
+        (
+            section(skips_fc=True),
+            r"x\.classification\.kwargs: skips fc, which its head needs",
+        ),
+    ],
+)
+def test_what_three_heads_cannot_stand_on_is_refused(classifier, text):
+    heads = {"detection": {"key": "faster_rcnn_model"}, "segmentation": {"key": "deeplabv3_model"}}
+    with pytest.raises(ConfigError, match=text):
+        build_model({"key": "ladon", "classification": classifier, **heads}, "detection", "x")
 
 
 def test_a_checkpoint_tells_what_it_holds(tmp_path):

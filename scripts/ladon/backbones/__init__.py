@@ -27,8 +27,7 @@ one of your own is a module that a config names under `dependencies`:
             return {"stem": plain.stem, **stages, "avgpool": plain.avgpool, "fc": plain.fc}
 
         def width(self, state, stage):
-            weight = next((t for n, t in state.items() if n.startswith(f"{stage}.") and
-                           n.endswith(".proj.0.weight")), None)
+            weight = state.get(f"{stage}.block{stage[-1]}-0.proj.0.weight")
             return None if weight is None else weight.shape[0]
 
 That is all: `splittable_torchvision_regnet` is a key for classification, for the backbone of

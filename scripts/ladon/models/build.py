@@ -297,6 +297,11 @@ def _three_headed(section: Mapping[str, Any], where: str, replaced: bool) -> nn.
         ),
     }
     built = {"classification": _from_library(classifier, "classification", where, True)}
+    skipped = [n for n in family.head if getattr(built["classification"], n, None) is None]
+    if skipped:
+        raise ConfigError(
+            f"{where}.classification.kwargs: skips {skipped[0]}, which its head needs"
+        )
     for head, build in (("detection", _faster_rcnn), ("segmentation", _deeplabv3)):
         part = dict(section[head])
         # both heads stand on the classifier's own architecture
