@@ -203,9 +203,9 @@ def stage_names() -> set[str]:
     return {name for family in FAMILIES.values() for name in (family.split, *family.stages)}
 
 
-def head_names() -> set[str]:
-    """Returns the names of what gives the logits, in all families."""
-    return {family.head[-1] for family in FAMILIES.values()}
+def head_names() -> list[str]:
+    """Returns the names of what gives the logits, in all families, each once."""
+    return list(dict.fromkeys(family.head[-1] for family in FAMILIES.values()))
 
 
 def label_of(name: str) -> str:

@@ -147,7 +147,7 @@ def num_classes_of(state: Mapping[str, Tensor]) -> int | None:
     Args:
         state: its tensors by name.
     """
-    heads = sorted(head_names())
+    heads = head_names()
     for name in (*_LAST, *(f"{head}.bias" for head in heads)):
         if name in state:
             return len(state[name])
