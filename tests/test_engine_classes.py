@@ -11,6 +11,7 @@ import torch
 
 from ladon.config import load_config
 from ladon.engine.classes import Classes, common_classes
+from ladon.engine.plan import read_plan
 from ladon.errors import UsageError
 from ladon.models.checkpoint import read_checkpoint
 
@@ -142,7 +143,8 @@ def test_only_a_folder_of_classes_names_them(tmp_path, key, names):
         "train: {num_epochs: 1, train_data_loader: {dataset_id: d/train}}\n"
     )
     made = Classes()
-    made.take_from_training(load_config(config))
+    loaded = load_config(config)
+    made.take_from_training(loaded, read_plan(loaded).stages[-1])
     assert made.names == names
 
 

@@ -164,14 +164,14 @@ def test_overridden_epochs_move_the_start_of_entropy_coding(own_lab):
 
 def test_not_finite_loss_stops_the_run_and_keeps_the_last_good_state(own_lab, monkeypatch):
     config = fresh(own_lab, "classification", "broken", train__stage1={"num_epochs": 2})
-    original = train_module.Stage.student_loss
+    original = Stage.student_loss
 
     def student_loss(self, *args):
         student_loss.calls += 1
         return original(self, *args) * (math.nan if student_loss.calls == 4 else 1.0)
 
     student_loss.calls = 0
-    monkeypatch.setattr(train_module.Stage, "student_loss", student_loss)
+    monkeypatch.setattr(Stage, "student_loss", student_loss)
     assert own_lab.run("classification", config=config) == 1
     log = own_lab.log("broken")
     assert "loss is nan in stage1, epoch 1, step 1" in log

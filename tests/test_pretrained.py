@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 
+from ladon.backbones import FAMILIES
 from ladon.errors import CheckpointError
 from ladon.models import build_model
 from ladon.models.pretrained import with_local_file
@@ -53,9 +54,7 @@ def test_timms_published_file_is_named_and_found(offline):
 
 
 def test_a_local_file_gives_timm_its_weights(offline, tmp_path, monkeypatch):
-    from ladon.models import pretrained
-
-    monkeypatch.setitem(pretrained._TIMM_FILES, "resnest14d", "small.pth")
+    monkeypatch.setitem(FAMILIES["resnest"].weight_files, "resnest14d", "small.pth")
     offline.mkdir(parents=True)
     torch.manual_seed(1)
     state = timm.create_model("resnest14d").state_dict()
@@ -66,9 +65,7 @@ def test_a_local_file_gives_timm_its_weights(offline, tmp_path, monkeypatch):
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(offline, monkeypatch):
-    from ladon.models import pretrained
-
-    monkeypatch.setitem(pretrained._TIMM_FILES, "resnest14d", "small.pth")
+    monkeypatch.setitem(FAMILIES["resnest"].weight_files, "resnest14d", "small.pth")
     section = {"key": "resnest14d", "kwargs": {"pretrained": True}}
     with pytest.raises(CheckpointError, match=rf"put it at {offline}/small\.pth"):
         build_model(section, "classification", "models.teacher_model")

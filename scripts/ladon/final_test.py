@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ladon.backbones import backbone_name
 from ladon.data.fast_input import use_fast_input
 from ladon.data.transforms import without_normalization
 from ladon.engine.classes import Classes
@@ -114,9 +115,6 @@ def write_results(
     if not run.world.is_main:
         return
     config, section = run.config, run.student_section
-    kwargs = section.get("kwargs") or {}
-    inner = (kwargs.get("backbone_config") or {}).get("kwargs") or kwargs
-    backbone = inner.get("resnet_name") or inner.get("resnest_name")
     content = {
         "format": 1,
         "task": run.task.name,
@@ -125,7 +123,7 @@ def write_results(
         "name": config.name or section.get("experiment"),
         "dataset": config.get("test.test_data_loader.dataset_id"),
         "beta": config.beta,
-        "backbone": backbone or section["key"],
+        "backbone": backbone_name(section),
         "key_metric": run.task.decisive.key,
         "shown": run.task.view.as_plain(),
         "num_images": results["student"].num_images,

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from ladon.backbones import family_with, head_names
 from ladon.benchmark.evaluation import QUICK_IMAGES, evaluate_ours
 from ladon.benchmark.machine import clock_of
 from ladon.benchmark.parts import Bench
@@ -30,8 +31,7 @@ from ladon.models.bottleneck import entropy_coding, find_bottleneck
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 MATRIX_SIDE, QUICK_SIDE = 2048, 128
 _PRODUCTS = 5
-_BODY = ("layer2", "layer3", "layer4")
-_HEADS = (*("fc", "backbone.fpn", "rpn", "roi_heads", "classifier", "aux_classifier"),)
+_HEADS = (*("backbone.fpn", "rpn", "roi_heads", "classifier", "aux_classifier"),)
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,10 @@ def model_parts(model: nn.Module) -> dict[str, nn.Module]:
     bottleneck = find_bottleneck(model)
     parts: dict[str, nn.Module] = {"encoder": bottleneck.encoder, "decoder": bottleneck.decoder}
     named = dict(model.named_modules())
-    for layer in _BODY:
+    for layer in family_with({name.split(".")[-1] for name in named}).stages:
         parts[layer] = next(m for n, m in named.items() if n.split(".")[-1] == layer)
-    return parts | {name.split(".")[-1]: named[name] for name in _HEADS if name in named}
+    heads = (*head_names(), *_HEADS)
+    return parts | {name.split(".")[-1]: named[name] for name in heads if name in named}
 
 
 def gflop_per_image(work: Workload, model: nn.Module, parts: dict[str, nn.Module]) -> dict:

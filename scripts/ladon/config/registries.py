@@ -31,7 +31,8 @@ _LOSSES = "torchdistill.losses.registry"
 _DATA = "torchdistill.datasets.registry"
 _MODELS = "torchdistill.models.registry:MODEL_DICT"
 
-# 'module' stands for all that can be called in it, 'module:NAME' for a table. The first hit counts.
+# 'module' stands for all that can be called in it, 'module:NAME' for a table or a function that
+# returns one. The first hit counts.
 _TABLES: dict[str, tuple[str, ...]] = {
     "optimizer": ("torchdistill.optim.registry:OPTIM_DICT",),
     "scheduler": ("torchdistill.optim.registry:SCHEDULER_DICT",),
@@ -56,6 +57,7 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "classification model": (
         "torchvision.models",
         "timm.models",
+        "ladon.backbones.splittable:builders",
         "sc2bench.models.backbone:BACKBONE_CLASS_DICT",
         "sc2bench.models.backbone:BACKBONE_FUNC_DICT",
         _MODELS,
@@ -102,12 +104,11 @@ def model_kinds(key: str) -> list[str]:
 def _read(tables: tuple[str, ...]) -> dict[str, Callable[..., Any]]:
     load_libraries()
     found: dict[str, Callable[..., Any]] = {}
-    for table in reversed(tables):
-        module_name, _, attribute = table.partition(":")
+    for entry in reversed(tables):
+        module_name, _, attribute = entry.partition(":")
         module = import_module(module_name)
-        found.update(
-            getattr(module, attribute) if attribute else _callables(module, len(vars(module)))
-        )
+        table = getattr(module, attribute) if attribute else _callables(module, len(vars(module)))
+        found.update(table() if callable(table) else table)
     return found
 
 

@@ -10,17 +10,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
+from ladon.backbones import FAMILIES
 from ladon.config.nodes import suggest
 
 _Parameter = inspect.Parameter
 
-# sc2bench's splittable models hand **kwargs to a library's builder: (module, argument that names
-# it, default).
+# sc2bench's splittable models of no family hand **kwargs to a library's builder, too: (module,
+# argument that names it, default).
 _WRAPPED_BUILDERS: dict[str, tuple[str, str | None, str]] = {
-    "splittable_resnet": ("torchvision.models", "resnet_name", "resnet50"),
     "splittable_densenet": ("torchvision.models", "densenet_name", "densenet169"),
     "splittable_inception_v3": ("torchvision.models", None, "inception_v3"),
-    "splittable_resnest": ("timm.models", "resnest_name", "resnest50d"),
     "splittable_regnet": ("timm.models", "regnet_name", "regnety_064"),
     "splittable_hybrid_vit": ("timm.models", "hybrid_vit_name", "vit_small_r26_s32_224"),
 }
@@ -88,7 +87,7 @@ def call_problems(
 def accepted_extras(target: Callable[..., Any], kwargs: Mapping[str, Any]) -> set[str] | None:
     """Return the further keywords that end up somewhere through **kwargs; None if anything may."""
     module, name = getattr(target, "__module__", ""), getattr(target, "__name__", "")
-    if module == "sc2bench.models.backbone" and name in _WRAPPED_BUILDERS:
+    if _wraps(target) is not None:
         builder = wrapped_builder(target, kwargs)
         return None if builder is None else _builder_keywords(builder)
     if name == "faster_rcnn_model" and module.startswith("sc2bench."):
@@ -112,28 +111,46 @@ def wrapped_builder(
     target: Callable[..., Any], kwargs: Mapping[str, Any]
 ) -> Callable[..., Any] | None:
     """Return the library function that a splittable model is built from, None if there is none."""
-    entry = _WRAPPED_BUILDERS.get(getattr(target, "__name__", ""))
-    if entry is None:
+    wrapped = _wraps(target)
+    if wrapped is None:
         return None
-    module, argument, default = entry
+    find, _, argument, default = wrapped
     name = kwargs.get(argument, default) if argument else default
-    builder = getattr(import_module(module), name, None) if isinstance(name, str) else None
-    return builder if callable(builder) else None
+    return find(name) if isinstance(name, str) else None
 
 
 def builder_problem(
     target: Callable[..., Any], kwargs: Mapping[str, Any]
 ) -> tuple[str, str] | None:
     """Say if a splittable model names a library function that does not exist."""
-    module, argument, default = _WRAPPED_BUILDERS.get(
-        getattr(target, "__name__", ""), ("", None, "")
-    )
+    _, module, argument, default = _wraps(target) or (None, "", None, "")
     if not argument or not isinstance(kwargs.get(argument, default), str):
         return None
     if wrapped_builder(target, kwargs) is not None:
         return None
     hint = suggest(kwargs[argument], dir(import_module(module)))
     return argument, f'{module} has no "{kwargs[argument]}"{hint}'
+
+
+def _wraps(
+    target: Callable[..., Any],
+) -> tuple[Callable[[str], Any], str, str | None, str] | None:
+    """Return what builds a splittable model's network: finder, its module, argument, default."""
+    name, module = getattr(target, "__name__", ""), getattr(target, "__module__", "")
+    if module not in ("sc2bench.models.backbone", "ladon.backbones.splittable"):
+        return None
+    for family in FAMILIES.values():
+        if family.key == name:
+            return family.builder, family.library, family.argument, family.default
+    if name not in _WRAPPED_BUILDERS:
+        return None
+    library, argument, default = _WRAPPED_BUILDERS[name]
+    return lambda member: _callable_in(library, member), library, argument, default
+
+
+def _callable_in(module: str, name: str) -> Callable[..., Any] | None:
+    found = getattr(import_module(module), name, None)
+    return found if callable(found) else None
 
 
 def members(target: Any) -> list[str]:

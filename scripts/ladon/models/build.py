@@ -26,9 +26,12 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from ladon.backbones import BOTTLENECK, FAMILIES, family_of, member_of
+from ladon.backbones.splittable import builders
 from ladon.errors import CheckpointError, ConfigError, LadonError, in_one_line
+from ladon.models.bodies import as_body, pyramid_arguments, segmentation_arguments
 from ladon.models.checkpoint import check_finite, load_into, read_checkpoint
-from ladon.models.ladon import HEADS, ThreeHeadedLadon, assemble, segmentation_checkpoint
+from ladon.models.ladon import ThreeHeadedLadon, assemble, segmentation_checkpoint
 from ladon.models.pretrained import naming_missing_files, with_local_file
 
 logger = logging.getLogger(__name__)
@@ -119,7 +122,7 @@ def build_model(
     }
     builder = builders.get(section["key"])
     try:
-        with naming_missing_files(section["key"], _timm_name(section), where):
+        with naming_missing_files(section["key"], member_of(section), where):
             if builder is not None:
                 return builder(section, where, replaced)
             return _from_library(section, kind, where, replaced)
@@ -130,19 +133,13 @@ def build_model(
         raise ConfigError(f"{where}: cannot build {section['key']}: {reason}") from error
 
 
-def _timm_name(section: Mapping[str, Any]) -> str | None:
-    if section["key"] == "splittable_resnest":
-        return (section.get("kwargs") or {}).get("resnest_name")
-    return section["key"]
-
-
 def _from_library(section: Mapping[str, Any], kind: str, where: str, replaced: bool) -> nn.Module:
     kwargs = dict(section.get("kwargs") or {})
     original = kwargs.pop(_ORIGINAL, None)
     strict = kwargs.pop("org_ckpt_strict", True)
     if replaced or original:
         kwargs = _without_weights(kwargs)
-    kwargs = with_local_file(_timm_name(section), kwargs)
+    kwargs = with_local_file(member_of(section), kwargs)
     config = {k: v for k, v in section.items() if k not in ("src_ckpt", "dst_ckpt")}
     if replaced and _has_backbone_weights(config["key"]) and "pretrained_backbone" not in kwargs:
         kwargs["weights_backbone"] = None  # torchvision's default would fetch ImageNet's
@@ -150,7 +147,13 @@ def _from_library(section: Mapping[str, Any], kind: str, where: str, replaced: b
         # published files say `pretrained`, which torchvision still takes
         old = "The parameter 'pretrained|Arguments other than a weight enum"
         warnings.filterwarnings("ignore", message=old, category=UserWarning)
-        model = _LIBRARY_LOADERS[kind](config | {"kwargs": kwargs}, torch.get_default_device())
+        own = builders().get(config["key"])
+        config |= {"kwargs": kwargs}
+        model = (
+            _LIBRARY_LOADERS[kind](config, torch.get_default_device())
+            if own is None
+            else own(**kwargs)
+        )
     if model is None:
         raise ConfigError(f"{where}: no model called {section['key']}")
     if original and not replaced:
@@ -166,10 +169,11 @@ def _has_backbone_weights(key: str) -> bool:
 
 
 def _load_original(model: nn.Module, checkpoint: Any, strict: bool) -> None:
-    """Loads a plain ResNet's weights into the layers a splittable model took from it."""
+    """Loads a plain network's weights into the stages that a splittable model took from it."""
     own = model.state_dict()
-    taken = {n: t for n, t in checkpoint.model.items() if n in own}
-    missing = [n for n in own if n not in taken and not n.startswith("bottleneck_layer.")]
+    names = getattr(model, "plain_names", None) or {name: name for name in own}
+    taken = {n: checkpoint.model[p] for n, p in names.items() if p in checkpoint.model}
+    missing = [n for n in own if n not in taken and not n.startswith(f"{BOTTLENECK}.")]
     if strict and missing:
         raise CheckpointError(
             f"{checkpoint.path}: made for another model: lacks {len(missing)} tensors "
@@ -197,7 +201,7 @@ def _without_weights(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _backbone(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Module:
-    """A classification model to be used as a backbone, from its own checkpoint if it names one."""
+    """A classification model as a body, from its own checkpoint if it names one."""
     where = f"{where}.kwargs.backbone_config"
     source = section.get("src_ckpt")
     backbone = build_model(
@@ -206,7 +210,7 @@ def _backbone(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Modu
     if source is not None and not replaced:
         checkpoint = read_checkpoint(source, f"{where}.src_ckpt")
         load_into(backbone, checkpoint, absent_modules_ok=True)
-    return backbone
+    return as_body(backbone, section["key"])
 
 
 def _start_from(model: nn.Module, path: str | None, where: str, replaced: bool) -> nn.Module:
@@ -218,9 +222,9 @@ def _start_from(model: nn.Module, path: str | None, where: str, replaced: bool) 
 def _faster_rcnn(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Module:
     """sc2bench's ``faster_rcnn_model`` with its checkpoints and normalisation done right.
 
-    sc2bench passes the class FrozenBatchNorm2d as ``norm_layer``, which ResNet ignores and
-    ResNeSt chokes on (timm >= 1.0). Here the backbone is built with BatchNorm2d and loaded; only
-    ResNeSt's is then converted, because its published tensors lack ``num_batches_tracked``.
+    sc2bench passes the class FrozenBatchNorm2d as `norm_layer`, which torchvision's networks ignore
+    and timm's choke on (timm >= 1.0). Here the backbone is built with BatchNorm2d and loaded, and
+    then converted where its family says so.
     """
     kwargs = dict(section.get("kwargs") or {})
     backbone_section = kwargs.pop("backbone_config")
@@ -234,8 +238,12 @@ def _faster_rcnn(section: Mapping[str, Any], where: str, replaced: bool) -> nn.M
                 "can give faster_rcnn_model its weights"
             )
     backbone = _backbone(backbone_section, where, replaced)
-    if "resnest" in backbone_section["key"]:
+    family = family_of(backbone_section["key"])
+    if family is not None and family.freezes_batch_norm:
         backbone = freeze_batch_norm(backbone)
+    fpn_kwargs = pyramid_arguments(
+        backbone, backbone_section, fpn_kwargs, f"{where}.kwargs.backbone_fpn_kwargs"
+    )
     model = BaseRCNN(create_faster_rcnn_fpn(backbone, **fpn_kwargs, **kwargs), analysis_config)
     return _start_from(model, start, where, replaced)
 
@@ -248,13 +256,14 @@ def _deeplabv3(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Mod
             f"{where}.kwargs.pretrained: only the backbone's src_ckpt or start_ckpt_file_path "
             "can give deeplabv3_model its weights"
         )
-    uses_aux = kwargs.get("uses_aux", False)
-    returned = kwargs.get("return_layer_dict") or (
-        {"layer4": "out", "layer3": "aux"} if uses_aux else {"layer4": "out"}
+    section = kwargs["backbone_config"]
+    backbone = _backbone(section, where, replaced)
+    returned, num_input_channels, num_aux_channels = segmentation_arguments(
+        backbone, section, kwargs, f"{where}.kwargs"
     )
     analysis = kwargs.get("analysis_config") or {}
     body = FeatureExtractionBackbone(
-        _backbone(kwargs["backbone_config"], where, replaced),
+        backbone,
         returned,
         analysis.get("analyzer_configs", []),
         analysis.get("analyzes_after_compress", False),
@@ -262,9 +271,9 @@ def _deeplabv3(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Mod
     )
     model = create_deeplabv3(
         body,
-        num_input_channels=kwargs.get("num_input_channels", 2048),
-        uses_aux=uses_aux,
-        num_aux_channels=kwargs.get("num_aux_channels", 1024),
+        num_input_channels=num_input_channels,
+        uses_aux=kwargs.get("uses_aux", False),
+        num_aux_channels=num_aux_channels,
         num_classes=kwargs.get("num_classes", 21),
     )
     return _start_from(model, kwargs.get("start_ckpt_file_path"), where, replaced)
@@ -273,6 +282,13 @@ def _deeplabv3(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Mod
 def _three_headed(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Module:
     """The three-headed model from its three checkpoints (``replaced``: without them)."""
     classifier = dict(section["classification"])
+    family = family_of(classifier["key"])
+    if family is None or family.key != classifier["key"]:
+        known = ", ".join(f.key for f in FAMILIES.values())
+        raise ConfigError(
+            f"{where}.classification.key: {classifier['key']}: three heads stand on a splittable "
+            f"model of a known family ({known}, and those of modules under dependencies)"
+        )
     sources = {
         "classification": classifier.pop("src_ckpt", None),
         "detection": (section["detection"].get("kwargs") or {}).get("start_ckpt_file_path"),
@@ -281,6 +297,11 @@ def _three_headed(section: Mapping[str, Any], where: str, replaced: bool) -> nn.
         ),
     }
     built = {"classification": _from_library(classifier, "classification", where, True)}
+    skipped = [n for n in family.head if getattr(built["classification"], n, None) is None]
+    if skipped:
+        raise ConfigError(
+            f"{where}.classification.kwargs: skips {skipped[0]}, which its head needs"
+        )
     for head, build in (("detection", _faster_rcnn), ("segmentation", _deeplabv3)):
         part = dict(section[head])
         # both heads stand on the classifier's own architecture
@@ -289,14 +310,16 @@ def _three_headed(section: Mapping[str, Any], where: str, replaced: bool) -> nn.
         part["kwargs"] = kwargs
         built[head] = build(part, f"{where}.{head}", True)
     if replaced:
-        return ThreeHeadedLadon(*(built[head] for head in HEADS))
+        return ThreeHeadedLadon(
+            built["classification"], family, built["detection"], built["segmentation"]
+        )
     checkpoints = {}
     for head, source in sources.items():
         name = "src_ckpt" if head == "classification" else "kwargs.start_ckpt_file_path"
         if source is None:
             raise CheckpointError(f"{where}.{head}.{name}: names no checkpoint")
         checkpoints[head] = read_checkpoint(source, f"{where}.{head}.{name}")
-    return assemble(built, checkpoints, section.get("body") or "classification")
+    return assemble(built, family, checkpoints, section.get("body") or "classification")
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ladon.backbones import stage_names
 from ladon.models.bottleneck import find_coded
 from ladon.models.packed_conv import is_watched
 
 _MOST_FORMS = 256  # layers of a teacher and a student, each for some shapes and modes
-_LAYERS = ("layer1", "layer2", "layer3", "layer4", "fpn")
 
 
 @contextmanager
@@ -29,7 +29,8 @@ def compiled(model: nn.Module) -> Iterator[None]:
         model: a student or a teacher; its state dict keeps its names.
     """
     bottleneck = find_coded(model)
-    parts = [m for n, m in model.named_modules() if n.rpartition(".")[2] in _LAYERS]
+    layers = {*stage_names(), "fpn"}
+    parts = [m for n, m in model.named_modules() if n.rpartition(".")[2] in layers]
     if bottleneck is not None:
         parts.append(bottleneck.decoder)
     modules = [module for part in parts for module in _unwatched(part)]

@@ -10,24 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ladon.backbones import BOTTLENECK, head_names, recognise
 from ladon.models.checkpoint import Checkpoint, read_checkpoint
 
-# blocks in layers 2 to 4; layer 1 is what the bottleneck replaces
-_RESNETS = {
-    (False, (2, 2, 2)): "resnet18",
-    (False, (4, 6, 3)): "resnet34",
-    (True, (4, 6, 3)): "resnet50",
-    (True, (4, 23, 3)): "resnet101",
-    (True, (8, 36, 3)): "resnet152",
-}
-_RESNESTS = {
-    (1, 1, 1): "resnest14d",
-    (2, 2, 2): "resnest26d",
-    (4, 6, 3): "resnest50d",
-    (4, 23, 3): "resnest101e",
-    (24, 36, 3): "resnest200e",
-    (30, 48, 8): "resnest269e",
-}
 _LISTED = 5
 _BETA = re.compile(r"beta(\d+(?:\.\d+)?)")
 
@@ -112,14 +97,14 @@ def description(checkpoint: Checkpoint) -> Description:
     state = checkpoint.model
     quantiles = [n for n in state if n.endswith("entropy_bottleneck.quantiles")]
     prefix = quantiles[0].removesuffix("entropy_bottleneck.quantiles") if quantiles else ""
-    body = prefix.removesuffix("bottleneck_layer.")
+    body = prefix.removesuffix(f"{BOTTLENECK}.")
     table = f"{prefix}entropy_bottleneck._quantized_cdf"
     return Description(
         kind=_kind(checkpoint, bool(quantiles)),
         task=_told(checkpoint, "task", str) or _task(state),
         num_classes=num_classes_of(state),
         classes=checkpoint.classes,
-        backbone=_backbone(state, body),
+        backbone=recognise(state, body),
         channels=state[quantiles[0]].shape[0] if quantiles else None,
         beta=_beta(checkpoint),
         updated=bool(state[table].numel()) if table in state else None,
@@ -142,32 +127,18 @@ def _kind(checkpoint: Checkpoint, has_bottleneck: bool) -> str:
 
 def _task(state: Mapping[str, Tensor]) -> str | None:
     starts = {name.split(".", 1)[0] for name in state}
-    if {"rpn", "roi_heads"} <= starts or "head" in starts:
+    if {"rpn", "roi_heads"} <= starts or {"backbone", "head"} <= starts:
         return "detection"
     if "backbone" in starts and "classifier" in starts:
         return "segmentation"
-    return "classification" if starts & {"fc", "classifier"} else None
-
-
-def _backbone(state: Mapping[str, Tensor], body: str) -> str | None:
-    counts = []
-    for layer in ("layer2", "layer3", "layer4"):
-        pattern = re.compile(re.escape(f"{body}{layer}.") + r"(\d+)\.")
-        blocks = {int(m[1]) for name in state if (m := pattern.match(name))}
-        counts.append(len(blocks))
-    first = f"{body}layer2.0."
-    if any(name.startswith(f"{first}conv2.fc1") for name in state):
-        return _RESNESTS.get(tuple(counts))
-    return _RESNETS.get((f"{first}conv3.weight" in state, tuple(counts)))
+    return "classification" if starts & {"classifier", *head_names()} else None
 
 
 # the last layer of each head: what has a row for each class, and nothing else
 _LAST = (
     "roi_heads.box_predictor.cls_score.bias",
     "classifier.low_classifier.bias",
-    "fc.bias",
 )
-_LAST_OF_SEQUENCE = re.compile(r"classifier\.(\d+)\.bias")
 
 
 def num_classes_of(state: Mapping[str, Tensor]) -> int | None:
@@ -176,11 +147,13 @@ def num_classes_of(state: Mapping[str, Tensor]) -> int | None:
     Args:
         state: its tensors by name.
     """
-    for name in _LAST:
+    heads = head_names()
+    for name in (*_LAST, *(f"{head}.bias" for head in heads)):
         if name in state:
             return len(state[name])
-    layers = [(int(m[1]), name) for name in state if (m := _LAST_OF_SEQUENCE.fullmatch(name))]
-    return len(state[max(layers)[1]]) if layers else None
+    of_sequence = re.compile(rf"({'|'.join(map(re.escape, ['classifier', *heads]))})\.(\d+)\.bias")
+    layers = [(m[1], int(m[2]), name) for name in state if (m := of_sequence.fullmatch(name))]
+    return len(state[max(layers)[2]]) if layers else None
 
 
 def _told(checkpoint: Checkpoint, name: str, kind: type) -> Any:

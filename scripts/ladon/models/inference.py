@@ -7,7 +7,8 @@ with inference(model, "full", precision="bf16") as payloads:
 
 - GDN's reparametrisation is computed once instead of at every call, with the same values;
 - BatchNorm is folded into the convolution before it; on a CPU, convolutions behind the payload are
-  Winograd's, and ResNet's blocks fused with packed weights (float32 rounding, about 1e-6 relative);
+  Winograd's, and blocks that there are kernels for fused with packed weights (float32 rounding,
+  about 1e-6 relative);
 - bf16 is autocast of decoder, body and heads, whose weights are held in bf16; encoder, quantisation
   and entropy model stay in float32 and in their one pinned form of execution, so that the payloads
   are the same to the bit;
@@ -17,20 +18,18 @@ with inference(model, "full", precision="bf16") as payloads:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from compressai.layers import GDN1
-from timm.layers.split_attn import SplitAttn
-from timm.models.resnest import ResNestBottleneck
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from ladon.backbones import FAMILIES
 from ladon.models.bottleneck import Payloads, entropy_coding, find_bottleneck, find_coded
 from ladon.models.compiled import compiled as compiling
 from ladon.models.packed_conv import is_watched
@@ -42,15 +41,7 @@ try:
 except ImportError:  # numba does not come for every new Python at once
     WinogradConv2d = None
 
-# blocks whose forward is known to run each convolution and then its normalisation, and nothing
-# else in between; in a block that is not listed the order of names would prove nothing
-_BLOCKS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
-    ResNet: (("conv1", "bn1"),),
-    BasicBlock: (("conv1", "bn1"), ("conv2", "bn2")),
-    Bottleneck: (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
-    ResNestBottleneck: (("conv1", "bn1"), ("conv3", "bn3")),
-    SplitAttn: (("conv", "bn0"), ("fc1", "bn1")),
-}
+_Folds = Mapping[type[nn.Module], tuple[tuple[str, str], ...]]
 
 
 class FoldedGDN1(nn.Module):
@@ -122,12 +113,13 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
         exchanged.append((parent, name, parent._modules[name]))
         parent._modules[name] = layer
 
+    blocks = {b: pairs for family in FAMILIES.values() for b, pairs in family.folds().items()}
     with torch.no_grad():
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if type(child) is GDN1 and not is_watched(child):
                     exchange(parent, name, FoldedGDN1(child))
-            for conv_name, norm_name in _pairs(parent):
+            for conv_name, norm_name in _pairs(parent, blocks):
                 conv, norm = parent._modules[conv_name], parent._modules[norm_name]
                 if _can_fold(conv, norm):
                     exchange(parent, conv_name, _fold(conv, norm))
@@ -156,11 +148,11 @@ def _after_the_payload(model: nn.Module) -> list[nn.Module]:
     return [bottleneck.decoder, *beside]
 
 
-def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
+def _pairs(parent: nn.Module, blocks: _Folds) -> list[tuple[str, str]]:
     """Names of a module's (convolution, normalisation) pairs that surely run one after another."""
-    for block, pairs in _BLOCKS.items():
-        if type(parent) is block:
-            return [p for p in pairs if None not in (getattr(parent, n, None) for n in p)]
+    pairs = blocks.get(type(parent))
+    if pairs is not None:
+        return [p for p in pairs if None not in (getattr(parent, n, None) for n in p)]
     if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
         names = list(parent._modules)
         return list(itertools.pairwise(names))

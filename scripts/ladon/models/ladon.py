@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ladon.backbones import BOTTLENECK, Family
+from ladon.backbones.splittable import run_head
 from ladon.errors import CheckpointError
 from ladon.models.bottleneck import update_bottleneck
 from ladon.models.checkpoint import Checkpoint, load_into
@@ -24,9 +26,8 @@ from ladon.models.checkpoint import Checkpoint, load_into
 logger = logging.getLogger(__name__)
 
 HEADS = ("classification", "detection", "segmentation")
-_HEADS = {"classification": "fc.", "detection": "roi_heads.", "segmentation": "classifier."}
+_HEADS = {"detection": "roi_heads.", "segmentation": "classifier."}
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-_LEVELS = ("bottleneck_layer", "layer2", "layer3", "layer4")
 
 
 class ThreeHeadedLadon(nn.Module):
@@ -38,16 +39,18 @@ class ThreeHeadedLadon(nn.Module):
 
     Args:
         classifier: splittable classification model; its encoder and body are shared.
+        family: the classifier's, whose stages and head it has.
         detector: Faster R-CNN whose FPN, RPN, RoI heads and transform are taken.
         segmenter: DeepLabv3 whose classifier is taken (the auxiliary head only trains).
     """
 
-    def __init__(self, classifier: nn.Module, detector: nn.Module, segmenter: nn.Module) -> None:
+    def __init__(
+        self, classifier: nn.Module, family: Family, detector: nn.Module, segmenter: nn.Module
+    ) -> None:
         super().__init__()
-        self.bottleneck_layer = classifier.bottleneck_layer
-        self.layer2, self.layer3 = classifier.layer2, classifier.layer3
-        self.layer4 = classifier.layer4
-        self.avgpool, self.fc = classifier.avgpool, classifier.fc
+        self.family = family
+        for name in (BOTTLENECK, *family.stages, *family.head):
+            self.add_module(name, getattr(classifier, name))
         self.transform = detector.transform
         self.fpn, self.rpn = detector.backbone.fpn, detector.rpn
         self.roi_heads = detector.roi_heads
@@ -62,17 +65,18 @@ class ThreeHeadedLadon(nn.Module):
         return self.bottleneck_layer.encode(images)
 
     def body(self, encoded: Mapping[str, Any]) -> OrderedDict[str, Tensor]:
-        """Server: features of the bottleneck's decoder and of layers 2 to 4."""
+        """Server: features of the bottleneck's decoder and of the stages behind it."""
         x = self.bottleneck_layer.decode(**encoded)
-        features = OrderedDict([("bottleneck_layer", x)])
-        for name in _LEVELS[1:]:
+        features = OrderedDict([(BOTTLENECK, x)])
+        for name in self.family.stages:
             x = getattr(self, name)(x)
             features[name] = x
         return features
 
     def classify(self, features: Mapping[str, Tensor]) -> Tensor:
         """Logits [N, 1000]: what is it?"""
-        return self.fc(torch.flatten(self.avgpool(features["layer4"]), 1))
+        head = (getattr(self, name) for name in self.family.head)
+        return run_head(head, features[self.family.stages[-1]])
 
     def detect(
         self, features: Mapping[str, Tensor], images: Any, sizes: Sequence[tuple[int, int]]
@@ -92,12 +96,12 @@ class ThreeHeadedLadon(nn.Module):
 
     def segment(self, features: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
         """Logits [N, 21, H, W]: which pixels?"""
-        logits = self.classifier(features["layer4"])
+        logits = self.classifier(features[self.family.stages[-1]])
         return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
     def head_state(self, head: str) -> dict[str, Tensor]:
         """A head's own tensors, by the names they have in this model."""
-        start = _HEADS[head]
+        start = _HEADS.get(head, f"{self.family.head[-1]}.")
         return {n: t for n, t in self.state_dict().items() if n.startswith(start)}
 
     def forward(self, images: Sequence[Tensor] | Tensor, heads: Sequence[str] | None = None) -> Any:
@@ -125,12 +129,16 @@ class ThreeHeadedLadon(nn.Module):
 
 
 def assemble(
-    models: Mapping[str, nn.Module], checkpoints: Mapping[str, Checkpoint], body: str
+    models: Mapping[str, nn.Module],
+    family: Family,
+    checkpoints: Mapping[str, Checkpoint],
+    body: str,
 ) -> ThreeHeadedLadon:
     """Puts the three models together around one body.
 
     Args:
         models: model by head, built without weights.
+        family: their backbone's.
         checkpoints: checkpoint by head.
         body: head whose checkpoint gives encoder, entropy bottleneck and body.
 
@@ -140,30 +148,31 @@ def assemble(
     for head, model in models.items():
         load_into(model, checkpoints[head])
     prefixes = {"classification": "", "detection": "backbone.body.", "segmentation": "backbone."}
-    parts = {head: _part(checkpoints[head], prefixes[head]) for head in HEADS}
+    levels = (BOTTLENECK, *family.stages)
+    parts = {head: _part(checkpoints[head], prefixes[head], levels) for head in HEADS}
     for head in HEADS:
         if head != body:
-            _compare_bodies(parts[body], parts[head], checkpoints[body], checkpoints[head], body)
+            made_of = checkpoints[body], checkpoints[head]
+            _compare_bodies(parts[body], parts[head], *made_of, body, levels)
     if body != "classification":
         classifier = models["classification"]
-        own = {n: t for n, t in checkpoints["classification"].model.items() if not _is_body(n)}
+        of_head = checkpoints["classification"].model
+        own = {n: t for n, t in of_head.items() if n.split(".", 1)[0] not in levels}
         merged = own | parts[body]
         # FrozenBatchNorm2d keeps no counter: nothing reads it
         load_into(classifier, Checkpoint(checkpoints[body].path, merged))
     update_bottleneck(models["classification"])
-    ladon = ThreeHeadedLadon(*(models[head] for head in HEADS))
+    ladon = ThreeHeadedLadon(
+        models["classification"], family, models["detection"], models["segmentation"]
+    )
     ladon.class_names = {head: checkpoints[head].classes for head in HEADS}
     return ladon
 
 
-def _is_body(name: str) -> bool:
-    return name.startswith(tuple(f"{level}." for level in _LEVELS))
-
-
-def _part(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
+def _part(checkpoint: Checkpoint, prefix: str, levels: Sequence[str]) -> dict[str, Tensor]:
     """Encoder, entropy bottleneck, decoder and body of a checkpoint, by the classifier's names."""
     found = {n.removeprefix(prefix): t for n, t in checkpoint.model.items() if n.startswith(prefix)}
-    return {name: tensor for name, tensor in found.items() if _is_body(name)}
+    return {name: tensor for name, tensor in found.items() if name.split(".", 1)[0] in levels}
 
 
 def _compare_bodies(
@@ -172,16 +181,17 @@ def _compare_bodies(
     our_checkpoint: Checkpoint,
     their_checkpoint: Checkpoint,
     body: str,
+    all_levels: Sequence[str],
 ) -> None:
     """Refuses bodies of another shape, and says by how much bodies of the same shape differ."""
     learnt = {n for n in ours if not n.endswith("num_batches_tracked") and "._" not in n}
     other = {n for n in theirs if not n.endswith("num_batches_tracked") and "._" not in n}
-    levels = [level for level in _LEVELS if any(n.startswith(f"{level}.") for n in other)]
-    if levels and levels != list(_LEVELS):
+    levels = [level for level in all_levels if any(n.startswith(f"{level}.") for n in other)]
+    if levels and levels != list(all_levels):
         raise CheckpointError(
             f"{their_checkpoint.path}: its body ends with {levels[-1]}, and the heads of this "
-            f"model stand on one body that ends with {_LEVELS[-1]}: train it with {_LEVELS[-1]} "
-            "in its return_layer_dict"
+            f"model stand on one body that ends with {all_levels[-1]}: train it with "
+            f"{all_levels[-1]} in its return_layer_dict"
         )
     odd = sorted(learnt ^ other) or sorted(n for n in learnt if ours[n].shape != theirs[n].shape)
     if odd:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ladon.backbones import head_names
 from ladon.models.bottleneck import find_coded, replaced
 from ladon.tensors import map_tensors
 
 # what anchors, boxes and upsampled logits are computed from must not have 8 bits of mantissa
-_DETECTOR = ("backbone", "fpn", "rpn.head", "roi_heads.box_predictor", "head", "classifier", "fc")
-_OTHER = ("classifier", "aux_classifier", "fc")
+_DETECTOR = ("backbone", "fpn", "rpn.head", "roi_heads.box_predictor", "head", "classifier")
+_OTHER = ("classifier", "aux_classifier")
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def float32_where_it_matters(model: nn.Module) -> Iterator[None]:
     is_detector = hasattr(model, "rpn") or hasattr(model, "anchor_generator")
     found = dict(model.named_modules())
     with ExitStack() as stack:
-        for name in _DETECTOR if is_detector else _OTHER:
+        for name in dict.fromkeys((*(_DETECTOR if is_detector else _OTHER), *head_names())):
             if name in found:
                 handle = found[name].register_forward_hook(lambda m, i, output: as_float32(output))
                 stack.callback(handle.remove)

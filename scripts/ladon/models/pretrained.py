@@ -10,36 +10,39 @@ from typing import Any
 
 import torch
 
+from ladon.backbones import FAMILIES
 from ladon.errors import CheckpointError
-
-# timm >= 1.0 asks the Hugging Face hub; these are the same weights as files, as published
-_TIMM_FILES = {"resnest269e": "resnest269-0cc87c48.pth"}
 
 
 def _cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def with_local_file(name: str | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _published_file(name: str) -> Path | None:
+    files = {n: file for family in FAMILIES.values() for n, file in family.weight_files.items()}
+    return _cache() / files[name] if name in files else None
+
+
+def with_local_file(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Points a timm model that wants pretrained weights to their file, if it is in torch's cache.
 
     Args:
-        name: timm's name of the model; others pass unchanged.
+        name: the library's name of the network; others than timm's pass unchanged.
         kwargs: the model's arguments.
     """
-    file = _cache() / _TIMM_FILES.get(name or "", "-")
-    if kwargs.get("pretrained") and file.is_file():
+    file = _published_file(name)
+    if kwargs.get("pretrained") and file is not None and file.is_file():
         return {**kwargs, "pretrained_cfg_overlay": {"file": str(file)}}
     return dict(kwargs)
 
 
 @contextmanager
-def naming_missing_files(name: str, timm_name: str | None, where: str) -> Iterator[None]:
+def naming_missing_files(name: str, network: str, where: str) -> Iterator[None]:
     """Turns a failed download into an error that says which file to put where.
 
     Args:
         name: the model, for the error.
-        timm_name: its name in timm, if it is timm's.
+        network: its library's name of the network in it.
         where: the config key that asks for it.
 
     Raises:
@@ -59,8 +62,8 @@ def naming_missing_files(name: str, timm_name: str | None, where: str) -> Iterat
         from_hub = type(error).__module__.startswith(("huggingface_hub", "httpx", "requests"))
         if not (from_hub or isinstance(error, urllib.error.URLError | ConnectionError)):
             raise
-        if timm_name in _TIMM_FILES:
-            wanted.append(str(_cache() / _TIMM_FILES[timm_name]))
+        if (published := _published_file(network)) is not None:
+            wanted.append(str(published))
         file = f"put it at {wanted[-1]}" if wanted else f"put its file into {_cache()}"
         raise CheckpointError(
             f"{where}: the pretrained weights of {name} are not cached and cannot be downloaded; "

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from ladon.backbones import FAMILIES, label_of
 from ladon.errors import UsageError
 from ladon.launch import PACKAGE
 from ladon.report.logs import NO_TEST
-from ladon.report.results import PRETTY_NAMES, RunCollection, RunResult, Spread
+from ladon.report.results import RunCollection, RunResult, Spread
 from ladon.tasks import TASKS
 
 PUBLISHED = PACKAGE / "published" / "results.csv"
@@ -37,7 +38,7 @@ def read_published(path: Path = PUBLISHED) -> RunCollection:
 
 
 def _order(result: RunResult) -> tuple[int, int, float]:
-    backbones = [*PRETTY_NAMES, result.backbone]
+    backbones = [*(name for f in FAMILIES.values() for name in f.members), result.backbone]
     beta = -1.0 if result.shown_beta is None else result.shown_beta
     return list(TASKS).index(result.task), backbones.index(result.backbone), beta
 
@@ -58,7 +59,7 @@ def _result(row: dict[str, str]) -> RunResult:
     if row["data_size_kb_mean"]:
         size = Spread(float(row["data_size_kb_mean"]), float(row["data_size_kb_std"]), count or 0)
     kind = row["model"].rpartition("(")[2].rstrip(")")
-    pretty = PRETTY_NAMES.get(row["backbone"], row["backbone"])
+    pretty = label_of(row["backbone"])
     return RunResult(
         run=Path(row["source_log"]),
         role="teacher" if kind == "teacher" else "student",

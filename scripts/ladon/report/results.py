@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ladon.backbones import shown_name
 from ladon.tasks import TASKS, Score, TaskView
 
 _BETA = re.compile(r"[-_.]?beta[-_=]?(\d+(?:\.\d+)?)")
 # old logs and configs also say `splitable_…` and `…resnet50fp-beta…`
 _LADON = re.compile(r"split+able_(?P<backbone>\w+?)-?fp[-_.]?beta")
-PRETTY_NAMES = {"resnet50": "ResNet-50", "resnest269e": "ResNeSt-269e"}
 
 
 def beta_in(name: str) -> float | None:
@@ -93,10 +93,11 @@ class RunResult:
         if self.shown_as:
             return self.shown_as
         if self.role == "teacher":
-            return f"{self.backbone or self.family} (teacher)"
+            shown = shown_name(self.backbone) if self.backbone else self.family
+            return f"{shown} (teacher)"
         if self.beta is None or self.backbone is None:
             return self.family
-        return self.backbone
+        return shown_name(self.backbone)
 
     @property
     def shown_beta(self) -> float | None:

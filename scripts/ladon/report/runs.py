@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ladon.backbones import is_member
 from ladon.errors import UsageError
 from ladon.report.logs import LOG_SUFFIXES, is_log, read_log
 from ladon.report.results import RunCollection, RunResult, Spread, backbone_in
@@ -97,6 +98,7 @@ def _result(path: Path, data: dict[str, Any], role: str, model: dict[str, Any]) 
         if metrics.get(score.key) is not None:
             metrics[score.key] = float(metrics[score.key])
     name = str(data.get("name") or path.parent.resolve().name)
+    told = data.get("backbone")
     return RunResult(
         run=path.parent,
         role=role,
@@ -106,8 +108,8 @@ def _result(path: Path, data: dict[str, Any], role: str, model: dict[str, Any]) 
         name=name,
         config=data.get("config"),
         dataset=str(data["dataset"]),
-        # of the three-headed model, 'backbone' is the model's key
-        backbone=backbone_in(name) or data.get("backbone"),
+        # a user's own network is not known here, and older files hold the three-headed model's key
+        backbone=told if is_member(told) else backbone_in(name) or told,
         beta=None if beta is None else float(beta),
         metrics=metrics,
         data_size_kb=_spread(model.get("data_size_kb")),

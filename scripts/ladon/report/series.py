@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ladon.backbones import shown_name
 from ladon.report.results import RunResult, Spread
 
 
@@ -79,7 +80,8 @@ def split_series(
     series = []
     for (backbone, family, dataset, repeat), members in groups.items():
         shared = sum(backbone == other for other, _ in families) > 1
-        label = members[0].shown_as or (family if shared or not backbone else backbone)
+        shown = family if shared or not backbone else shown_name(backbone)
+        label = members[0].shown_as or shown
         label += f", {dataset}" if several_datasets else ""
         label += f" (run {repeat + 1})" if repeat else ""
         series.append(Series(label, sorted(members, key=lambda r: r.beta or 0.0), measure))
