@@ -1,0 +1,107 @@
+"""CONTRIBUTING.md: each recipe names files that are there, and its own example runs as shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from tiny import ROOT
+
+from ladon.metrics.base import Metric
+
+PAPER = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ADDED = ("a task", "a backbone", "a bottleneck", "a metric", "a loss", "a dataset")
+
+
+def recipe(what: str) -> list[str]:
+    """The cells of a row of the table."""
+    (row,) = re.findall(rf"^\| {what} \|(.*)\|$", PAPER, re.M)
+    return [cell.strip() for cell in row.split("|")]
+
+
+def example(name: str) -> str:
+    """The file that the paper shows."""
+    (text,) = re.findall(rf"^`{re.escape(name)}`:\n\n```\w+\n(.*?)^```$", PAPER, re.M | re.S)
+    return text
+
+
+@pytest.mark.parametrize("what", ADDED)
+def test_a_recipe_names_an_example_and_a_test_of_it(what):
+    _, shown, test = recipe(what)
+    paths = re.findall(r"\]\((.*?)\)", shown + test)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
+    for module in re.findall(
+        r"\[(\w+)\.py\]", shown
+    ):  # an example that no test imports shows little
+        text = (ROOT / paths[-1]).read_text()
+        helpers = [
+            ROOT / "tests" / f"{name}.py" for name in re.findall(r"^from (\w+) import", text, re.M)
+        ]
+        assert module in text + "".join(path.read_text() for path in helpers if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with the example's two files, after its command has run."""
+    folder = tmp_path_factory.mktemp("squares")
+    (folder / "configs").mkdir()
+    for name in ("own_parts.py", "configs/squares.yaml"):
+        (folder / name).write_text(example(name))
+    command = ("balanced_classification", "--config", "configs/squares.yaml", "--device", "cpu")
+    assert "`PYTHONPATH=. python scripts/run.py " + " ".join(command[:3]) + "`" in PAPER
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "run.py"), *command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_example_learns_and_is_scored_by_its_own_parts(workplace):
+    found = json.loads((workplace / "logs" / "squares" / "metrics.json").read_text())
+    assert found["key_metric"] == "balanced"
+    assert found["num_images"] == 24
+    log = (workplace / "logs" / "squares.txt").read_text()
+    value = found["models"]["student"]["metrics"]["balanced"]
+    assert f"Balanced accuracy: {value:.3f} %" in log
+    assert (workplace / "resource" / "ckpt" / "squares.pt").is_file()
+
+
+def test_the_examples_metric_counts_by_class(workplace, monkeypatch):
+    """Two of three of one class and none of one of another: (2/3 + 0) / 2, over two processes."""
+    import torch
+
+    monkeypatch.syspath_prepend(workplace)
+    import own_parts
+
+    def state(targets, answers):
+        made = own_parts.BalancedAccuracy()
+        made.update(torch.eye(3)[answers], torch.tensor(targets))
+        return made.state()
+
+    assert issubclass(own_parts.BalancedAccuracy, Metric)
+    states = [state([0, 0], [0, 1]), state([0, 2], [0, 1])]
+    assert own_parts.BalancedAccuracy().compute(states) == {"balanced": pytest.approx(100 / 3)}
+
+
+def test_the_examples_loss_is_cross_entropy_without_focus(workplace, monkeypatch):
+    import torch
+
+    monkeypatch.syspath_prepend(workplace)
+    import own_parts
+
+    logits, labels = (
+        torch.randn(5, 3, generator=torch.Generator().manual_seed(0)),
+        torch.arange(5) % 3,
+    )
+    plain = torch.nn.functional.cross_entropy(logits, labels)
+    assert own_parts.FocalLoss(gamma=0.0)(logits, labels) == pytest.approx(float(plain))
+    assert own_parts.FocalLoss(gamma=2.0)(logits, labels) < plain
