@@ -7,9 +7,9 @@ import torch
 from devices import on_each_device
 from test_models import coded
 
+from ladon.bottlenecks.encoder import Encoder, encode_latent, pinned_arithmetic
 from ladon.codec import LatentCoder
 from ladon.data.device_input import DeviceInput
-from ladon.models.encoder import Encoder, encode_latent, pinned_arithmetic
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -3,9 +3,9 @@
 The coder is the 64-bit rANS of F. Giesen (state in [2^31, 2^63), 32-bit words, 16-bit
 probabilities); a symbol outside its table is coded as the table's last entry followed by 4-bit
 groups (Ballé et al., "Variational image compression with a scale hyperprior", ICLR 2018, as
-CompressAI implements it). Symbols are coded channel by channel. Each channel has a table of its own,
-so that no index tensor is needed, or each symbol names its table (`rows`): numba compiles a kernel
-of its own for each way.
+CompressAI implements it). Symbols are coded channel by channel. Each channel has a table of its
+own, so that no index tensor is needed, or each symbol names its table (`rows`): numba compiles a
+kernel of its own for each way.
 
 The decoder trusts nothing: it never reads past the payload, every loop is bounded by the number
 of symbols, and it ends only on the state that the encoder began with.

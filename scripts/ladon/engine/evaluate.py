@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from ladon.bottlenecks import Payloads
 from ladon.data.batching import (
     bucketed,
     collate,
@@ -29,7 +30,6 @@ from ladon.engine.pipeline import Stopwatch, run_ahead, taken_ahead
 from ladon.errors import LadonError
 from ladon.logs import progress
 from ladon.metrics.base import Metric
-from ladon.models.bottleneck import Payloads
 from ladon.models.inference import inference
 from ladon.models.input_size import encoder_input_size
 from ladon.models.precision import forward_only

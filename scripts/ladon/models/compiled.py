@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ladon.models.bottleneck import find_coded
-from ladon.models.packed_conv import is_watched
+from ladon.bottlenecks import known_bottleneck
+from ladon.modules import is_watched
 
 _MOST_FORMS = 256  # layers of a teacher and a student, each for some shapes and modes
 _LAYERS = ("layer1", "layer2", "layer3", "layer4", "fpn")
@@ -28,10 +28,10 @@ def compiled(model: nn.Module) -> Iterator[None]:
     Args:
         model: a student or a teacher; its state dict keeps its names.
     """
-    bottleneck = find_coded(model)
+    bottleneck = known_bottleneck(model)
     parts = [m for n, m in model.named_modules() if n.rpartition(".")[2] in _LAYERS]
     if bottleneck is not None:
-        parts.append(bottleneck.decoder)
+        parts.append(bottleneck.synthesis)
     modules = [module for part in parts for module in _unwatched(part)]
     for module in modules:
         module.compile()

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ladon.bottlenecks import update_bottleneck
 from ladon.errors import CheckpointError
-from ladon.models.bottleneck import update_bottleneck
 from ladon.models.checkpoint import Checkpoint, load_into
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ladon.errors import in_one_line
-from ladon.models.packed_conv import is_watched
+from ladon.modules import is_watched
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from compressai.entropy_models import EntropyBottleneck
 from test_models import coded, splittable
 from torch import nn
 
-from ladon.models import encoder as encoder_module
+from ladon.bottlenecks import encoder as encoder_module
+from ladon.bottlenecks.encoder import Encoder, encode_latent, pinned_arithmetic
 from ladon.models import entropy_coding, use_own_noise
-from ladon.models.encoder import Encoder, encode_latent, pinned_arithmetic
 from ladon.models.inference import inference
 from ladon.models.precision import float32_where_it_matters
 
