@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from ladon.bottlenecks.hyperprior import SHPBasedResNetBottleneck
 
 _SEARCHED = 128  # pixels on both sides
-_OTHER_SIDE = 64
+_LEAST, _OTHER_SIDE = 32, 64
 
 
 class _Sides:
@@ -48,19 +49,23 @@ def fitting_sides(bottleneck: SHPBasedResNetBottleneck, latent_side: int) -> str
         latent_side: h or w of its latent.
     """
     sides = _Sides(bottleneck)
-    low, high = _OTHER_SIDE // 2, _OTHER_SIDE
+    low, high = _LEAST, 2 * _LEAST
     while sides.of_latent(high) < latent_side:
         low, high = high, 2 * high
     while high - low > 1:  # the least side of such a latent: between low and high
         middle = (low + high) // 2
         low, high = (middle, high) if sides.of_latent(middle) < latent_side else (low, middle)
-    below = [s for s in range(max(_OTHER_SIDE // 2, high - _SEARCHED), high) if sides.fits(s)]
-    above = [s for s in range(high, high + _SEARCHED) if sides.fits(s)]
-    runs = [_run(below[::-1], -1)[::-1], _run(above, 1)]
-    found = [f"{run[0]} to {run[-1]}" for run in runs if run]
-    return " or ".join(found) or "of none near this one"
+    below = range(high - 1, max(_LEAST, high - _SEARCHED), -1)
+    runs = _first_run(below, sides.fits), _first_run(range(high, high + _SEARCHED), sides.fits)
+    return " or ".join(f"{min(run)} to {max(run)}" for run in runs if run) or "another one"
 
 
-def _run(sides: list[int], step: int) -> list[int]:
-    """The first of some sides, and those that follow it without a gap."""
-    return [side for n, side in enumerate(sides) if side == sides[0] + n * step]
+def _first_run(sides: Iterable[int], fits: Callable[[int], bool]) -> list[int]:
+    """The first sides that fit, up to one that does not."""
+    found: list[int] = []
+    for side in sides:
+        if fits(side):
+            found.append(side)
+        elif found:
+            break
+    return found

@@ -82,11 +82,12 @@ class SHPBasedResNetBottleneck(Bottleneck, layer.SHPBasedResNetBottleneck):
         """
         predicted = apply(self.h_s, hyper_latent)
         if latent is not None and predicted.shape[-2:] != latent.shape[-2:]:
-            (h, w), (own_h, own_w) = predicted.shape[-2:], latent.shape[-2:]
+            given, own = predicted.shape[-2:], latent.shape[-2:]
+            sides = zip(("height", "width"), given, own, strict=True)
+            fitting = [f"{n} {fitting_sides(self, o)}" for n, g, o in sides if g != o]
             raise ValueError(
-                f"a latent of {own_h}x{own_w} for which h_s gives scales of {h}x{w}: a hyperprior "
-                f"takes images whose height is {fitting_sides(self, own_h)} and whose width is "
-                f"{fitting_sides(self, own_w)}"
+                f"a latent of {own[0]}x{own[1]} for which h_s gives scales of {given[0]}x"
+                f"{given[1]}: this hyperprior takes images of {' and '.join(fitting)} pixels"
             )
         return self.split(predicted)
 
