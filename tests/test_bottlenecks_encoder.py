@@ -169,7 +169,7 @@ def test_the_entropy_bottlenecks_forward_is_compressais(training):
 
 
 def test_bf16_keeps_the_forward_of_the_instance():
-    """What ``use_own_noise`` put there must not give way to the class's."""
+    """What `use_own_noise` put there must not give way to the class's."""
     model = splittable(channels=5)
     use_own_noise(model, 3, CPU)
     called = []

@@ -111,7 +111,7 @@ def check_scales(scale_table: Tensor) -> None:
 def check_quantiles(quantiles: Tensor) -> None:
     """Refuses quantiles [C, 1, 3] of which no table can be built.
 
-    ``update()`` makes room for the widest range of all channels, and counts from the medians.
+    `update()` makes room for the widest range of all channels, and counts from the medians.
 
     Raises:
         CheckpointError: naming the first channel that is unusable.
