@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from ladon.models.bottleneck import CDF_TABLES
+from ladon.bottlenecks.entropy import CDF_TABLES
 
 
 def without_tables(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

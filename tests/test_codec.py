@@ -252,7 +252,7 @@ def test_without_numba_the_library_can_be_imported(reason):
         "import ladon.errors, ladon.models\n"
         "from compressai.entropy_models import EntropyBottleneck\n"
         "made = EntropyBottleneck(2); made.update()\n"
-        "try: ladon.models.bottleneck.LatentCoder(made)\n"
+        "try: ladon.codec.LatentCoder(made)\n"
         "except ladon.errors.UsageError as error: print(error)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -36,6 +36,7 @@ from tiny import FAMILIES
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from ladon.bottlenecks import factorized, set_updated
 from ladon.codec import LatentCoder
 from ladon.config import Config, load_config
 from ladon.engine.distributed import World
@@ -44,11 +45,10 @@ from ladon.engine.plan import build_stage_section, read_plan
 from ladon.engine.stage import Stage
 from ladon.metrics.accuracy import Accuracy
 from ladon.metrics.confusion import ConfusionMatrix
-from ladon.models import bottleneck as bottleneck_module
 from ladon.models import build_model, find_bottleneck, use_own_noise
-from ladon.models.bottleneck import replaced, set_updated
 from ladon.models.inference import inference
 from ladon.models.precision import forward_only
+from ladon.modules import replaced
 from ladon.tasks import TASKS
 
 TASK_OF = {
@@ -205,8 +205,8 @@ def evaluated(
     with (
         # Module.to cannot exchange fake tensors; their memory format is not looked at
         replaced(encoder, to=lambda **_: encoder),
-        mock.patch.object(bottleneck_module, "LatentCoder", CoderStandIn),
-        mock.patch("ladon.models.encoder.Encoder._record", return_value=None),
+        mock.patch.object(factorized, "LatentCoder", CoderStandIn),
+        mock.patch("ladon.bottlenecks.encoder.Encoder._record", return_value=None),
         inference(model, coding, precision=precision) as payloads,
         forward_only(CUDA, precision),
         NoWaiting() as watch,

@@ -27,9 +27,9 @@ from test_engine_stage import make_models
 from test_ladon import picture, saved, single_models, three_headed
 from tiny import ROOT, SCRIPTS
 
+from ladon.bottlenecks import entropy_coding
 from ladon.codec import LatentCoder
 from ladon.models import find_bottleneck, update_bottleneck
-from ladon.models.bottleneck import entropy_coding
 from ladon.models.inference import inference
 from ladon.models.precision import forward_only
 from ladon.tasks import TASKS

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from devices import on_each_device
+from hyperpriors import KINDS, student
 from test_models import coded
 
+from ladon.bottlenecks import entropy_coding, find_bottleneck
+from ladon.bottlenecks.encoder import Encoder, encode_latent, pinned_arithmetic
 from ladon.codec import LatentCoder
 from ladon.data.device_input import DeviceInput
-from ladon.models.encoder import Encoder, encode_latent, pinned_arithmetic
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -24,6 +26,23 @@ def test_bytes_become_the_same_values(multiplies, constants, device):
     found = finish(images.to(device))
     assert found.device.type == device
     assert torch.equal(found.cpu(), finish(images))
+
+
+@on_each_device
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_sides_of_a_hyperprior_predict_the_same(kind, device):
+    """Decoded by another coding than it was encoded by, it is what the encoder quantised."""
+    model = student(kind, updated=True).to(device, memory_format=torch.channels_last)
+    bottleneck = find_bottleneck(model)
+    images = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(1)).to(device)
+    with torch.inference_mode():
+        with entropy_coding(model):
+            coded = [bottleneck.encode(images) for _ in range(2)]
+        assert coded[0] == coded[1]
+        with entropy_coding(model, "encode"):
+            expected = bottleneck.decode(**bottleneck.encode(images))
+        with entropy_coding(model):
+            assert torch.equal(bottleneck.decode(**coded[0]), expected)
 
 
 @on_each_device

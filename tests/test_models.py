@@ -14,6 +14,8 @@ from students import splittable_section
 from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from ladon.bottlenecks import published_size
+from ladon.bottlenecks.encoder import encode_latent
 from ladon.choices import MODES
 from ladon.config import load_config
 from ladon.errors import CheckpointError, ConfigError
@@ -29,10 +31,8 @@ from ladon.models import (
     write_checkpoint,
 )
 from ladon.models.architecture import differences, published_tensors
-from ladon.models.bottleneck import published_size
 from ladon.models.build import on_meta_device
 from ladon.models.checkpoint import Checkpoint, current_names
-from ladon.models.encoder import encode_latent
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = {
@@ -242,13 +242,13 @@ def test_coding_gives_what_sc2bench_gives_and_its_sizes():
             torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-6)
             nbytes, kib = payloads.pop()
     assert nbytes == [len(s) for s in strings]
-    assert kib == [published_size(s, latent.shape[-2:]) for s in strings]
+    assert kib == [published_size([s], latent.shape[-2:]) for s in strings]
     assert "encode" not in vars(model.bottleneck_layer), "the adapter is gone"
 
 
 def test_published_size_of_an_empty_payload():
     """As measured on the published code: 103 bytes of overhead for an empty payload."""
-    assert published_size(b"", torch.Size([103, 103])) * 1024 == 103
+    assert published_size([b""], torch.Size([103, 103])) * 1024 == 103
 
 
 def test_all_modes_give_the_same_outputs():

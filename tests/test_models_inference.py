@@ -8,16 +8,17 @@ import pytest
 import timm
 import torch
 from compressai.layers import GDN1
+from sc2bench.models import layer
 from test_engine_evaluate import detector
 from test_models import coded, splittable
 from torch import nn
 from torchvision.models import resnet50
 
+from ladon.bottlenecks.encoder import encode_latent
 from ladon.models import freeze_batch_norm, update_bottleneck
-from ladon.models.bottleneck import replaced
-from ladon.models.encoder import encode_latent
 from ladon.models.inference import FoldedGDN1, _folded, inference
 from ladon.models.precision import float32_where_it_matters, forward_only
+from ladon.modules import replaced
 
 CPU = torch.device("cpu")
 
@@ -231,10 +232,12 @@ def test_compiled_modules_are_put_back(monkeypatch):
 
 
 @pytest.mark.parametrize("updated", [False, True])
-def test_another_bottleneck_runs_as_sc2bench_has_it(updated, caplog):
-    """A hyperprior codes two latents: it is evaluated with sc2bench's own coder."""
+def test_another_bottleneck_runs_as_sc2bench_has_it(updated, caplog, monkeypatch):
+    """One that a user registered with sc2bench is evaluated with its own coder."""
+    own = type("OwnBottleneck", (layer.SHPBasedResNetBottleneck,), {})
+    monkeypatch.setitem(layer.LAYER_CLASS_DICT, "OwnBottleneck", own)
     kwargs = {"num_latent_channels": 4, "num_bottleneck_channels": 6, "num_target_channels": 64}
-    model = splittable(bottleneck={"key": "SHPBasedResNetBottleneck", "kwargs": kwargs}).eval()
+    model = splittable(bottleneck={"key": "OwnBottleneck", "kwargs": kwargs}).eval()
     if updated:
         update_bottleneck(model)
     model.to(memory_format=torch.channels_last)

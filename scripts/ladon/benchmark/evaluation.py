@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +13,12 @@ from ladon.benchmark.agreement import agreement, share, watched
 from ladon.benchmark.machine import clock_of
 from ladon.benchmark.pairing import alternate
 from ladon.benchmark.parts import Bench
-from ladon.benchmark.published import PublishedEvaluation, evaluate_published, keep_latents
+from ladon.benchmark.published import (
+    PublishedEvaluation,
+    as_published,
+    evaluate_published,
+    keep_latents,
+)
 from ladon.benchmark.results import PartResult
 from ladon.benchmark.workload import SOURCES, Workload, make_workload
 from ladon.choices import PRECISIONS
@@ -61,7 +65,7 @@ def measure(bench: Bench) -> PartResult:
 
 def _measure_task(bench: Bench, work: Workload, found: PartResult) -> None:
     device, name = torch.device(bench.device), work.task.name
-    reference = Reference.of(work, copy.deepcopy(work.model).to(device), device)
+    reference = Reference.of(work, as_published(work.model).to(device), device)
     ours = work.model.to(device, memory_format=torch.channels_last)
     for precision in PRECISIONS:
         found.facts[f"{name}, {precision}"] = _compare(work, ours, reference, device, precision)

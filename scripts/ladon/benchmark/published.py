@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from compressai.entropy_models import EntropyModel
 from sc2bench.analysis import AnalyzableModule
+from sc2bench.models.layer import BaseBottleneck
 from torch import nn
 from torch.utils.data import DataLoader
 from torchdistill.datasets.registry import get_collate_func
@@ -32,6 +35,24 @@ class PublishedEvaluation:
     sizes: list[float]
 
 
+def as_published(model: nn.Module) -> nn.Module:
+    """Returns a copy of a model with the libraries' own bottleneck and entropy models in it.
+
+    Args:
+        model: built by this library, whose classes stand on theirs.
+    """
+    copied = copy.deepcopy(model)
+    for parent in list(copied.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, BaseBottleneck | EntropyModel):
+                classes = type(child).__mro__
+                theirs = next(c for c in classes if not c.__module__.startswith("ladon."))
+                made = theirs.__new__(theirs)
+                vars(made).update(vars(child))
+                parent._modules[name] = made
+    return copied
+
+
 @torch.inference_mode()
 def evaluate_published(
     work: Workload, model: nn.Module, task: Task, device: torch.device
@@ -44,7 +65,7 @@ def evaluate_published(
 
     Args:
         work: dataset and loader section; its own model is not used.
-        model: in eval mode, contiguous, on the device, with CDF tables.
+        model: from `as_published`, in eval mode, contiguous, on the device, with CDF tables.
         task: the task's adapter.
         device: where it runs.
     """

@@ -25,8 +25,8 @@ from ladon.benchmark.machine import clock_of
 from ladon.benchmark.parts import Bench
 from ladon.benchmark.results import Measurement, PartResult, Spread
 from ladon.benchmark.workload import SOURCES, Workload, make_workload
+from ladon.bottlenecks import entropy_coding, find_bottleneck
 from ladon.choices import PRECISIONS
-from ladon.models.bottleneck import entropy_coding, find_bottleneck
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 MATRIX_SIDE, QUICK_SIDE = 2048, 128

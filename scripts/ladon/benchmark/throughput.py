@@ -21,14 +21,14 @@ from ladon.benchmark.parts import Bench
 from ladon.benchmark.published import evaluate_published
 from ladon.benchmark.results import Measurement, PartResult, Spread
 from ladon.benchmark.workload import Workload, code_at_published_rate, make_workload
+from ladon.bottlenecks import Coding, Payloads
+from ladon.bottlenecks.encoder import Encoder
 from ladon.codec import LatentCoder
 from ladon.data.device_input import split_input
 from ladon.data.fast_input import use_fast_input
 from ladon.data.loaders import build_eval_loader
 from ladon.engine.evaluate import Evaluation
 from ladon.models import find_bottleneck
-from ladon.models.bottleneck import decode_latent, replaced
-from ladon.models.encoder import Encoder
 from ladon.models.inference import inference
 from ladon.models.precision import forward_only
 
@@ -238,12 +238,10 @@ def _load(work: Workload) -> None:
 def taking_latents(model: nn.Module) -> Iterator[None]:
     """Makes a model take latents [N, C, h, w] in the place of images while it is open."""
     bottleneck = find_bottleneck(model)
-
-    def encode(latent: Tensor, **_: object) -> dict[str, Any]:
-        return {"strings": latent, "shape": latent.shape[-2:]}
-
-    def decode(strings: Tensor, shape: torch.Size) -> Tensor:
-        return decode_latent(bottleneck.decoder, strings)
-
-    with replaced(bottleneck, encode=encode, decode=decode):
+    with bottleneck.coded_by(_Taking(bottleneck, "encode", Payloads())):
         yield
+
+
+class _Taking(Coding):
+    def encode(self, images: Tensor) -> dict[str, Any]:
+        return {"strings": images, "shape": images.shape[-2:]}

@@ -15,6 +15,7 @@ from torchdistill.core.distillation import DistillationBox
 from ladon.benchmark.machine import clock_of, peak_device_mib, reset_peak
 from ladon.benchmark.pairing import against, alternate
 from ladon.benchmark.parts import Bench, root
+from ladon.benchmark.published import as_published
 from ladon.benchmark.results import PartResult
 from ladon.benchmark.workload import SOURCES, make_model, settle_batch_norm
 from ladon.choices import PRECISIONS
@@ -234,6 +235,7 @@ class PublishedSteps:
     def __init__(self, setting: Setting, section: Mapping[str, Any]) -> None:
         self._batch, device = setting.batch, setting.device
         models = setting.models.to(device, torch.contiguous_format)
+        models.student = as_published(models.student)
         use_own_noise(models.student, _NOISE_SEED, device)
         self._bottleneck = find_bottleneck(models.student)
         self._box = _box(section, models, self._batch, device)

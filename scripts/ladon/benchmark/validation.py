@@ -15,11 +15,12 @@ from ladon.benchmark.pairing import alternate
 from ladon.benchmark.parts import Bench
 from ladon.benchmark.results import PartResult
 from ladon.benchmark.workload import make_workload
+from ladon.bottlenecks import set_updated
+from ladon.bottlenecks.entropy import set_tables, tables
 from ladon.engine.distributed import World
 from ladon.engine.evaluate import Evaluation, evaluate
 from ladon.engine.interrupt import StopRequest
 from ladon.models import find_bottleneck
-from ladon.models.bottleneck import CDF_TABLES, set_updated
 
 _TASK = "image_classification"
 _NUM_IMAGES, _QUICK_IMAGES = 32, 2
@@ -51,8 +52,7 @@ def measure(bench: Bench) -> PartResult:
 def _without_tables(model: nn.Module) -> nn.Module:
     """A copy of the model as it was before `update()`."""
     copied = copy.deepcopy(model)
-    coder = find_bottleneck(copied).entropy_bottleneck
-    for name in CDF_TABLES:
-        setattr(coder, name, getattr(coder, name).new_empty(0))
+    bottleneck = find_bottleneck(copied)
+    set_tables(bottleneck, {n: table.new_empty(0) for n, table in tables(bottleneck).items()})
     set_updated(copied, False)
     return copied

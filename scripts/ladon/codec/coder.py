@@ -38,7 +38,7 @@ _REASONS = {
 _HIDDEN_BITS = 5e-5
 
 
-def _on_host(tensor: Tensor) -> Tensor:
+def on_host(tensor: Tensor) -> Tensor:
     """Copies a tensor to the host, waiting for it alone and not for what is queued after it."""
     if not tensor.is_cuda:
         return tensor
@@ -48,6 +48,21 @@ def _on_host(tensor: Tensor) -> Tensor:
     done.record(torch.cuda.current_stream(tensor.device))
     done.synchronize()
     return host
+
+
+def check_numba() -> None:
+    """Raises UsageError where numba, which coders need, cannot be imported."""
+    if rans is None:  # CompressAI's own coder writes beside its buffers for odd payloads
+        raise UsageError(
+            f"entropy coding needs numba, which cannot be imported ({_missing}); install the "
+            "version that the Pipfile pins: pip install numba==0.68.1"
+        )
+
+
+def check_type(latent: Tensor) -> None:
+    """Raises UsageError for a latent that is not of float32."""
+    if latent.dtype != torch.float32:
+        raise UsageError(f"a latent of {latent.dtype}: the coder takes float32")
 
 
 @cache
@@ -60,135 +75,82 @@ def quantize(latent: Tensor, medians: Tensor) -> Tensor:
     return torch.round(latent - medians) + medians
 
 
-class LatentCoder:
-    """Codes latents with the tables of an entropy bottleneck, bit for bit as CompressAI does.
+class TableCoder:
+    """Symbols coded with checked tables: what all coders share.
 
     Args:
-        entropy_bottleneck: updated; its tables and medians are read once.
+        tables: cumulative frequencies [R, W], entries used of each row [R], value of each row's
+            first symbol [R]; int32.
+        device: where latents are.
         parallel: code images on a thread pool; else one after the other.
 
     Raises:
-        CheckpointError: if the tables are none that rANS can code with, or for other channels.
         UsageError: if numba, which the coder needs, cannot be imported.
     """
 
-    def __init__(self, entropy_bottleneck: EntropyBottleneck, *, parallel: bool = True) -> None:
-        if rans is None:  # CompressAI's own coder writes beside its buffers for odd payloads
-            raise UsageError(
-                f"entropy coding needs numba, which cannot be imported ({_missing}); install the "
-                "version that the Pipfile pins: pip install numba==0.68.1"
-            )
-        self._parallel = parallel
-        medians = entropy_bottleneck._get_medians().detach()
-        self._cdf, self._length, self._offset = as_tables(
-            entropy_bottleneck._quantized_cdf,
-            entropy_bottleneck._cdf_length,
-            entropy_bottleneck._offset,
-            medians.numel(),
-        )
-        if not bool(medians.isfinite().all()):
-            raise CheckpointError("the bottleneck's medians (quantiles) are not finite")
-        self._medians = medians.reshape(1, -1, 1, 1)
+    def __init__(
+        self,
+        tables: tuple[np.ndarray, np.ndarray, np.ndarray],
+        device: torch.device,
+        *,
+        parallel: bool,
+    ) -> None:
+        check_numba()
+        self._parallel, self._device = parallel, device
+        self._cdf, self._length, self._offset = tables
         self._lookup = np.empty((len(self._cdf), FULL >> rans.LOOKUP_SHIFT), np.int32)
         rans.build_lookup(self._cdf, self._length, self._lookup)
-        self._host_medians = _as_array(self._medians, np.float32).reshape(-1)
         self._scratch = _Scratch()
-        for order in "CF":  # numba compiles now (or reads its cache): no batch's timing has it
-            latent = np.zeros((len(self._cdf), 2), np.float32, order=order)
-            self._decode_one((self._encode_one(latent), latent))
 
-    def quantize(self, latent: Tensor) -> Tensor:
-        """Returns the latent as the decoder will see it: rounded around the medians."""
-        self._check(latent)
-        return quantize(latent, self._medians)
-
-    def encode(self, latent: Tensor) -> list[bytes]:
-        """Encodes a latent [N, C, h, w] float32 into one payload per image.
-
-        Raises:
-            UsageError: for a latent of another shape or type than the tables are for.
-        """
-        self._check(latent)
-        # everything per image happens in its thread: torch's own threads spin for a while after an
-        # operation, and would take the cores from ours
-        return self._map(self._encode_one, _on_host(latent).flatten(2).numpy())
-
-    def decode(self, payloads: Sequence[bytes], shape: Sequence[int]) -> Tensor:
-        """Decodes payloads into a latent [N, C, h, w] float32 on the bottleneck's device.
-
-        Args:
-            payloads: one per image, from wherever.
-            shape: (h, w) of the latent.
-
-        Raises:
-            PayloadError: if one is truncated, extended or otherwise damaged.
-        """
-        height, width = (int(side) for side in shape)
-        self._check_size(payloads, height, width)
-        size = (len(payloads), len(self._cdf), height, width)
-        device = self._medians.device
-        if device.type == "cuda":
+    def _empty(self, size: tuple[int, ...]) -> Tensor:
+        """Room for a latent [N, C, h, w] that is decoded on the host."""
+        if self._device.type == "cuda":
             # pinned: decoded to where the GPU copies it from, while nothing here waits; and in the
             # order of the symbols, which the GPU changes faster
-            latent = torch.empty(size, pin_memory=True)
-        else:
-            latent = torch.empty(size, memory_format=torch.channels_last)
-        arrays = latent.flatten(2).numpy()
-        self._map(self._decode_one, list(zip(payloads, arrays, strict=True)))
-        return latent.to(device, non_blocking=True)
+            return torch.empty(size, pin_memory=True)
+        return torch.empty(size, memory_format=torch.channels_last)
 
-    def _check(self, latent: Tensor) -> None:
-        """Compares a latent with the tables, before a loop that does not look."""
-        if latent.dim() != 4 or latent.shape[1] != len(self._cdf) or 0 in latent.shape[2:]:
-            raise UsageError(
-                f"a latent of shape {tuple(latent.shape)} for a coder of {len(self._cdf)} channels"
+    def _refuse_too_short(self, payload: bytes, least_bits: float, shape: Sequence[int]) -> None:
+        """Refuses a payload that cannot hold a latent [..., h, w], before anything is decoded."""
+        if least_bits > 8 * len(payload) + 64:
+            height, width = shape[-2:]
+            raise PayloadError(
+                f"payload of {len(payload)} bytes is too short for a latent of {height}x{width}"
             )
-        if latent.dtype != torch.float32:
-            raise UsageError(f"a latent of {latent.dtype}: the coder takes float32")
-
-    def _check_size(self, payloads: Sequence[bytes], height: int, width: int) -> None:
-        """Refuses a shape of which the payloads cannot be, before there is room for its latent."""
-        if height < 1 or width < 1:
-            raise PayloadError(f"no latent is of {height}x{width}")
-        for payload in payloads:
-            if height * width * self._least_bits > 8 * len(payload) + 64:
-                raise PayloadError(
-                    f"payload of {len(payload)} bytes is too short for a latent of {height}x{width}"
-                )
 
     @cached_property
-    def _least_bits(self) -> float:
-        """Bits that all channels take at one place at the very least."""
+    def _least_bits(self) -> np.ndarray:
+        """Bits that a symbol takes at the very least, by row [R]."""
         likeliest = [np.diff(r[:n]).max() for r, n in zip(self._cdf, self._length, strict=True)]
-        return float(np.maximum(16 - np.log2(likeliest) - _HIDDEN_BITS, 0).sum())
+        return np.maximum(16 - np.log2(likeliest) - _HIDDEN_BITS, 0)
 
-    def estimate(self, latent: Tensor) -> list[int]:
-        """Returns each image's payload size in bytes from the tables, without coding.
+    def _information(self, symbols: Tensor, rows: Tensor) -> list[int]:
+        """Returns each image's estimated payload size in bytes.
 
         The information content of its symbols (an escape's groups count four bits each), plus the
         coder's initial state, rounded up to whole words: within 0.1 % + 16 bytes of the truth.
 
         Args:
-            latent: [N, C, h, w] float32.
+            symbols: [N, C, L] int64.
+            rows: each symbol's row, int64, to be broadcast to them.
         """
-        self._check(latent)
-        symbols = torch.round(latent - self._medians).flatten(2).to(torch.int64)
-        offset, last, information = self._device_tables
-        value = symbols - offset
+        offsets, lasts, information = self._device_tables
+        last = lasts[rows]
+        value = symbols - offsets[rows]
         escaped = (value < 0) | (value >= last)
         raw = torch.where(value < 0, -2 * value - 1, 2 * (value - last)).clamp(min=0)
         groups = torch.zeros_like(raw)
         for group in range(8):
             groups += (raw >> (4 * group)) > 0
         index = torch.where(escaped, last, value)
-        bits = information.expand(len(symbols), -1, -1).gather(2, index)
+        bits = information.take(index + rows * information.shape[1])
         bits += torch.where(escaped, 4.0 * (groups + 1), 0.0)
         totals = bits.sum(dim=(1, 2)).tolist()
         return [4 * math.ceil((total + 31) / 32) for total in totals]
 
     @cached_property
     def _device_tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each channel offset and escape symbol [1, C, 1], and each symbol's bits [1, C, W].
+        """Of each row offset and escape symbol [R], and each symbol's bits [R, W].
 
         Copied once: at every batch, the copies would make the host wait for the device. Bits are
         0 beyond a row's end.
@@ -196,12 +158,11 @@ class LatentCoder:
         frequency = np.diff(self._cdf, axis=1).astype(np.float64)
         inside = np.arange(frequency.shape[1])[None] < self._length[:, None] - 1
         safe = np.where(inside & (frequency > 0), frequency, FULL)
-        device = self._medians.device
         offset, length = (
-            torch.from_numpy(table).to(device, torch.int64)[None, :, None]
+            torch.from_numpy(table).to(self._device, torch.int64)
             for table in (self._offset, self._length)
         )
-        return offset, length - 2, torch.from_numpy(16 - np.log2(safe)).to(device)[None]
+        return offset, length - 2, torch.from_numpy(16 - np.log2(safe)).to(self._device)
 
     def _map(self, function, items) -> list:
         shares = min(usable_cores(), len(items)) if self._parallel else 1
@@ -224,22 +185,131 @@ class LatentCoder:
             other.result()
         return results
 
-    def _encode_one(self, latent: np.ndarray) -> bytes:
+    def _encode_image(
+        self, latent: np.ndarray, centres: np.ndarray, rows: np.ndarray | None
+    ) -> bytes:
+        """Rounds a latent [C, L] float32 around centres [C], and codes it.
+
+        Args:
+            latent: in any order.
+            centres: of its channels.
+            rows: each symbol's row [C, L] uint8; None where row c is channel c's.
+        """
         symbols, words = self._scratch.symbols(latent.shape), self._scratch.words(latent.size)
-        rans.quantize(latent, self._host_medians, symbols)
-        first = rans.encode(symbols, self._cdf, self._length, self._offset, words)
+        rans.quantize(latent, centres, symbols)
+        first = rans.encode(symbols, rows, self._cdf, self._length, self._offset, words)
         return words[first:].astype("<u4", copy=False).tobytes()
 
-    def _decode_one(self, item: tuple[bytes, np.ndarray]) -> None:
-        payload, latent = item
+    def _decode_image(
+        self, payload: bytes, latent: np.ndarray, centres: np.ndarray, rows: np.ndarray | None
+    ) -> None:
+        """Fills a latent with what `_encode_image` coded."""
         if len(payload) % 4:
             raise PayloadError(f"payload of {len(payload)} bytes: not a whole number of words")
         symbols = self._scratch.symbols(latent.shape)
         words = np.frombuffer(payload, "<u4").astype(np.uint32, copy=False)
-        status = rans.decode(words, self._cdf, self._length, self._offset, self._lookup, symbols)
+        tables = self._cdf, self._length, self._offset, self._lookup
+        status = rans.decode(words, rows, *tables, symbols)
         if status:
             raise PayloadError(f"payload of {len(payload)} bytes is damaged: {_REASONS[status]}")
-        rans.dequantize(symbols, self._host_medians, latent)
+        rans.dequantize(symbols, centres, latent)
+
+
+class LatentCoder(TableCoder):
+    """Codes latents with the tables of an entropy bottleneck, bit for bit as CompressAI does.
+
+    Args:
+        entropy_bottleneck: updated; its tables and medians are read once.
+        parallel: code images on a thread pool; else one after the other.
+
+    Raises:
+        CheckpointError: if the tables are none that rANS can code with, or for other channels.
+        UsageError: if numba, which the coder needs, cannot be imported.
+    """
+
+    def __init__(self, entropy_bottleneck: EntropyBottleneck, *, parallel: bool = True) -> None:
+        check_numba()
+        medians = entropy_bottleneck._get_medians().detach()
+        tables = as_tables(
+            entropy_bottleneck._quantized_cdf,
+            entropy_bottleneck._cdf_length,
+            entropy_bottleneck._offset,
+            medians.numel(),
+        )
+        if not bool(medians.isfinite().all()):
+            raise CheckpointError("the bottleneck's medians (quantiles) are not finite")
+        super().__init__(tables, medians.device, parallel=parallel)
+        self._medians = medians.reshape(1, -1, 1, 1)
+        self._host_medians = _as_array(self._medians, np.float32).reshape(-1)
+        for order in "CF":  # numba compiles now (or reads its cache): no batch's timing has it
+            latent = np.zeros((len(self._cdf), 2), np.float32, order=order)
+            self._decode_one((self._encode_one(latent), latent))
+
+    def quantize(self, latent: Tensor) -> Tensor:
+        """Returns the latent as the decoder will see it: rounded around the medians."""
+        self._check(latent)
+        return quantize(latent, self._medians)
+
+    def encode(self, latent: Tensor) -> list[bytes]:
+        """Encodes a latent [N, C, h, w] float32 into one payload per image.
+
+        Raises:
+            UsageError: for a latent of another shape or type than the tables are for.
+        """
+        self._check(latent)
+        # everything per image happens in its thread: torch's own threads spin for a while after an
+        # operation, and would take the cores from ours
+        return self._map(self._encode_one, on_host(latent).flatten(2).numpy())
+
+    def decode(self, payloads: Sequence[bytes], shape: Sequence[int]) -> Tensor:
+        """Decodes payloads into a latent [N, C, h, w] float32 on the bottleneck's device.
+
+        Args:
+            payloads: one per image, from wherever.
+            shape: (h, w) of the latent.
+
+        Raises:
+            PayloadError: if one is truncated, extended or otherwise damaged.
+        """
+        height, width = (int(side) for side in shape)
+        if height < 1 or width < 1:
+            raise PayloadError(f"no latent is of {height}x{width}")
+        least_bits = height * width * float(self._least_bits.sum())
+        for payload in payloads:
+            self._refuse_too_short(payload, least_bits, (height, width))
+        latent = self._empty((len(payloads), len(self._cdf), height, width))
+        arrays = latent.flatten(2).numpy()
+        self._map(self._decode_one, list(zip(payloads, arrays, strict=True)))
+        return latent.to(self._device, non_blocking=True)
+
+    def estimate(self, latent: Tensor) -> list[int]:
+        """Returns each image's payload size in bytes from the tables, without coding.
+
+        Args:
+            latent: [N, C, h, w] float32.
+        """
+        self._check(latent)
+        symbols = torch.round(latent - self._medians).flatten(2).to(torch.int64)
+        return self._information(symbols, self._channels)
+
+    @cached_property
+    def _channels(self) -> Tensor:
+        """Each channel's row, [1, C, 1]."""
+        return torch.arange(len(self._cdf), device=self._device)[None, :, None]
+
+    def _check(self, latent: Tensor) -> None:
+        """Compares a latent with the tables, before a loop that does not look."""
+        if latent.dim() != 4 or latent.shape[1] != len(self._cdf) or 0 in latent.shape[2:]:
+            raise UsageError(
+                f"a latent of shape {tuple(latent.shape)} for a coder of {len(self._cdf)} channels"
+            )
+        check_type(latent)
+
+    def _encode_one(self, latent: np.ndarray) -> bytes:
+        return self._encode_image(latent, self._host_medians, None)
+
+    def _decode_one(self, item: tuple[bytes, np.ndarray]) -> None:
+        self._decode_image(*item, self._host_medians, None)
 
 
 class _Scratch(threading.local):

@@ -3,7 +3,9 @@
 The coder is the 64-bit rANS of F. Giesen (state in [2^31, 2^63), 32-bit words, 16-bit
 probabilities); a symbol outside its table is coded as the table's last entry followed by 4-bit
 groups (Ballé et al., "Variational image compression with a scale hyperprior", ICLR 2018, as
-CompressAI implements it). Symbols are coded channel by channel, so that no index tensor is needed.
+CompressAI implements it). Symbols are coded channel by channel. Each channel has a table of its
+own, so that no index tensor is needed, or each symbol names its table (`rows`): numba compiles a
+kernel of its own for each way.
 
 The decoder trusts nothing: it never reads past the payload, every loop is bounded by the number
 of symbols, and it ends only on the state that the encoder began with.
@@ -36,14 +38,15 @@ _BYPASS_MASK = np.uint64(15)
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)
-def encode(symbols, cdf, cdf_length, offset, words):  # pragma: no cover (compiled)
+def encode(symbols, rows, cdf, cdf_length, offset, words):  # pragma: no cover (compiled)
     """Encodes one image's symbols from the last to the first.
 
     Args:
         symbols: [C, N] int32.
-        cdf: [C, W] int32 cumulative frequencies.
-        cdf_length: [C] int32, entries used of each row.
-        offset: [C] int32, value of each row's first symbol.
+        rows: None where row c is channel c's, or [C, N] uint8, the row of each symbol.
+        cdf: [R, W] int32 cumulative frequencies.
+        cdf_length: [R] int32, entries used of each row.
+        offset: [R] int32, value of each row's first symbol.
         words: uint32 buffer, filled from its end; at least 2 C N + 2 long.
 
     Returns:
@@ -53,9 +56,15 @@ def encode(symbols, cdf, cdf_length, offset, words):  # pragma: no cover (compil
     x = LOWER_BOUND
     channels, count = symbols.shape
     for c in range(channels - 1, -1, -1):
-        last = cdf_length[c] - 2
-        low = offset[c]
+        row = c
+        if rows is None:
+            last = cdf_length[row] - 2
+            low = offset[row]
         for n in range(count - 1, -1, -1):
+            if rows is not None:
+                row = np.int64(rows[c, n])
+                last = cdf_length[row] - 2
+                low = offset[row]
             value = np.int64(symbols[c, n]) - low
             if value < 0 or value >= last:
                 raw = np.uint64(-2 * value - 1) if value < 0 else np.uint64(2 * (value - last))
@@ -71,8 +80,8 @@ def encode(symbols, cdf, cdf_length, offset, words):  # pragma: no cover (compil
                         words[position] = np.uint32(x & _WORD)
                         x >>= _HALF
                     x = (x << BYPASS_BITS) | bits
-            start = np.uint64(cdf[c, value])
-            frequency = np.uint64(cdf[c, value + 1]) - start
+            start = np.uint64(cdf[row, value])
+            frequency = np.uint64(cdf[row, value + 1]) - start
             if x >= _X_MAX * frequency:
                 position -= 1
                 words[position] = np.uint32(x & _WORD)
@@ -86,15 +95,16 @@ def encode(symbols, cdf, cdf_length, offset, words):  # pragma: no cover (compil
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)
-def decode(words, cdf, cdf_length, offset, lookup, symbols):  # pragma: no cover (compiled)
+def decode(words, rows, cdf, cdf_length, offset, lookup, symbols):  # pragma: no cover (compiled)
     """Decodes one image's symbols.
 
     Args:
         words: uint32 words of the payload.
-        cdf: [C, W] int32 cumulative frequencies.
-        cdf_length: [C] int32, entries used of each row.
-        offset: [C] int32, value of each row's first symbol.
-        lookup: [C, 1024] int32 from ``build_lookup``.
+        rows: None where row c is channel c's, or [C, N] uint8, the row of each symbol.
+        cdf: [R, W] int32 cumulative frequencies.
+        cdf_length: [R] int32, entries used of each row.
+        offset: [R] int32, value of each row's first symbol.
+        lookup: [R, 1024] int32 from `build_lookup`.
         symbols: [C, N] int32, filled.
 
     Returns:
@@ -107,15 +117,21 @@ def decode(words, cdf, cdf_length, offset, lookup, symbols):  # pragma: no cover
     position = 2
     channels, count = symbols.shape
     for c in range(channels):
-        last = cdf_length[c] - 2
-        low = np.int64(offset[c])
+        row = c
+        if rows is None:
+            last = cdf_length[row] - 2
+            low = np.int64(offset[row])
         for n in range(count):
+            if rows is not None:
+                row = np.int64(rows[c, n])
+                last = cdf_length[row] - 2
+                low = np.int64(offset[row])
             cumulative = np.int32(x & _MASK)
-            s = lookup[c, cumulative >> LOOKUP_SHIFT]
-            while cdf[c, s + 1] <= cumulative:
+            s = lookup[row, cumulative >> LOOKUP_SHIFT]
+            while cdf[row, s + 1] <= cumulative:
                 s += 1
-            start = np.uint64(cdf[c, s])
-            frequency = np.uint64(cdf[c, s + 1]) - start
+            start = np.uint64(cdf[row, s])
+            frequency = np.uint64(cdf[row, s + 1]) - start
             x = frequency * (x >> _SHIFT) + (x & _MASK) - start
             if x < LOWER_BOUND:
                 if position >= total:
@@ -152,7 +168,7 @@ def decode(words, cdf, cdf_length, offset, lookup, symbols):  # pragma: no cover
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)
 def build_lookup(cdf, cdf_length, lookup):  # pragma: no cover (compiled)
-    """Fills the decoder's look-up: for each channel, the symbol at each multiple of 64."""
+    """Fills the decoder's look-up: for each row, the symbol at each multiple of 64."""
     for c in range(cdf.shape[0]):
         s = 0
         for i in range(lookup.shape[1]):

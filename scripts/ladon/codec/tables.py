@@ -1,4 +1,4 @@
-"""What CDF tables and quantiles must be before a loop without bounds checks reads them."""
+"""Checks of CDF tables, scales and quantiles, before a loop without bounds checks reads them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,30 @@ FULL = 1 << 16
 MAX_WIDTH = FULL - 2
 _MAX_QUANTILE = float(1 << 24)  # float32 counts in steps of one up to here
 _MAX_OFFSET = 1 << 30
+# a symbol names its table by a byte; CompressAI makes 64
+_MAX_SCALES = 256
 
 
 def as_tables(
-    cdf: Tensor, length: Tensor, offset: Tensor, channels: int
+    cdf: Tensor,
+    length: Tensor,
+    offset: Tensor,
+    rows: int,
+    row: str = "channel",
+    whose: str = "the latent",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns checked tables as int32 arrays.
 
     Args:
-        cdf: [C, W] cumulative frequencies.
-        length: [C], entries used of each row.
-        offset: [C], value of each row's first symbol.
-        channels: C of the latent.
+        cdf: [R, W] cumulative frequencies.
+        length: [R], entries used of each row.
+        offset: [R], value of each row's first symbol.
+        rows: R, of a factorised prior the latent's channels.
+        row: what a row is for, for errors.
+        whose: what has as many of these.
 
     Raises:
-        CheckpointError: naming the table or the first channel that is unusable.
+        CheckpointError: naming the table or the first row that is unusable.
     """
     named = {"_quantized_cdf": cdf, "_cdf_length": length, "_offset": offset}
     for name, table in named.items():
@@ -40,30 +49,69 @@ def as_tables(
         shapes = ", ".join(f"{name} {tuple(table.shape)}" for name, table in named.items())
         raise CheckpointError(f"CDF tables are of odd shape: {shapes}")
     for name, table in named.items():
-        if len(table) != channels:
+        if len(table) != rows:
             raise CheckpointError(
-                f"CDF table {name} is for {len(table)} channels, the latent has {channels}"
+                f"CDF table {name} is for {len(table)} {row}s, {whose} has {rows}"
             )
     wide = [np.ascontiguousarray(t.detach().cpu().numpy()).astype(np.int64) for t in named.values()]
-    _check_rows(*wide)
+    _check_rows(*wide, row)
     return tuple(np.ascontiguousarray(table.astype(np.int32)) for table in wide)
 
 
-def _check_rows(cdf: np.ndarray, length: np.ndarray, offset: np.ndarray) -> None:
-    for channel, (row, size) in enumerate(zip(cdf, length, strict=True)):
-        used = row[:size] if 3 <= size <= len(row) else row[:0]
+def _check_rows(cdf: np.ndarray, length: np.ndarray, offset: np.ndarray, row: str) -> None:
+    for number, (entries, size) in enumerate(zip(cdf, length, strict=True)):
+        used = entries[:size] if 3 <= size <= len(entries) else entries[:0]
         if len(used) == 0 or used[0] != 0 or used[-1] != FULL or (np.diff(used) <= 0).any():
-            raise CheckpointError(
-                f"CDF table of channel {channel} is not a cumulative distribution"
-            )
-        if abs(int(offset[channel])) > _MAX_OFFSET:
-            raise CheckpointError(f"CDF table of channel {channel} begins at {offset[channel]}")
+            raise CheckpointError(f"CDF table of {row} {number} is not a cumulative distribution")
+        if abs(int(offset[number])) > _MAX_OFFSET:
+            raise CheckpointError(f"CDF table of {row} {number} begins at {offset[number]}")
+
+
+def as_scale_tables(
+    cdf: Tensor, length: Tensor, offset: Tensor, scale_table: Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns a Gaussian conditional's checked tables as int32 arrays, a row for each scale.
+
+    Args:
+        cdf: [S, W] cumulative frequencies.
+        length: [S], entries used of each row.
+        offset: [S], value of each row's first symbol.
+        scale_table: [S] standard deviations.
+
+    Raises:
+        CheckpointError: naming the table, or the first row or scale that is unusable.
+    """
+    check_scales(scale_table)
+    return as_tables(cdf, length, offset, len(scale_table), "scale", "scale_table")
+
+
+def check_scales(scale_table: Tensor) -> None:
+    """Refuses scales [S] that are no standard deviations in increasing order.
+
+    Raises:
+        CheckpointError: naming the first one that is unusable.
+    """
+    if scale_table.numel() == 0:
+        raise CheckpointError("CDF tables are missing (scale_table): update() the bottleneck")
+    if scale_table.dim() != 1 or not scale_table.is_floating_point():
+        shape = tuple(scale_table.shape)
+        raise CheckpointError(f"scale_table of shape {shape} of {scale_table.dtype}, not [S] float")
+    if len(scale_table) > _MAX_SCALES:
+        raise CheckpointError(f"scale_table holds {len(scale_table)} scales, over {_MAX_SCALES}")
+    values = scale_table.detach().cpu().double().numpy()
+    is_bad = ~np.isfinite(values) | (values <= 0)
+    is_bad[1:] |= ~(np.diff(values) > 0)
+    if is_bad.any():
+        number = int(is_bad.argmax())
+        raise CheckpointError(
+            f"scale_table holds {values[number]:.6g} at {number}: scales are positive and increase"
+        )
 
 
 def check_quantiles(quantiles: Tensor) -> None:
     """Refuses quantiles [C, 1, 3] of which no table can be built.
 
-    ``update()`` makes room for the widest range of all channels, and counts from the medians.
+    `update()` makes room for the widest range of all channels, and counts from the medians.
 
     Raises:
         CheckpointError: naming the first channel that is unusable.

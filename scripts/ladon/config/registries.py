@@ -11,7 +11,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-# Importing these fills the tables; `ladon.data` adds this project's collate functions and samplers.
+# Importing these fills the tables; `ladon.bottlenecks` puts this project's in
+# sc2bench's place, and `ladon.data` adds its collate functions and samplers.
 _LIBRARIES = (
     "torchdistill.core.distillation",
     "torchdistill.core.training",
@@ -23,6 +24,7 @@ _LIBRARIES = (
     "sc2bench.loss",
     "sc2bench.models",
     "sc2bench.transforms",
+    "ladon.bottlenecks",
     "ladon.data",
 )
 

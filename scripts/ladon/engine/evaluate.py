@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from torch import Tensor, nn
 
+from ladon.bottlenecks import Payloads
 from ladon.data.batching import (
     bucketed,
     collate,
@@ -29,7 +30,6 @@ from ladon.engine.pipeline import Stopwatch, run_ahead, taken_ahead
 from ladon.errors import LadonError
 from ladon.logs import progress
 from ladon.metrics.base import Metric
-from ladon.models.bottleneck import Payloads
 from ladon.models.inference import inference
 from ladon.models.input_size import encoder_input_size
 from ladon.models.precision import forward_only
@@ -60,6 +60,7 @@ class Evaluation:
             several batches are under way and a pass only asks for work that is done later.
         data_size_kb: published data size in KiB, mean, std and n; None where nothing was coded.
         payload_bytes: the payloads' own bytes, mean, std and n.
+        part_bytes: the same of each part of the payload, where it has several.
     """
 
     metrics: dict[str, Any]
@@ -68,6 +69,7 @@ class Evaluation:
     seconds: float
     data_size_kb: dict[str, float] | None = None
     payload_bytes: dict[str, float] | None = None
+    part_bytes: dict[str, dict[str, float]] | None = None
     loading_seconds: float = 0.0
     network_seconds: float | None = 0.0
     sizes: list[tuple[int, int, float]] = field(default_factory=list)
@@ -78,6 +80,7 @@ class Evaluation:
             "metrics": self.metrics,
             "data_size_kb": self.data_size_kb,
             "payload_bytes": self.payload_bytes,
+            "part_bytes": self.part_bytes,
             "num_images": self.num_images,
             "wall_time_s": round(self.seconds, 3),
             "loading_s": round(self.loading_seconds, 3),
@@ -101,11 +104,22 @@ class Evaluation:
                 "That is %.1f ± %.1f bytes of payload, %.3f ± %.3f KB as published, an image",
                 *(payload["mean"], payload["std"], kib["mean"], kib["std"]),
             )
+        if self.part_bytes is not None:
+            parts = (f"{part} {found['mean']:.1f}" for part, found in self.part_bytes.items())
+            logger.info("Of the payload's bytes an image: %s", ", ".join(parts))
 
 
 def _statistics(values: list[float]) -> dict[str, float]:
     array = np.array(values)
     return {"mean": float(array.mean()), "std": float(array.std()), "n": len(values)}
+
+
+class Sizes(NamedTuple):
+    """Sizes of a batch's payloads, as `Payloads` has them."""
+
+    by_part: list[dict[str, int]]
+    nbytes: list[int]
+    published_kib: list[float]
 
 
 class _Job:
@@ -121,9 +135,10 @@ class _Job:
         self._metric: Metric = task.metric(dataset, options)
         self.watch, self._finite = Watch(), FiniteRecord()
         self._sizes: list[tuple[int, int, float]] = []
+        self._parts: dict[str, list[tuple[int, int]]] = {}
         self._seen, self._seconds = 0, 0.0
 
-    def predict(self, images: Any) -> tuple[Any, tuple[list[int], list[float]], Any, float]:
+    def predict(self, images: Any) -> tuple[Any, Sizes, Any, float]:
         """Returns a batch's outputs, its payloads' sizes, what was finite, and the seconds."""
         start = time.perf_counter()
         outputs = self._task.predict(self.model, images)
@@ -133,14 +148,15 @@ class _Job:
         coded = None if pop_finite is None else pop_finite()
         if coded is not None:
             flags = {"the latent that is to be coded": coded} | flags
-        return outputs, self.payloads.pop(), flags, time.perf_counter() - start
+        sizes = Sizes(self.payloads.by_part, *self.payloads.pop())
+        return outputs, sizes, flags, time.perf_counter() - start
 
     def take(
         self,
         indices: list[int],
         targets: Any,
         outputs: Any,
-        sizes: tuple[list[int], list[float]],
+        sizes: Sizes,
         flags: Mapping[str, Tensor],
         seconds: float,
     ) -> None:
@@ -156,9 +172,11 @@ class _Job:
             lambda: batch_names(self._dataset, indices), "the outputs cannot be scored for"
         ):
             self._metric.update(outputs, targets)
-        nbytes, kib = sizes
-        if nbytes:
-            self._sizes += zip(indices, nbytes, kib, strict=True)
+        if sizes.nbytes:
+            self._sizes += zip(indices, sizes.nbytes, sizes.published_kib, strict=True)
+            for index, parts in zip(indices, sizes.by_part, strict=True):
+                for part, nbytes in parts.items() if len(parts) > 1 else ():
+                    self._parts.setdefault(part, []).append((index, nbytes))
         self._seen += len(indices)
         self._seconds += seconds
 
@@ -184,17 +202,21 @@ class _Job:
             LadonError: something was not finite.
         """
         self._check_finite()
-        parts = world.gather((self._metric.state(), self._sizes, self._seen))
+        parts = world.gather((self._metric.state(), self._sizes, self._seen, self._parts))
         seconds = time.perf_counter() - start
-        values = self._metric.compute([state for state, _, _ in parts])
+        values = self._metric.compute([state for state, *_ in parts])
         lines = self._metric.lines(values)
-        found = Evaluation(values, lines, sum(n for _, _, n in parts), seconds)
+        found = Evaluation(values, lines, sum(n for _, _, n, _ in parts), seconds)
         found.loading_seconds = loading_seconds
         found.network_seconds = None if world.device.type == "cuda" else self._seconds
-        found.sizes = sorted(size for _, part, _ in parts for size in part)
+        found.sizes = sorted(size for _, part, *_ in parts for size in part)
         if found.sizes:
             found.payload_bytes = _statistics([nbytes for _, nbytes, _ in found.sizes])
             found.data_size_kb = _statistics([kib for _, _, kib in found.sizes])
+        names = dict.fromkeys(name for *_, by_name in parts for name in by_name)
+        if names:
+            of = {n: sorted(p for *_, by_name in parts for p in by_name.get(n, ())) for n in names}
+            found.part_bytes = {n: _statistics([b for _, b in pairs]) for n, pairs in of.items()}
         return found
 
 

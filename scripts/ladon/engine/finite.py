@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
-from ladon.models.bottleneck import replaced
+from ladon.modules import replaced
 from ladon.tensors import is_finite, map_tensors
 
 

@@ -1,7 +1,7 @@
 """Randomness by design: where each random draw of a run comes from.
 
 - data order: (seed, epoch); augmentation: (seed, epoch, sample) — see ``ladon.data.loaders``;
-- quantisation noise: a generator of the student — see ``ladon.models.bottleneck``;
+- quantisation noise: a generator of the student — see ``ladon.bottlenecks``;
 - the rest (initial weights, dropout, the detector's sampling): the global generators, seeded here
   per process, and saved with ``last`` so that a resumed run draws on.
 """

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ladon.bottlenecks import use_own_noise
 from ladon.engine.stage import Stage
 from ladon.errors import ConfigError, LadonError, in_one_line
-from ladon.models.bottleneck import use_own_noise
 
 
 def rehearse(stage: Stage, batch: tuple[Any, Any]) -> None:

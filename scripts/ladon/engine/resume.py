@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ladon.bottlenecks import is_updated
 from ladon.engine.distributed import World
 from ladon.engine.randomness import global_states, restore_global_states
 from ladon.engine.stage import Stage
 from ladon.errors import CheckpointError
-from ladon.models.bottleneck import is_updated
 from ladon.models.checkpoint import Checkpoint, load_into, load_safely, save_atomically
 
 logger = logging.getLogger(__name__)

@@ -24,13 +24,13 @@ from torchdistill.common.module_util import get_module
 from torchdistill.losses.registry import get_func2extract_model_output, get_high_level_loss
 from torchdistill.optim.registry import get_optimizer, get_scheduler
 
+from ladon.bottlenecks import auxiliary_loss
 from ladon.engine.distributed import World
 from ladon.engine.failures import ACCELERATOR_ERRORS, is_connection_error
 from ladon.engine.hooked import HookedModel, paths_read_of_teacher
 from ladon.engine.module_paths import PlacedSection
 from ladon.engine.single_image import foreseeing_single_image
 from ladon.errors import ConfigError, DataError, LadonError, in_one_line
-from ladon.models.bottleneck import find_bottleneck
 from ladon.models.compiled import compiled
 from ladon.models.precision import as_float32, autocast, float32_where_it_matters
 
@@ -303,11 +303,9 @@ class Stage:
         The bottleneck's auxiliary loss (its quantiles; no data in it) goes first while the CDF
         tables are not built yet.
         """
-        bottleneck = find_bottleneck(self.student.whole)
-        if bottleneck is not None and not bottleneck.updated:
-            quantiles = bottleneck.entropy_bottleneck.quantiles
-            if quantiles.requires_grad:
-                bottleneck.aux_loss().backward()
+        auxiliary = auxiliary_loss(self.student.whole)
+        if auxiliary is not None:
+            auxiliary.backward()
         self.grad_count += 1
         if self.grad_accum_step > 1:
             loss = loss / self.grad_accum_step

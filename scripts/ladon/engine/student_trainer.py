@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from ladon.bottlenecks import find_bottleneck, update_bottleneck, use_own_noise
+from ladon.bottlenecks.entropy import set_tables, tables
 from ladon.engine.earlier import bring_best, drop_epochs_from
 from ladon.engine.evaluate import Evaluation
 from ladon.engine.events import Events
@@ -23,7 +25,6 @@ from ladon.engine.resume import Progress, Resumed, load_last, save_last
 from ladon.engine.run import Run
 from ladon.engine.stage import Stage, setting_up
 from ladon.errors import CheckpointError, LadonError, UsageError
-from ladon.models.bottleneck import CDF_TABLES, find_bottleneck, update_bottleneck, use_own_noise
 from ladon.models.checkpoint import write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -192,10 +193,8 @@ class StudentTrainer:
             return
         logger.info("Updating entropy bottleneck")
         update_bottleneck(self.student)
-        coder, device = bottleneck.entropy_bottleneck, self.run.world.device
-        tables = {name: getattr(coder, name).cpu() for name in CDF_TABLES}
-        for name, table in self.run.world.broadcast(tables).items():
-            setattr(coder, name, table.to(device))
+        built = {name: table.cpu() for name, table in tables(bottleneck).items()}
+        set_tables(bottleneck, self.run.world.broadcast(built))
 
     def teacher_forward(self, images: Any, targets: Any, supp: Any) -> dict[str, Any]:
         """What the stage's losses read of the teacher."""

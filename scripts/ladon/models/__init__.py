@@ -1,6 +1,6 @@
 """Models: building them from config sections, and reading and writing their checkpoints."""
 
-from ladon.models.bottleneck import (
+from ladon.bottlenecks import (
     entropy_coding,
     find_bottleneck,
     is_updated,

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from ladon.bottlenecks import find_bottleneck
+from ladon.bottlenecks.entropy import CDF_TABLES
 from ladon.config import Config
 from ladon.errors import LadonError
 from ladon.launch import PACKAGE
-from ladon.models.bottleneck import CDF_TABLES, find_bottleneck
 from ladon.models.build import build_model, on_meta_device, without_paths
 from ladon.models.ladon import HEADS, ThreeHeadedLadon
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from ladon.backbones import stage_names
-from ladon.models.bottleneck import find_coded
-from ladon.models.packed_conv import is_watched
+from ladon.bottlenecks import known_bottleneck
+from ladon.modules import is_watched
 
 _MOST_FORMS = 256  # layers of a teacher and a student, each for some shapes and modes
 
@@ -28,11 +28,11 @@ def compiled(model: nn.Module) -> Iterator[None]:
     Args:
         model: a student or a teacher; its state dict keeps its names.
     """
-    bottleneck = find_coded(model)
+    bottleneck = known_bottleneck(model)
     layers = {*stage_names(), "fpn"}
     parts = [m for n, m in model.named_modules() if n.rpartition(".")[2] in layers]
     if bottleneck is not None:
-        parts.append(bottleneck.decoder)
+        parts.append(bottleneck.synthesis)
     modules = [module for part in parts for module in _unwatched(part)]
     for module in modules:
         module.compile()

@@ -6,18 +6,17 @@ import copy
 import logging
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 from torchvision.models import MNASNet
 
-from ladon.codec.tables import as_tables, check_quantiles
+from ladon.bottlenecks import set_updated
+from ladon.bottlenecks.entropy import entropy_models, has_tables, rules_of, set_tables, tables
 from ladon.errors import CheckpointError
-from ladon.models.bottleneck import CDF_TABLES, set_updated
 from ladon.models.safe_pickle import printable
 from ladon.models.weights import PREFIXES
 
@@ -52,21 +51,20 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, *, absent_modules_ok: bo
         kept = ((n, t) for n, t in state.items() if n.split(".", 1)[0] in children)
         state = _with_metadata(kept, getattr(state, "_metadata", None))
     _know_mnasnet(model, state)
-    if _problems(model.state_dict(), state):
+    if _problems(model.state_dict(), state, set(tables(model))):
         _check_converted(model, state, path)
-    bottlenecks = {n: m for n, m in model.named_modules() if isinstance(m, EntropyBottleneck)}
-    for prefix, module in bottlenecks.items():
-        _check_bottleneck(f"{prefix}." if prefix else "", module, state, path)
+    for name, module in entropy_models(model).items():
+        _check_entropy_model(f"{name}." if name else "", module, state, path)
     check_finite(state, path, model.state_dict())
-    _make_room(bottlenecks, state)
+    _make_room(model, state)
     try:
         # the base class's method on purpose: sc2bench's own override swallows missing names
         nn.Module.load_state_dict(model, state, strict=False)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: made for another model: {reason:.300}") from error
-    if bottlenecks:
-        set_updated(model, all(m._offset.numel() > 0 for m in bottlenecks.values()))
+    if found := entropy_models(model).values():
+        set_updated(model, all(map(has_tables, found)))
 
 
 def check_finite(
@@ -169,9 +167,7 @@ def _check_converted(model: nn.Module, state: Mapping[str, Tensor], path: Path) 
     unexpected: list[str] = []
     try:
         skeleton = copy.deepcopy(model, memo)
-        _make_room(
-            {n: m for n, m in skeleton.named_modules() if isinstance(m, EntropyBottleneck)}, state
-        )
+        _make_room(skeleton, state)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that nothing is copied into a tensor without memory
             _convert(skeleton, dict(state), "", state, converted, unexpected)
@@ -179,7 +175,8 @@ def _check_converted(model: nn.Module, state: Mapping[str, Tensor], path: Path) 
     except Exception as error:  # an odd model cannot be copied: judge by the names as they are
         logger.debug("cannot try the modules' own conversions: %r", error)
         converted, unexpected = dict(state), []
-    problems = _problems(own, converted | {n: state.get(n, torch.empty(0)) for n in unexpected})
+    converted |= {n: state.get(n, torch.empty(0)) for n in unexpected}
+    problems = _problems(own, converted, set(tables(model)))
     if problems:
         raise CheckpointError(f"{path}: made for another model: {'; '.join(problems)}")
     logger.info("%s: tensors of an older library converted to today's names", path)
@@ -205,40 +202,31 @@ def _convert(
             _convert(child, part, inner, state, converted, unexpected)
 
 
-def _make_room(bottlenecks: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> None:
+def _make_room(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Gives the tables the size of the checkpoint's."""
-    for prefix, module in bottlenecks.items():
-        for table in CDF_TABLES:
-            source = state.get(f"{prefix}.{table}" if prefix else table)
-            if source is not None:
-                old = getattr(module, table)
-                room = torch.empty(source.shape, dtype=torch.int32, device=old.device)
-                setattr(module, table, room)
+    given = ((n, t, state[n]) for n, t in tables(model).items() if n in state)
+    set_tables(model, {name: own.new_empty(source.shape) for name, own, source in given})
 
 
-def _check_bottleneck(
-    prefix: str, module: EntropyBottleneck, state: Mapping[str, Tensor], path: Path
+def _check_entropy_model(
+    prefix: str, module: nn.Module, state: Mapping[str, Tensor], path: Path
 ) -> None:
     """Refuses tables and quantiles that a coder cannot use.
 
     Raises:
         CheckpointError: naming the file and the tensors.
     """
-    tables = [state[f"{prefix}{table}"] for table in CDF_TABLES]
-    where = f"{path}: {prefix or 'the entropy bottleneck.'}".rstrip(".")
-    quantiles = state[f"{prefix}quantiles"]
+    where = f"{path}: {prefix or 'the entropy model.'}".rstrip(".")
+    found = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
     try:
-        if module.channels == 0:
-            raise CheckpointError("a bottleneck of no channels")
-        if any(table.numel() for table in tables):
-            as_tables(*tables, module.channels)
-        elif bool(quantiles.isfinite().all()):  # else the first bad tensor is named for it
-            check_quantiles(quantiles)
+        rules_of(module).check(module, found)
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}; take the file anew from where it came") from error
 
 
-def _problems(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+def _problems(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], any_size: Set[str]
+) -> list[str]:
     # a counter that nothing reads; FrozenBatchNorm2d and old files lack it
     strict = {n for n in own if not n.endswith("num_batches_tracked")}
     given = {n for n in state if not n.endswith("num_batches_tracked")}
@@ -250,7 +238,7 @@ def _problems(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[st
             (
                 f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
                 for n in own.keys() & state.keys()
-                if n.rsplit(".", 1)[-1] not in CDF_TABLES and state[n].shape != own[n].shape
+                if n not in any_size and state[n].shape != own[n].shape
             ),
         ),
         _listing(

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from ladon.errors import LadonError
-from ladon.models.packed_conv import PackedConv2d, inference_dtype, is_watched
+from ladon.models.packed_conv import PackedConv2d, inference_dtype
 from ladon.models.winograd import WinogradConv2d
+from ladon.modules import is_watched
 
 
 class FusedConv2d(PackedConv2d):

@@ -12,7 +12,7 @@ with inference(model, "full", precision="bf16") as payloads:
 - bf16 is autocast of decoder, body and heads, whose weights are held in bf16; encoder, quantisation
   and entropy model stay in float32 and in their one pinned form of execution, so that the payloads
   are the same to the bit;
-- the bottleneck codes with this project's coder (``ladon.models.bottleneck``).
+- the bottleneck codes with this project's coder (``ladon.bottlenecks``).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.backbones import FAMILIES
-from ladon.models.bottleneck import Payloads, entropy_coding, find_bottleneck, find_coded
+from ladon.bottlenecks import Payloads, entropy_coding, find_bottleneck, known_bottleneck
 from ladon.models.compiled import compiled as compiling
-from ladon.models.packed_conv import is_watched
 from ladon.models.precision import float32_where_it_matters
+from ladon.modules import is_watched
 
 try:
     from ladon.models.fused_blocks import replaced_blocks
@@ -114,12 +114,16 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
         parent._modules[name] = layer
 
     blocks = {b: pairs for family in FAMILIES.values() for b, pairs in family.folds().items()}
+    bottleneck = known_bottleneck(model)
+    before_payload = () if bottleneck is None else bottleneck.transforms
+    kept = {module for part in before_payload for module in part.modules()}
     with torch.no_grad():
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if type(child) is GDN1 and not is_watched(child):
                     exchange(parent, name, FoldedGDN1(child))
-            for conv_name, norm_name in _pairs(parent, blocks):
+            # folding rounds: no payload may depend on it
+            for conv_name, norm_name in _pairs(parent, blocks) if parent not in kept else ():
                 conv, norm = parent._modules[conv_name], parent._modules[norm_name]
                 if _can_fold(conv, norm):
                     exchange(parent, conv_name, _fold(conv, norm))
@@ -140,12 +144,12 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
 
 def _after_the_payload(model: nn.Module) -> list[nn.Module]:
     """The parts of a model whose rounding no payload depends on."""
-    bottleneck = find_coded(model)
+    bottleneck = known_bottleneck(model)
     if bottleneck is None:
         return [model] if find_bottleneck(model) is None else []
     above = [m for m in model.modules() if bottleneck in list(m.modules()) and m is not bottleneck]
     beside = [c for m in above for c in m.children() if c not in above and c is not bottleneck]
-    return [bottleneck.decoder, *beside]
+    return [bottleneck.synthesis, *beside]
 
 
 def _pairs(parent: nn.Module, blocks: _Folds) -> list[tuple[str, str]]:

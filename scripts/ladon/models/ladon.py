@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from ladon.backbones import BOTTLENECK, Family
 from ladon.backbones.splittable import run_head
+from ladon.bottlenecks import update_bottleneck
 from ladon.errors import CheckpointError
-from ladon.models.bottleneck import update_bottleneck
 from ladon.models.checkpoint import Checkpoint, load_into
 
 logger = logging.getLogger(__name__)

@@ -14,11 +14,6 @@ from torch import Tensor, nn
 from ladon.errors import LadonError
 
 
-def is_watched(module: nn.Module) -> bool:
-    """Whether somebody's hook wants to see this very layer."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
 def inference_dtype(x: Tensor) -> torch.dtype:
     """The dtype that a convolution computes in, which is autocast's where that is on."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype

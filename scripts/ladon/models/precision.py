@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ladon.backbones import head_names
-from ladon.models.bottleneck import find_coded, replaced
+from ladon.bottlenecks import known_bottleneck
+from ladon.modules import replaced
 from ladon.tensors import map_tensors
 
 # what anchors, boxes and upsampled logits are computed from must not have 8 bits of mantissa
@@ -39,8 +40,8 @@ def forward_only(device: torch.device, precision: str = "float32") -> Iterator[N
 def float32_where_it_matters(model: nn.Module) -> Iterator[None]:
     """Keeps, under autocast, what decides about bits and coordinates in float32.
 
-    Encoder and entropy model run without autocast; the outputs of a few modules, from which
-    anchors, boxes and upsampled logits are computed, become float32 again.
+    What payloads depend on, encoder and entropy models, runs without autocast; the outputs of a
+    few modules, from which anchors, boxes and upsampled logits are computed, become float32 again.
     """
     is_detector = hasattr(model, "rpn") or hasattr(model, "anchor_generator")
     found = dict(model.named_modules())
@@ -49,11 +50,9 @@ def float32_where_it_matters(model: nn.Module) -> Iterator[None]:
             if name in found:
                 handle = found[name].register_forward_hook(lambda m, i, output: as_float32(output))
                 stack.callback(handle.remove)
-        bottleneck = find_coded(model)
-        if bottleneck is not None:
-            for module in (bottleneck.encoder, bottleneck.entropy_bottleneck):
-                # of the instance: its forward may not be its class's (``use_own_noise``)
-                stack.enter_context(replaced(module, forward=_without_autocast(module.forward)))
+        bottleneck = known_bottleneck(model)
+        for module in () if bottleneck is None else bottleneck.pinned:
+            stack.enter_context(replaced(module, forward=_without_autocast(module.forward)))
         yield
 
 

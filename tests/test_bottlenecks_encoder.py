@@ -11,9 +11,9 @@ from compressai.entropy_models import EntropyBottleneck
 from test_models import coded, splittable
 from torch import nn
 
-from ladon.models import encoder as encoder_module
+from ladon.bottlenecks import encoder as encoder_module
+from ladon.bottlenecks.encoder import Encoder, encode_latent, pinned_arithmetic
 from ladon.models import entropy_coding, use_own_noise
-from ladon.models.encoder import Encoder, encode_latent, pinned_arithmetic
 from ladon.models.inference import inference
 from ladon.models.precision import float32_where_it_matters
 
@@ -169,7 +169,7 @@ def test_the_entropy_bottlenecks_forward_is_compressais(training):
 
 
 def test_bf16_keeps_the_forward_of_the_instance():
-    """What ``use_own_noise`` put there must not give way to the class's."""
+    """What `use_own_noise` put there must not give way to the class's."""
     model = splittable(channels=5)
     use_own_noise(model, 3, CPU)
     called = []

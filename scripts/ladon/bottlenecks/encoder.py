@@ -1,5 +1,7 @@
 """The encoder's one pinned form of execution: the bitstream must follow from the image alone.
 
+A hyperprior's transforms are run by it, too: sender and receiver must compute them alike.
+
 with pinned_arithmetic():                # once, in the main thread
     encode = Encoder(bottleneck.encoder)
     latent = encode(images)              # from any thread
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ladon.errors import in_one_line
-from ladon.models.packed_conv import is_watched
+from ladon.modules import is_watched
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +57,15 @@ def encode_latent(encoder: nn.Module, images: Tensor) -> Tensor:
 
 
 class Encoder:
-    """``encode_latent`` for an evaluation; on a GPU, launched once per image and not per layer.
+    """`encode_latent` for an evaluation; on a GPU, launched once per image and not per layer.
 
     An image's work is recorded as a CUDA graph, one for each size, and replayed: the same kernels
     on the same values, but a tenth of the host's time (a layer's launch takes longer than its
     work). Threads take turns, as they would on the GPU.
 
     Args:
-        encoder: the bottleneck's encoder, weights in channels_last; they must not change.
+        encoder: the bottleneck's encoder, or another of its transforms; weights in channels_last,
+            which must not change.
     """
 
     def __init__(self, encoder: nn.Module) -> None:

@@ -1,0 +1,262 @@
+"""The protocol of a bottleneck: all that the library asks of a kind (see `ladon.bottlenecks`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from sc2bench.models.layer import BaseBottleneck, register_layer_class
+from torch import Tensor, nn
+
+from ladon.bottlenecks.encoder import Encoder, pinned_arithmetic
+from ladon.bottlenecks.entropy import entropy_models, own_entropy_models
+from ladon.bottlenecks.payloads import Payloads
+from ladon.errors import PayloadError, UsageError
+
+Apply = Callable[[nn.Module, Tensor], Tensor]
+"""Runs one of a bottleneck's transforms: directly in training, pinned while it codes."""
+
+register = register_layer_class
+"""Makes a kind known by its class's name, the `key` of a config's `bottleneck_config`; a class
+decorator, sc2bench's own: models are built from that table."""
+
+
+def directly(module: nn.Module, x: Tensor) -> Tensor:
+    """Runs a transform as it is."""
+    return module(x)
+
+
+class Coder(ABC):
+    """A kind's coder: latents to payloads and back, by the tables of an updated bottleneck.
+
+    Threads share it. Between its methods goes what `prepare` returns: whatever a kind needs.
+    """
+
+    def prepare(self, latent: Tensor) -> Any:
+        """Returns a latent [N, C, h, w] with what its coding depends on, computed once."""
+        return latent
+
+    @abstractmethod
+    def quantize(self, prepared: Any) -> Tensor:
+        """Returns the latent as the decoder will see it."""
+
+    @abstractmethod
+    def encode(self, prepared: Any) -> list[list[bytes]]:
+        """Returns of each part of the payload those of all images."""
+
+    @abstractmethod
+    def estimate(self, prepared: Any) -> list[list[int]]:
+        """Returns what `encode` would take in bytes, from the tables alone."""
+
+    @abstractmethod
+    def shape(self, prepared: Any) -> torch.Size:
+        """Returns the (h, w) that goes with the payloads."""
+
+    @abstractmethod
+    def decode(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> Tensor:
+        """Returns the latent of payloads, from wherever.
+
+        Args:
+            strings: of each part those of all images.
+            shape: from `shape`.
+
+        Raises:
+            PayloadError: if one is truncated, extended or otherwise damaged.
+        """
+
+
+class Bottleneck(BaseBottleneck, ABC):
+    """A bottleneck that this library trains, codes and measures.
+
+    Attributes:
+        parts: names of its payload's parts, in the order of `Coder.encode`.
+
+    Args:
+        args: of the class of sc2bench or CompressAI that a kind stands on, its own entropy
+            models made anew to draw their noise from the run's generator.
+        kwargs: likewise.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ("latent",)
+    _coding: Coding | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        own_entropy_models(self)
+
+    @property
+    @abstractmethod
+    def analysis(self) -> nn.Module:
+        """From images to the latent: the encoder."""
+
+    @property
+    @abstractmethod
+    def synthesis(self) -> nn.Module:
+        """From the quantised latent to features: the decoder, all that is behind the payload."""
+
+    @property
+    def transforms(self) -> tuple[nn.Module, ...]:
+        """What payloads depend on, and sender and receiver must compute alike."""
+        return (self.analysis,)
+
+    @property
+    def pinned(self) -> tuple[nn.Module, ...]:
+        """The modules that compute in float32 and in one form, whatever the others do."""
+        return (*self.transforms, *entropy_models(self).values())
+
+    @abstractmethod
+    def noisy(self, latent: Tensor) -> Tensor:
+        """Returns what is decoded while the rate is learnt; it goes through the entropy models,
+        whose likelihoods a stage's hooks read."""
+
+    @abstractmethod
+    def quantized(self, latent: Tensor, apply: Apply) -> Tensor:
+        """Returns what is decoded of a latent once it is rounded; needs no tables.
+
+        Args:
+            latent: [N, C, h, w].
+            apply: runs a transform.
+        """
+
+    @abstractmethod
+    def coder(self, apply: Apply) -> Coder:
+        """Returns a coder by the tables as they are now.
+
+        Args:
+            apply: runs a transform.
+        """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of images [N, 3, H, W]: coded in evaluation, else quantised or with noise."""
+        if self._coding is not None or (self.updated and not self.training):
+            with self._at_work() as coding:
+                return coding(images)
+        latent = self.analysis(images)
+        if self.updated:  # the encoder has learnt: nothing flows back through rounding
+            return self.synthesis(self.quantized(latent, directly).detach())
+        return self.synthesis(self.noisy(latent))
+
+    def encode(self, images: Tensor, **_: object) -> dict[str, Any]:
+        """Returns the payloads of images [N, 3, H, W]: strings by part and image, and a shape."""
+        with self._at_work() as coding:
+            return coding.encode(images)
+
+    def decode(self, strings: Any, shape: Sequence[int]) -> Tensor:
+        """Returns features of what `encode` returned.
+
+        Raises:
+            PayloadError: if a payload is damaged.
+        """
+        with self._at_work() as coding:
+            return coding.decode(strings, shape)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[Coding]:
+        """Yields the evaluation's coding; outside of any, one for a single call."""
+        if self._coding is not None:
+            yield self._coding
+            return
+        with pinned_arithmetic():
+            yield Coding(self, "full", Payloads())
+
+    @contextmanager
+    def coded_by(self, coding: Coding) -> Iterator[None]:
+        """Runs the bottleneck by a coding while it is open, in all threads."""
+        before = self._coding
+        self._coding = coding
+        try:
+            yield
+        finally:
+            self._coding = before
+
+
+class Coding:
+    """A bottleneck at work: all that lasts as long as an evaluation is open.
+
+    Args:
+        bottleneck: its weights and tables must not change.
+        mode: one of `ladon.choices.MODES`.
+        payloads: filled with the sizes of what is encoded.
+    """
+
+    def __init__(self, bottleneck: Bottleneck, mode: str, payloads: Payloads) -> None:
+        self._bottleneck, self._mode, self._payloads = bottleneck, mode, payloads
+        for module in bottleneck.transforms:
+            module.to(memory_format=torch.channels_last)
+        self._pinned = {module: Encoder(module) for module in bottleneck.transforms}
+        self._coder = bottleneck.coder(self._apply) if bottleneck.updated else None
+
+    def _apply(self, module: nn.Module, x: Tensor) -> Tensor:
+        # of few pixels or channels several strides are channels_last: by them, too, libraries
+        # choose, and sender and receiver have theirs from elsewhere
+        return self._pinned[module](torch.empty_like(x, memory_format=torch.channels_last).copy_(x))
+
+    def _latent(self, images: Tensor) -> Tensor:
+        latent = self._pinned[self._bottleneck.analysis](images).detach()
+        self._payloads.note(latent)
+        return latent
+
+    def encode(self, images: Tensor) -> dict[str, Any]:
+        """Encodes images [N, 3, H, W].
+
+        Returns:
+            What `decode` takes: `strings`, the quantised latent itself where the mode decodes
+            nothing, and `shape`.
+        """
+        coder = self._has_tables()
+        latent = self._latent(images)
+        prepared = coder.prepare(latent)
+        shape = coder.shape(prepared)
+        if self._mode == "estimate":
+            strings = [[bytes(size) for size in sizes] for sizes in coder.estimate(prepared)]
+        else:
+            strings = coder.encode(prepared)
+        self._payloads.add(dict(zip(self._bottleneck.parts, strings, strict=True)), shape)
+        coded = strings if self._mode == "full" else coder.quantize(prepared)
+        return {"strings": coded, "shape": shape}
+
+    def decode(self, strings: Any, shape: Sequence[int]) -> Tensor:
+        """Decodes what `encode` returned to features [N, K, H, W]."""
+        if not isinstance(strings, Tensor):
+            parts = self._bottleneck.parts
+            if len(strings) != len(parts) or len({len(images) for images in strings}) != 1:
+                numbers = " and ".join(str(len(images)) for images in strings) or "none"
+                raise PayloadError(
+                    f"payloads of {numbers} images: as many are needed of each part "
+                    f"({', '.join(parts)})"
+                )
+            strings = self._has_tables().decode(strings, shape)
+        return decode_latent(self._bottleneck.synthesis, strings)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Returns features of images; before there are tables, of their quantised latent."""
+        if self._coder is not None:
+            return self.decode(**self.encode(images))
+        latent = self._latent(images)
+        return decode_latent(
+            self._bottleneck.synthesis, self._bottleneck.quantized(latent, self._apply)
+        )
+
+    def _has_tables(self) -> Coder:
+        if self._coder is None:
+            raise UsageError("CDF tables are missing: update() the bottleneck")
+        return self._coder
+
+
+def decode_latent(synthesis: nn.Module, latent: Tensor) -> Tensor:
+    """Runs the decoder in channels_last; on a CPU one image at a time, as its caches have it.
+
+    Args:
+        synthesis: the bottleneck's decoder, weights in channels_last.
+        latent: [N, C, h, w] float32.
+
+    Returns:
+        Features [N, K, H, W].
+    """
+    latent = latent.contiguous(memory_format=torch.channels_last)
+    if latent.is_cuda:
+        return synthesis(latent)
+    return torch.cat([synthesis(one[None]) for one in latent])
