@@ -29,7 +29,7 @@ test: .venv/ready  ## run all tests
 	$(RUN) scripts/validate.py
 	$(RUN) -m pytest -n 2
 
-bench: .venv/ready  ## time everything against the published way (about 20 minutes on 2 cores)
+bench: .venv/ready  ## time everything against the published way (about 15 minutes on 2 cores)
 	$(RUN) scripts/benchmark.py
 
 gpu: $(if $(NAMED),,.venv/ready)  ## test and time it on a CUDA GPU (about 6 minutes; OUT=folder, PYTHON=python)

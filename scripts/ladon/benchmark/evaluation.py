@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,12 +81,9 @@ def _measure_task(bench: Bench, work: Workload) -> None:
             equal = torch.cat(notes) == torch.cat(published_notes)
             facts["equal predictions"] = float(equal.double().mean())
         found.facts[f"{work.task.name}, {name}"] = facts
-        own = own.repeated(num_ours)
         pairs = alternate(
-            lambda own=own, precision=precision: evaluate_ours(
-                own, ours, work.task, device, precision
-            ),
-            lambda: evaluate_published(repeated, reference, work.task, device),
+            partial(evaluate_ours, own.repeated(num_ours), ours, work.task, device, precision),
+            partial(evaluate_published, repeated, reference, work.task, device),
             bench.repeats,
             warm_up=False,  # the comparison was it
         )
