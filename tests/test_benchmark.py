@@ -304,6 +304,13 @@ def test_wrong_usage(arguments, capsys):
     assert arguments[0] in capsys.readouterr().err
 
 
+def test_a_device_that_is_not_there_is_said(tmp_path, capsys):
+    out = tmp_path / "x.json"
+    assert benchmark.main(["--device", "gpu", "--out", str(out)]) != 0
+    assert "--device gpu: not a device" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_measurements_survive_json():
     for measurement in some_results().parts["codec"].measurements:
         again = Row.from_json(json.loads(json.dumps(asdict(measurement))))

@@ -25,7 +25,7 @@ from ladon.tasks import TASKS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = make_parser("benchmark", __doc__)
     add = parser.add_argument
     add("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the parts; returns the exit code."""
+    """Run the parts; return the exit code."""
     args = parse_args(argv)
     prepare_process()  # as the task scripts do; what the reference gains by it, it may keep
 
@@ -58,21 +58,22 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def benchmark(args: argparse.Namespace) -> int:
-    """Runs the parts that were asked for, prints their tables, and says where the file is."""
+    """Run the parts that were asked for, print their tables, and say where the file is."""
     folder = root() / "resource" / "benchmarks"
     import torch
 
     from ladon.benchmark.machine import describe_machine, machine_slug
     from ladon.benchmark.results import open_results
     from ladon.benchmark.table import part_sheet
+    from ladon.engine.distributed import choose_device
     from ladon.report.render import print_sheet
     from ladon.report.tables import make_console
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
+    device = choose_device(args.device)
     if device.type == "cuda":  # the clock waits for this one
-        torch.cuda.set_device(device.index or 0)
+        torch.cuda.set_device(device)
     machine = describe_machine(device)
     out = args.out or folder / f"{machine_slug(machine)}.json"
     results, console = open_results(out, machine, quick=args.quick), make_console()
@@ -81,7 +82,7 @@ def benchmark(args: argparse.Namespace) -> int:
         def bench(name: str) -> Bench:
             own = Path(scratch) / name
             own.mkdir()
-            return Bench(own, args.device, args.repeats, args.quick, args.tasks)
+            return Bench(own, str(device), args.repeats, args.quick, args.tasks)
 
         def show(name: str, found: PartResult) -> None:
             print_sheet(console, part_sheet(name, found))

@@ -23,7 +23,7 @@ from ladon.launch import make_parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = make_parser("gpu", __doc__)
     add = parser.add_argument
     add("--out", type=Path, metavar="DIR", help="(default: resource/benchmarks/gpu-MACHINE)")
@@ -36,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the suite; returns the exit code."""
+    """Run the suite; return the exit code."""
     args = parse_args(argv)
     prepare_process()
     try:
