@@ -33,7 +33,7 @@ test: .venv/ready  ## run all tests
 coverage: .venv/ready  ## run all tests and say which lines of the library they run
 	$(RUN) -m pytest -n 2 --cov --cov-report=term:skip-covered
 
-bench: .venv/ready  ## time everything against the published way (about 20 minutes on 2 cores)
+bench: .venv/ready  ## time everything against the published way (about 15 minutes on 2 cores)
 	$(RUN) scripts/benchmark.py
 
 gpu: $(if $(NAMED),,.venv/ready)  ## test and time it on a CUDA GPU (about 6 minutes; OUT=folder, PYTHON=python)

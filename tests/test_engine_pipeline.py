@@ -106,10 +106,7 @@ def test_stopwatch_measures_the_waiting_alone(monkeypatch):
 
 
 def test_every_part_of_the_machine_has_a_batch_of_its_own():
-    """Loading, encoder, coder and decoder to heads meet: each works on another batch.
-
-    What the throughput then is, `scripts/benchmark.py --only pipeline` says.
-    """
+    """Loading, encoder, coder and decoder to heads meet: each works on another batch."""
     meeting, met, parts = threading.Barrier(4), [], ("loading", "encoder", "coder", "decoder")
     turns = {part: threading.Lock() for part in parts}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from ladon.benchmark.machine import intraop_threads
 from ladon.benchmark.pairing import alternate
 from ladon.benchmark.parts import Bench
-from ladon.benchmark.results import Measurement, PartResult
+from ladon.benchmark.results import Row
 from ladon.codec import LatentCoder
 from ladon.errors import LadonError
 from ladon.process import usable_cores
@@ -39,7 +39,7 @@ class Rate:
 
     @classmethod
     def make(cls, scale: float, batch: int, side: int) -> Rate:
-        """Everything follows from the arguments."""
+        """Build from the arguments alone: seeds are fixed."""
         generator = torch.Generator().manual_seed(0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -50,87 +50,75 @@ class Rate:
 
 
 def check_payloads(ours: Sequence[bytes], theirs: Sequence[bytes]) -> None:
-    """Raises LadonError unless the payloads are equal, byte for byte."""
+    """Raise LadonError unless the payloads are equal, byte for byte."""
     if list(ours) != list(theirs):
         raise LadonError("the payloads of the two ways differ: timings of them mean nothing")
 
 
 def check_latents(ours: Tensor, theirs: Tensor) -> None:
-    """Raises LadonError unless the decoded latents are equal, bit for bit."""
+    """Raise LadonError unless the decoded latents are equal, bit for bit."""
     # not torch.equal: its threads spin for milliseconds, on the cores that are timed next
     if not np.array_equal(ours.numpy(), theirs.numpy()):
         raise LadonError("the decoded latents of the two ways differ: timings mean nothing")
 
 
+@dataclass(frozen=True)
+class OneThread:
+    """A coder whose calls compute on one thread."""
+
+    encoder: Callable[[Tensor], list[bytes]]
+    decoder: Callable[[Sequence[bytes], torch.Size], Tensor]
+
+    def encode(self, latents: Tensor) -> list[bytes]:
+        """Return a payload of each latent."""
+        with intraop_threads(1):
+            return self.encoder(latents)
+
+    def decode(self, payloads: Sequence[bytes], shape: torch.Size) -> Tensor:
+        """Return the latents of the payloads."""
+        with intraop_threads(1):
+            return self.decoder(payloads, shape)
+
+
 @torch.inference_mode()
-def measure(bench: Bench) -> PartResult:
-    """Times encoding and decoding at five rates; the first calls (compilation) are not timed."""
+def measure(bench: Bench) -> None:
+    """Time encoding and decoding at five rates; the first calls (compilation) are not timed."""
     side, batch = (QUICK_SIDE, QUICK_BATCH) if bench.quick else (SIDE, BATCH)
-    found = PartResult(
-        facts={"latent": f"{CHANNELS}x{side}x{side}", "batch for all cores": batch, "payloads": {}}
-    )
+    found, sizes = bench.found, {}
+    found.facts |= {"latent": f"{CHANNELS}x{side}x{side}", "batch for all cores": batch}
+    found.facts["payloads"] = sizes
     for scale in SCALES:
         with torch.inference_mode(False):
             rate = Rate.make(scale, batch, side)
-        with intraop_threads(1):
-            pair, payload = _against_compressai(rate, bench.repeats)
+        many, alone = (
+            LatentCoder(rate.bottleneck, parallel=parallel) for parallel in (True, False)
+        )
+        one = OneThread(alone.encode, alone.decode)
+        published = OneThread(rate.bottleneck.compress, rate.bottleneck.decompress)
+        (payload,) = one.encode(rate.latents[:1])
         label = f"{8 * len(payload) / rate.latents[0].numel():.2f} bit/symbol"
-        found.facts["payloads"][label] = f"{len(payload)} bytes"
-        found.measurements += [_named(m, f"{label}, one thread against CompressAI") for m in pair]
-        threads = _all_cores_against_one(rate, bench.repeats)
-        cores = f"{label}, {batch} images, {usable_cores()} cores against one"
-        found.measurements += [_named(m, cores) for m in threads]
-    return found
+        sizes[label] = f"{len(payload)} bytes"
+        title = f"{label}, one thread against CompressAI"
+        found.measurements += _rows(title, one, published, rate.latents[:1], bench.repeats)
+        title = f"{label}, {batch} images, {usable_cores()} cores against one"
+        found.measurements += _rows(title, many, one, rate.latents, bench.repeats)
 
 
-def _named(measurement: Measurement, suffix: str) -> Measurement:
-    return Measurement(
-        f"{measurement.name}: {suffix}",
-        measurement.unit,
-        measurement.ours,
-        measurement.reference,
-        measurement.ratio,
-    )
-
-
-def _against_compressai(rate: Rate, repeats: int) -> tuple[list[Measurement], bytes]:
-    """One image at a time; returns encode, decode, and the payload."""
-    latent, bottleneck = rate.latents[:1], rate.bottleneck
-    shape = latent.shape[-2:]
-    coder = LatentCoder(bottleneck, parallel=False)
+def _rows(
+    title: str, ours: LatentCoder | OneThread, reference: OneThread, latents: Tensor, repeats: int
+) -> list[Row]:
+    """Time both coders at the same latents; what they find must be the same."""
+    payloads, shape = reference.encode(latents), latents.shape[-2:]
     encoding = alternate(
-        lambda: coder.encode(latent),
-        lambda: bottleneck.compress(latent),
+        lambda: ours.encode(latents),
+        lambda: reference.encode(latents),
         repeats,
         check=check_payloads,
     )
-    payloads = coder.encode(latent)
     decoding = alternate(
-        lambda: coder.decode(payloads, shape),
-        lambda: bottleneck.decompress(payloads, shape),
+        lambda: ours.decode(payloads, shape),
+        lambda: reference.decode(payloads, shape),
         repeats,
         check=check_latents,
     )
-    return [encoding.duration("encode"), decoding.duration("decode")], payloads[0]
-
-
-def _all_cores_against_one(rate: Rate, repeats: int) -> list[Measurement]:
-    """A batch of images, on the thread pool and one after the other on one thread."""
-    many = LatentCoder(rate.bottleneck, parallel=True)
-    one = LatentCoder(rate.bottleneck, parallel=False)
-    latents, shape = rate.latents, rate.latents.shape[-2:]
-    payloads = one.encode(latents)
-
-    def encode_on_one() -> list[bytes]:
-        with intraop_threads(1):
-            return one.encode(latents)
-
-    def decode_on_one() -> Tensor:
-        with intraop_threads(1):
-            return one.decode(payloads, shape)
-
-    encoding = alternate(lambda: many.encode(latents), encode_on_one, repeats, check=check_payloads)
-    decoding = alternate(
-        lambda: many.decode(payloads, shape), decode_on_one, repeats, check=check_latents
-    )
-    return [encoding.duration("encode"), decoding.duration("decode")]
+    return [encoding.duration(f"encode: {title}"), decoding.duration(f"decode: {title}")]

@@ -2,184 +2,129 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
-from ladon.benchmark.agreement import agreement, share, watched
-from ladon.benchmark.machine import clock_of
 from ladon.benchmark.pairing import alternate
 from ladon.benchmark.parts import Bench
-from ladon.benchmark.published import (
-    PublishedEvaluation,
-    as_published,
-    evaluate_published,
-    keep_latents,
-)
-from ladon.benchmark.results import PartResult
+from ladon.benchmark.published import PublishedEvaluation, as_published, evaluate_published
 from ladon.benchmark.workload import SOURCES, Workload, make_workload
 from ladon.choices import PRECISIONS
-from ladon.codec import LatentCoder, quantize
+from ladon.data.fast_input import use_fast_input
 from ladon.engine.distributed import World
 from ladon.engine.evaluate import Evaluation, evaluate
 from ladon.engine.interrupt import StopRequest
-from ladon.errors import LadonError
-from ladon.models import find_bottleneck
+from ladon.metrics.base import Metric
 from ladon.tasks import Task
 
-QUICK_IMAGES = 2
-_LATENTS_COMPARED = 4
+# on a GPU the published way takes seconds for so many; of ours, see `Source.gpu_images`
+_GPU_REFERENCE_IMAGES = 128
 
 
 def evaluate_ours(
-    work: Workload, model: nn.Module, task: Task, device: torch.device, precision: str
+    work: Workload,
+    model: nn.Module,
+    task: Task,
+    device: torch.device,
+    precision: str = "float32",
+    mode: str = "full",
 ) -> Evaluation:
-    """The library's evaluation, as a task script calls it with `-test_only`.
+    """Run the library's evaluation, as a task script calls it with `-test_only`.
 
     Args:
         work: dataset and loader section; its own model is not used.
         model: channels_last, on the device.
         task: the task's adapter.
         device: where it runs.
-        precision: one of ``ladon.choices.PRECISIONS``.
+        precision: one of `ladon.choices.PRECISIONS`.
+        mode: one of `ladon.choices.MODES`.
     """
     return evaluate(
         *(model, work.dataset, work.loader, task, World(device), StopRequest()),
         options=work.options,
         precision=precision,
+        mode=mode,
     )
 
 
-def measure(bench: Bench) -> PartResult:
-    """Times each task's evaluation, and compares what both ways found."""
-    found = bench.begin()
+def measure(bench: Bench) -> None:
+    """Time each task's evaluation, and compare what both ways found."""
     for name in bench.tasks or SOURCES:
-        num_images = QUICK_IMAGES if bench.quick else SOURCES[name].num_images
-        work = make_workload(name, bench.folder / name, num_images)
-        _measure_task(bench, work, found)
-    return found
+        _measure_task(bench, make_workload(name, bench.folder / name, quick=bench.quick))
 
 
-def _measure_task(bench: Bench, work: Workload, found: PartResult) -> None:
-    device, name = torch.device(bench.device), work.task.name
-    reference = Reference.of(work, as_published(work.model).to(device), device)
+def _measure_task(bench: Bench, work: Workload) -> None:
+    device, found = torch.device(bench.device), bench.found
+    reference = as_published(work.model).to(device)
     ours = work.model.to(device, memory_format=torch.channels_last)
-    for precision in PRECISIONS:
-        found.facts[f"{name}, {precision}"] = _compare(work, ours, reference, device, precision)
+    noting, published_notes = watched(work.task)
+    published = evaluate_published(work, reference, noting, device)
+    ways = {precision: (work, precision) for precision in PRECISIONS}
+    fast = replace(work, dataset=copy.deepcopy(work.dataset))
+    if work.task.model_kind == "classification" and use_fast_input(fast.dataset):
+        ways["bf16, input fast"] = fast, "bf16"
+    num_ours = num_theirs = len(work.dataset)
+    if device.type == "cuda" and not bench.quick:  # so many that starting workers hardly counts
+        num_ours, num_theirs = SOURCES[work.task.name].gpu_images, _GPU_REFERENCE_IMAGES
+    repeated = work.repeated(num_theirs)
+    for name, (own, precision) in ways.items():
+        noting, notes = watched(work.task)
+        evaluation = evaluate_ours(own, ours, noting, device, precision)
+        facts = _compare(work.task, evaluation, published)
+        if notes:
+            equal = torch.cat(notes) == torch.cat(published_notes)
+            facts["equal predictions"] = float(equal.double().mean())
+        found.facts[f"{work.task.name}, {name}"] = facts
         pairs = alternate(
-            lambda precision=precision: evaluate_ours(work, ours, work.task, device, precision),
-            lambda: evaluate_published(work, reference.model, work.task, device),
+            partial(evaluate_ours, own.repeated(num_ours), ours, work.task, device, precision),
+            partial(evaluate_published, repeated, reference, work.task, device),
             bench.repeats,
             warm_up=False,  # the comparison was it
-            clock=clock_of(device),
         )
-        title = f"{name}: {precision} against published"
-        found.measurements.append(pairs.rate(title, len(work.dataset), "images/s"))
+        title = f"{work.task.name}: {name} against published"
+        found.measurements.append(pairs.rate(title, num_ours, num_theirs))
 
 
-@dataclass
-class Reference:
-    """The published way's model, and what it found of the images.
-
-    Attributes:
-        model: on its device.
-        notes: its predictions, as ``agreement.watched`` notes them.
-        evaluation: its scores and sizes.
-        latents: of the first images, in the data set's order.
-    """
-
-    model: nn.Module
-    notes: list[Any]
-    evaluation: PublishedEvaluation
-    latents: list[Tensor]
-
-    @classmethod
-    def of(cls, work: Workload, model: nn.Module, device: torch.device) -> Reference:
-        """Evaluates once.
-
-        Raises:
-            LadonError: if the same latents give other payloads by our coder.
-        """
-        task, notes = watched(work.task)
-        bottleneck = find_bottleneck(model)
-        latents, let_go = keep_latents(bottleneck.encoder, _LATENTS_COMPARED)
-        try:
-            evaluation = evaluate_published(work, model, task, device)
-        finally:
-            let_go()
-        _check_coder(bottleneck.entropy_bottleneck, latents)
-        return cls(model, notes, evaluation, latents)
-
-
-def latents_by_image(
-    work: Workload, model: nn.Module, device: torch.device, precision: str, count: int
-) -> list[Tensor]:
-    """Returns the latents of the first images as our evaluation makes them, in their order.
-
-    Each image is an evaluation of its own: of several, batches under way at once would leave
-    theirs in the order in which their threads happened to run.
-
-    Args:
-        work: as for ``evaluate_ours``.
-        model: as there.
-        device: as there.
-        precision: as there.
-        count: number of images.
-    """
-    kwargs = (work.loader.get("kwargs") or {}) | {"num_workers": 0}
-    latents, let_go = keep_latents(find_bottleneck(model).encoder, count)
-    try:
-        for n in range(min(count, len(work.dataset))):
-            one = Subset(work.dataset, [n])
-            alone = replace(work, dataset=one, loader=dict(work.loader) | {"kwargs": kwargs})
-            evaluate_ours(alone, model, work.task, device, precision)
-    finally:
-        let_go()
-    return latents
-
-
-def _compare(
-    work: Workload, ours: nn.Module, reference: Reference, device: torch.device, precision: str
-) -> dict[str, Any]:
-    """Evaluates ours once and says how far both agree."""
-    task, notes = watched(work.task)
-    mine, theirs = evaluate_ours(work, ours, task, device, precision), reference.evaluation
-    latents = latents_by_image(work, ours, device, precision, _LATENTS_COMPARED)
-    key = work.task.decisive.key
-    sizes = [kib for _, _, kib in mine.sizes]
-    same = f"{len(reference.latents)} of {len(reference.latents)}"
+def _compare(task: Task, ours: Evaluation, published: PublishedEvaluation) -> dict[str, Any]:
+    """Compare scores and sizes, as facts; equal latents give equal sizes."""
+    key = task.decisive.key
+    sizes = [kib for _, _, kib in ours.sizes]
+    equal = sum(a == b for a, b in zip(sizes, published.sizes, strict=True))
     return {
-        "images": mine.num_images,
-        key: f"{mine.metrics[key]:.4f} and {theirs.metrics[key]:.4f}",
-        "equal predictions": agreement(notes, reference.notes),
-        "equal payload sizes": share([a == b for a, b in zip(sizes, theirs.sizes, strict=True)]),
-        "payload bytes": sum(nbytes for _, nbytes, _ in mine.sizes),
-        "data size ratio": sum(sizes) / sum(theirs.sizes),
-        "differing symbols": _differing(
-            find_bottleneck(reference.model).entropy_bottleneck, latents, reference.latents
-        ),
-        "byte-equal payloads of equal latents": same,
+        "images": ours.num_images,
+        key: f"{ours.metrics[key]:.4f} and {published.metrics[key]:.4f}",
+        "equal payload sizes": f"{equal} of {len(sizes)}",
+        "payload bytes": sum(nbytes for _, nbytes, _ in ours.sizes),
+        "data size ratio": sum(sizes) / sum(published.sizes),
     }
 
 
-def _differing(entropy_bottleneck: nn.Module, ours: list[Tensor], theirs: list[Tensor]) -> str:
-    """How many symbols rounding sent elsewhere."""
-    medians = entropy_bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
-    steps = torch.cat(
-        [
-            (quantize(mine, medians) - quantize(other, medians)).abs().round().flatten()
-            for mine, other in zip(ours, theirs, strict=True)
-        ]
-    )
-    return f"{int((steps > 0).sum())} of {steps.numel()}, by at most {int(steps.max())}"
+def watched(task: Task) -> tuple[Task, list[Tensor]]:
+    """Return a copy of the task whose metric notes the labels that it is given, and the notes.
 
+    They are those of images or of pixels, [N], in the data set's order. Of detections nothing is
+    noted: an untrained detector's boxes score nearly the same, and rounding decides which pass.
+    """
+    copied, notes = copy.copy(task), []
 
-@torch.inference_mode()
-def _check_coder(entropy_bottleneck: nn.Module, latents: list[Tensor]) -> None:
-    coder = LatentCoder(entropy_bottleneck)
-    for latent in latents:
-        if coder.encode(latent) != entropy_bottleneck.compress(latent):
-            raise LadonError("the same latent gives other bytes than CompressAI's coder")
+    def metric(dataset: Any, options: Mapping[str, Any]) -> Metric:
+        made = task.metric(dataset, options)
+        update = made.update
+
+        def noting(outputs: Any, targets: Any) -> None:
+            logits = outputs["out"] if isinstance(outputs, Mapping) else outputs
+            if isinstance(logits, Tensor):
+                notes.append(logits.argmax(dim=1).flatten().to(torch.int16).cpu())
+            update(outputs, targets)
+
+        made.update = noting
+        return made
+
+    copied.metric = metric
+    return copied, notes

@@ -1,4 +1,9 @@
-"""Two ways of doing the same, in turn: what disturbs the machine disturbs both."""
+"""Two ways of doing the same, in turn: what disturbs the machine disturbs both.
+
+`torch.utils.benchmark` is no help here: its `Timer` runs one way to its end, after two calls that
+are not timed, and drops what the way returns. These ways alternate, a call may take half a minute,
+and what both return is compared.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ladon.benchmark.results import Measurement, Spread
+import torch
+
+from ladon.benchmark.results import Row
 
 
 @dataclass(frozen=True)
@@ -22,49 +29,30 @@ class Pairs:
     ours: list[float]
     reference: list[float]
 
-    def rate(self, name: str, amount: float, unit: str) -> Measurement:
-        """As a rate, and how many times faster ours is.
+    def rate(self, name: str, amount: float, reference_amount: float | None = None) -> Row:
+        """Return images/s, and how many times faster ours is.
 
         Args:
-            name: of the measurement.
-            amount: what one repeat did, in the unit's numerator.
-            unit: like images/s.
+            name: of the row.
+            amount: images of one repeat.
+            reference_amount: the same of the reference, if it is another one.
         """
-        return Measurement(
-            name,
-            unit,
-            Spread.of(amount / seconds for seconds in self.ours),
-            Spread.of(amount / seconds for seconds in self.reference),
-            self._speedup(),
-        )
+        ours = [amount / seconds for seconds in self.ours]
+        theirs = [(reference_amount or amount) / seconds for seconds in self.reference]
+        return Row.of(name, "images/s", ours, theirs, more_is_better=True)
 
-    def duration(self, name: str, unit: str = "ms", per_second: float = 1e3) -> Measurement:
-        """As a duration, and how many times faster ours is.
-
-        Args:
-            name: of the measurement.
-            unit: of the durations.
-            per_second: how many units a second has.
-        """
-        return Measurement(
-            name,
-            unit,
-            Spread.of(per_second * seconds for seconds in self.ours),
-            Spread.of(per_second * seconds for seconds in self.reference),
-            self._speedup(),
-        )
-
-    def _speedup(self) -> Spread:
-        """Repeat by repeat: neighbours in time saw the same machine."""
-        pairs = zip(self.ours, self.reference, strict=True)
-        return Spread.of(theirs / ours for ours, theirs in pairs)
+    def duration(self, name: str, unit: str = "ms") -> Row:
+        """Return the duration in `ms` or `s`, and how many times faster ours is."""
+        scale = {"ms": 1e3, "s": 1.0}[unit]
+        ours, theirs = ([scale * s for s in way] for way in (self.ours, self.reference))
+        return Row.of(name, unit, ours, theirs)
 
 
-def against(unit: str, name: str, ours: list[float], reference: list[float]) -> Measurement:
-    """What ours takes and what the reference takes, and how many times less ours is."""
-    pairs = zip(ours, reference, strict=True)
-    ratio = Spread.of(theirs / own for own, theirs in pairs)
-    return Measurement(name, unit, Spread.of(ours), Spread.of(reference), ratio)
+def clock() -> float:
+    """Return seconds, once the GPU has done what was launched on it: that is some time later."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def alternate(
@@ -72,23 +60,18 @@ def alternate(
     reference: Callable[[], Any],
     repeats: int,
     *,
-    check: Callable[[Any, Any], None] | None = None,
+    check: Callable[[Any, Any], None] = lambda ours, reference: None,
     warm_up: bool = True,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> Pairs:
-    """Times two ways in turn: ours first, reference first, ours first, …
+    """Time two ways in turn: ours first, reference first, ours first, …
 
     Args:
-        ours: the toolkit's way; what it returns goes to ``check``.
+        ours: the toolkit's way.
         reference: the other way.
         repeats: of each.
         check: is given what both returned, after each pair, outside the timing; raises if they
             should have been equal.
         warm_up: run both once before, untimed (and checked).
-        clock: returns seconds; of a GPU's work, that of ``machine.clock_of``.
-
-    Returns:
-        The seconds of all repeats.
     """
 
     def timed(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -96,19 +79,15 @@ def alternate(
         found = function()
         return clock() - start, found
 
-    def checked(first: Any, second: Any) -> None:
-        if check is not None:
-            check(first, second)
-
     if warm_up:
-        checked(ours(), reference())
+        check(ours(), reference())
     pairs = Pairs([], [])
     for repeat in range(repeats):
         if repeat % 2:
             theirs, mine = timed(reference), timed(ours)
         else:
             mine, theirs = timed(ours), timed(reference)
-        checked(mine[1], theirs[1])
+        check(mine[1], theirs[1])
         pairs.ours.append(mine[0])
         pairs.reference.append(theirs[0])
     return pairs

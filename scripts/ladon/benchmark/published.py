@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torchvision.datasets  # noqa: F401  (torchdistill registers what is in it)
 from compressai.entropy_models import EntropyModel
 from sc2bench.analysis import AnalyzableModule
 from sc2bench.models.layer import BaseBottleneck
@@ -24,7 +24,7 @@ from ladon.tasks import Task
 
 @dataclass
 class PublishedEvaluation:
-    """What it found.
+    """Scores and sizes.
 
     Attributes:
         metrics: metric values by name.
@@ -36,7 +36,7 @@ class PublishedEvaluation:
 
 
 def as_published(model: nn.Module) -> nn.Module:
-    """Returns a copy of a model with the libraries' own bottleneck and entropy models in it.
+    """Return a copy of a model with the libraries' own bottleneck and entropy models in it.
 
     Args:
         model: built by this library, whose classes stand on theirs.
@@ -57,7 +57,7 @@ def as_published(model: nn.Module) -> nn.Module:
 def evaluate_published(
     work: Workload, model: nn.Module, task: Task, device: torch.device
 ) -> PublishedEvaluation:
-    """Evaluates image by image, contiguous, float32, coded by CompressAI on the way.
+    """Evaluate image by image, contiguous, float32, coded by CompressAI on the way.
 
     The images come through a plain loader with the config's transform and as many of its workers
     as there are cores; the metric is the same as ours. Detection computes on one thread, as
@@ -69,11 +69,10 @@ def evaluate_published(
         task: the task's adapter.
         device: where it runs.
     """
-    kwargs = work.loader.get("kwargs") or {}
     loader = DataLoader(
         work.dataset,
         batch_size=1,
-        num_workers=min(kwargs.get("num_workers") or 0, usable_cores()),
+        num_workers=min((work.loader.get("kwargs") or {}).get("num_workers") or 0, usable_cores()),
         collate_fn=get_collate_func(work.loader.get("collate_fn")),
     )
     metric = task.metric(work.dataset, work.options)
@@ -91,21 +90,10 @@ def evaluate_published(
 
 
 def _sizes(model: nn.Module) -> list[float]:
-    """What sc2bench's FileSizeAnalyzer noted; of a detector both it and its body may have one."""
+    """Read sc2bench's FileSizeAnalyzer; of a detector both it and its body may have one."""
     for module in model.modules():
         if isinstance(module, AnalyzableModule):
             for analyzer in module.analyzers:
                 if analyzer.file_size_list:
                     return list(analyzer.file_size_list)
     return []
-
-
-def keep_latents(encoder: nn.Module, limit: int) -> tuple[list, Callable]:
-    """Keeps an encoder's first outputs; returns the list, and what ends it."""
-    kept: list[torch.Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: Any, latent: torch.Tensor) -> None:
-        if len(kept) < limit:
-            kept.append(latent.detach().clone())
-
-    return kept, encoder.register_forward_hook(keep).remove

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,8 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Median and range of repeats.
-
-    Attributes:
-        n: number of repeats.
-    """
+class Repeats:
+    """Median and range of `n` repeats."""
 
     median: float
     min: float
@@ -28,45 +24,69 @@ class Spread:
     n: int
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
-        """The spread of some values, of one at least."""
+    def of(cls, values: Iterable[float]) -> Repeats:
+        """Sum up some values, one at least."""
         values = list(values)
         return cls(statistics.median(values), min(values), max(values), len(values))
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One line of the table.
+class Row:
+    """One line of the table: one quantity, of ours and of what it is compared with.
+
+    `torch.utils.benchmark.Measurement` is of seconds alone and knows no partner; most lines here
+    are of rates or memory, and each has a ratio to another way.
 
     Attributes:
         name: what was measured, in plain words.
-        unit: of ``ours`` and ``reference``.
+        unit: of `ours` and `reference`.
         ours: what the toolkit reaches.
         reference: what it is compared with; None where there is nothing to compare with.
-        ratio: how many times better ours is, above 1 if it is; or the share reached of a bound.
+        ratio: how many times better ours is, above 1 if it is.
     """
 
     name: str
     unit: str
-    ours: Spread
-    reference: Spread | None = None
-    ratio: Spread | None = None
+    ours: Repeats
+    reference: Repeats | None = None
+    ratio: Repeats | None = None
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Measurement:
-        """The measurement that `asdict` was made of."""
+    def of(
+        cls,
+        name: str,
+        unit: str,
+        ours: Sequence[float],
+        reference: Sequence[float] | None = None,
+        *,
+        more_is_better: bool = False,
+    ) -> Row:
+        """Compare repeat by repeat: neighbours in time saw the same machine.
 
-        def spread(key: str) -> Spread | None:
-            return None if content[key] is None else Spread(**content[key])
+        Args:
+            name: of the line.
+            unit: of the values.
+            ours: one value of each repeat.
+            reference: as many, or None.
+            more_is_better: of rates; durations and memory are better small.
+        """
+        if reference is None:
+            return cls(name, unit, Repeats.of(ours))
+        better, worse = (ours, reference) if more_is_better else (reference, ours)
+        ratio = Repeats.of(b / w for b, w in zip(better, worse, strict=True))
+        return cls(name, unit, Repeats.of(ours), Repeats.of(reference), ratio)
 
-        return cls(
-            content["name"], content["unit"], spread("ours"), spread("reference"), spread("ratio")
-        )
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Row:
+        """Read what `asdict` made of a row."""
+        keys = ("ours", "reference", "ratio")
+        repeats = {key: content[key] and Repeats(**content[key]) for key in keys}
+        return cls(content["name"], content["unit"], **repeats)
 
 
 @dataclass
 class PartResult:
-    """What one part found.
+    """Everything that one part found.
 
     Attributes:
         date: when it ended.
@@ -78,15 +98,14 @@ class PartResult:
 
     date: str = ""
     seconds: float = 0.0
-    measurements: list[Measurement] = field(default_factory=list)
+    measurements: list[Row] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> PartResult:
-        """The result that `asdict` was made of."""
-        measurements = [Measurement.from_json(m) for m in content["measurements"]]
-        return cls(**(dict(content) | {"measurements": measurements}))
+        """Read what `asdict` made of a result."""
+        return cls(**{**content, "measurements": [*map(Row.from_json, content["measurements"])]})
 
 
 @dataclass
@@ -96,7 +115,8 @@ class Results:
     Attributes:
         machine: what it ran on.
         quick: whether sizes were cut down; such numbers mean nothing.
-        parts: results by part.
+        date: of the last part.
+        parts: results by part; a file may hold parts that are no longer measured.
     """
 
     machine: dict[str, Any]
@@ -106,7 +126,7 @@ class Results:
     schema: int = SCHEMA
 
     def write(self, path: Path) -> None:
-        """Writes the file, whole or not at all.
+        """Write the file, whole or not at all.
 
         Raises:
             LadonError: if it cannot be written.
@@ -117,7 +137,7 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """Reads a benchmark's file.
+    """Read a benchmark's file.
 
     Raises:
         UsageError: if it is none, or of another schema.
@@ -125,10 +145,7 @@ def read_results(path: Path) -> Results:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
-            raise UsageError(
-                f"{path}: has schema {content['schema']} instead of {SCHEMA}: "
-                "delete it, or name another file with --out"
-            )
+            raise ValueError(f"schema {content['schema']} instead of {SCHEMA}")
         parts = {name: PartResult.from_json(part) for name, part in content["parts"].items()}
         return Results(**(content | {"parts": parts}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -139,7 +156,7 @@ def read_results(path: Path) -> Results:
 
 
 def open_results(path: Path, machine: dict[str, Any], *, quick: bool) -> Results:
-    """The results to be filled: those in the file, if they are of the same machine and size.
+    """Return the results to be filled: those in the file, if of the same machine and size.
 
     So a benchmark can be run part by part. A file of other numbers is begun anew.
 

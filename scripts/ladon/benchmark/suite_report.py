@@ -1,19 +1,25 @@
-"""What is known of a run on a GPU: its steps, its tests, the benchmark's parts."""
+"""The report on a run on a GPU: its steps, its tests, the benchmark's parts."""
 
 from __future__ import annotations
 
+import io
+import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ladon.benchmark.results import PartResult
+from ladon.errors import cannot_write
 
 SCHEMA = 1
+_WIDTH = 150  # of the tables
 
 
 @dataclass
 class Outcome:
-    """What became of a step: ``ok``, ``failed``, ``timed out`` or ``left out``."""
+    """The end of a step: `ok`, `failed`, `timed out` or `left out`."""
 
     outcome: str
     seconds: float = 0.0
@@ -22,7 +28,7 @@ class Outcome:
 
 @dataclass
 class Case:
-    """One test: ``passed``, ``failed``, ``error`` or ``skipped``.
+    """One test: `passed`, `failed`, `error` or `skipped`.
 
     Attributes:
         error: its first line.
@@ -63,3 +69,55 @@ class Report:
     def is_green(self) -> bool:
         """Whether everything that was asked for was done, and nothing failed."""
         return self.finished and all(step.outcome == "ok" for step in self.steps.values())
+
+
+def write(report: Report, folder: Path) -> None:
+    """Write `gpu.json` and `gpu.txt`.
+
+    Raises:
+        LadonError: if one cannot be written.
+    """
+    from ladon.replacing import write_json
+
+    report.date = time.strftime("%Y-%m-%d %H:%M:%S")
+    write_json(folder / "gpu.json", asdict(report))
+    path = folder / "gpu.txt"
+    try:
+        path.write_text(report_text(report), encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def report_text(report: Report) -> str:
+    """Return machine, steps, failing tests, what the tests recorded, and the parts' tables."""
+    # heavy: not before it is sure that there is a GPU
+    from rich.console import Console
+
+    from ladon.benchmark.table import fact_text, part_sheet
+    from ladon.report.render import print_sheet
+
+    state = ("all green" if report.is_green else "red") if report.finished else "not finished"
+    lines = [f"GPU run of {report.date}: {state}, {report.seconds:.0f} s"]
+    lines += [f"{key}: {fact_text(value)}" for key, value in report.machine.items()]
+    lines += [
+        fact_text(dict(report.versions)),
+        "",
+        "Steps",
+        *([] if report.steps else ["none yet"]),
+    ]
+    for name, step in report.steps.items():
+        why = f": {step.error}" if step.error else ""
+        lines.append(f"{step.outcome:9} {step.seconds:5.0f} s  {name}{why}")
+    counts = Counter(case.outcome for case in report.tests)
+    lines += ["", "Tests: " + (", ".join(f"{n} {what}" for what, n in counts.items()) or "none")]
+    bad = [case for case in report.tests if case.outcome in ("failed", "error")]
+    lines += [f"{c.outcome.upper()} {c.name} ({c.seconds:.1f} s): {c.error}" for c in bad]
+    noted = [case for case in report.tests if case.properties and case.outcome == "passed"]
+    lines += [f"{case.name}: {fact_text(case.properties)}" for case in noted]
+    slowest = sorted(report.tests, key=lambda case: -case.seconds)[:5]
+    lines += ["slowest: " + ", ".join(f"{c.name} {c.seconds:.1f} s" for c in slowest), ""]
+    console = Console(width=_WIDTH, file=io.StringIO(), highlight=False)
+    for name, part in report.parts.items():
+        print_sheet(console, part_sheet(name, part))
+    lines += [line.rstrip() for line in console.file.getvalue().splitlines()]
+    return "\n".join(lines).rstrip() + "\n"

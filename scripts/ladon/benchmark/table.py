@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ladon.benchmark.results import Measurement, PartResult, Spread
+from ladon.benchmark.results import PartResult, Repeats, Row
 from ladon.report.render import MISSING, Column, Sheet
 
 
@@ -14,48 +14,40 @@ def _shown(value: float) -> str:
     return f"{value:.{max(0, digits)}f}"
 
 
-def spread_text(spread: Spread | None) -> str:
+def repeats_text(repeats: Repeats | None) -> str:
     """Median and, of several repeats, the range."""
-    if spread is None:
+    if repeats is None:
         return MISSING
-    median = _shown(spread.median)
-    return median if spread.n == 1 else f"{median} ({_shown(spread.min)}–{_shown(spread.max)})"
+    median = _shown(repeats.median)
+    return median if repeats.n == 1 else f"{median} ({_shown(repeats.min)}–{_shown(repeats.max)})"
 
 
 def fact_text(value: Any) -> str:
     """A fact in short: numbers rounded, names and values in pairs."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {fact_text(inner)}" for key, inner in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(fact_text, value))
     return str(value)
 
 
-def _repeats(measurement: Measurement) -> str:
-    return str(measurement.ours.n)
+def _column(name: str, header: str = "") -> Column:
+    """A column of an attribute of the rows."""
+
+    def text(row: Row) -> str:
+        value = getattr(row, name)
+        return value if isinstance(value, str) else repeats_text(value)
+
+    is_text = name in ("name", "unit")
+    return Column(
+        name, lambda row: getattr(row, name), lambda _: header or name, text, left=is_text
+    )
 
 
 COLUMNS = [
-    Column("name", lambda m: m.name, lambda v: "what", lambda m: m.name, left=True),
-    Column("unit", lambda m: m.unit, lambda v: "unit", lambda m: m.unit, left=True),
-    Column("ours", lambda m: m.ours.median, lambda v: "ours", lambda m: spread_text(m.ours)),
-    Column(
-        "reference",
-        lambda m: m.reference and m.reference.median,
-        lambda v: "reference",
-        lambda m: spread_text(m.reference),
-    ),
-    Column(
-        "ratio",
-        lambda m: m.ratio and m.ratio.median,
-        lambda v: "ratio",
-        lambda m: spread_text(m.ratio),
-    ),
-    Column("n", lambda m: m.ours.n, lambda v: "n", _repeats),
+    *(_column("name", "what"), _column("unit")),
+    *(_column(name) for name in ("ours", "reference", "ratio")),
+    Column("n", lambda row: row.ours.n, lambda _: "n", lambda row: str(row.ours.n)),
 ]
 
 

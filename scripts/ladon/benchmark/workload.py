@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from compressai.entropy_models import EntropyBottleneck
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.data import Subset
 from torchvision.transforms.functional import to_tensor
 
 from ladon.benchmark.parts import root
@@ -22,11 +22,12 @@ from ladon.config import Config, load_config
 from ladon.models import build_model, find_bottleneck, update_bottleneck
 from ladon.tasks import TASKS, Task
 
+NUM_IMAGES, QUICK_IMAGES = 32, 2
 _SIZES = ((427, 500), (375, 500), (427, 600), (400, 320))  # height, width; no two cuts are equal
 
 
 def photos(*sizes: tuple[int, int]) -> list[Image.Image]:
-    """Cuts a photograph of each (height, width), at most 427x640, from two in turn."""
+    """Cut a photograph of each (height, width), at most 427x640, from two in turn."""
     sources = [Image.fromarray(a) for a in load_sample_images().images]
     cuts = []
     for number, (height, width) in enumerate(sizes):
@@ -38,7 +39,7 @@ def photos(*sizes: tuple[int, int]) -> list[Image.Image]:
 
 
 def as_saved(image: Image.Image, path: Path) -> Image.Image:
-    """Saves a JPEG and returns what whoever opens it sees."""
+    """Save a JPEG and return it as whoever opens it sees it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, format="JPEG", quality=95)
     with Image.open(path) as saved:
@@ -46,7 +47,7 @@ def as_saved(image: Image.Image, path: Path) -> Image.Image:
 
 
 def write_coco(folder: Path, names: Sequence[str], images: Sequence[Image.Image], boxes) -> None:
-    """Writes annotations/instances_val2017.json.
+    """Write annotations/instances_val2017.json.
 
     Args:
         folder: the data set's, `coco2017`.
@@ -83,7 +84,7 @@ def write_coco(folder: Path, names: Sequence[str], images: Sequence[Image.Image]
 
 
 def write_voc(folder: Path, names: Sequence[str], masks: Sequence[np.ndarray]) -> None:
-    """Writes the masks (uint8 [H, W]) and the list of VOCdevkit/VOC2012's val set."""
+    """Write the masks (uint8 [H, W]) and the list of VOCdevkit/VOC2012's val set."""
     base = folder / "VOCdevkit" / "VOC2012"
     for name, mask in zip(names, masks, strict=True):
         path = base / "SegmentationClass" / f"{name}.png"
@@ -98,43 +99,15 @@ def write_voc(folder: Path, names: Sequence[str], masks: Sequence[np.ndarray]) -
 
 @torch.no_grad()
 def spread_latent(model: nn.Module, std: float = 2.0) -> None:
-    """Scales an untrained encoder so that its latent fills some symbols: payloads have a size."""
+    """Scale an untrained encoder so that its latent fills some symbols: payloads have a size."""
     encoder = find_bottleneck(model).encoder
     latent = encoder(torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
     encoder[-1].weight.mul_(std / latent.std())
 
 
-def fit_density(model: nn.Module, scale: float, seed: int = 3) -> None:
-    """Gives an untrained entropy model a density of another width, and its tables.
-
-    An untrained one is wide (10) and spends as many bits on whatever latent it is given.
-
-    Args:
-        model: its latent is about as wide.
-        scale: half the width.
-        seed: of the density's first weights.
-    """
-    coder = find_bottleneck(model).entropy_bottleneck
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fitted = EntropyBottleneck(coder.channels, init_scale=scale)
-    learnt = dict(fitted.named_parameters())
-    coder.load_state_dict(coder.state_dict() | {name: learnt[name].detach() for name in learnt})
-    coder.update(force=True, update_quantiles=True)
-
-
-def code_at_published_rate(model: nn.Module) -> None:
-    """Gives an untrained model payloads as large as the largest published ones.
-
-    Of photographs of 416x416 pixels they are 83 to 89 kB; β 0.32 was published with 86 kB.
-    """
-    spread_latent(model, 0.65)
-    fit_density(model, 0.8)
-
-
 @torch.no_grad()
 def settle_batch_norm(module: nn.Module) -> None:
-    """Gives an untrained network the statistics of two photos: its activations keep in bounds."""
+    """Give an untrained network the statistics of two photos: its activations keep in bounds."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -146,7 +119,7 @@ def settle_batch_norm(module: nn.Module) -> None:
 
 @torch.no_grad()
 def make_model(config: Config, task: str, *, tables: bool = True) -> nn.Module:
-    """Builds a config's student with sane random weights, in eval mode and contiguous.
+    """Build a config's student with sane random weights, in eval mode and contiguous.
 
     Args:
         config: names the model.
@@ -159,7 +132,7 @@ def make_model(config: Config, task: str, *, tables: bool = True) -> nn.Module:
         config.build(config.section(key)), TASKS[task].model_kind, key, replaced=True
     ).eval()
     spread_latent(model)
-    settle_batch_norm(model.backbone if task == "object_detection" else model)
+    settle_batch_norm(model.backbone if TASKS[task].model_kind == "detection" else model)
     if tables:
         update_bottleneck(model)
     return model
@@ -167,35 +140,15 @@ def make_model(config: Config, task: str, *, tables: bool = True) -> nn.Module:
 
 @torch.no_grad()
 def let_some_boxes_pass(detector: nn.Module) -> None:
-    """Biases an untrained detector towards three classes: else few boxes score above 0.05."""
+    """Bias an untrained detector towards three classes: else few boxes score above 0.05."""
     predictor = detector.roi_heads.box_predictor
     predictor.cls_score.weight.mul_(0.02)
     predictor.cls_score.bias[1:4] = torch.tensor([3.0, 2.9, 2.8])
 
 
-@torch.no_grad()
-def tell_photos_apart(work: Workload) -> None:
-    """Makes an untrained classifier recognise each test image, every one of a class of its own.
-
-    The last layer compares a feature's direction, seen from the mean, with those of the test
-    images: acc1 is 100 for the features that it was made from, and tells of others whether they
-    still are more like their own image than like any other cut from the same two photographs.
-    """
-    kept: list[Tensor] = []
-    handle = work.model.fc.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
-    for image, _ in work.dataset:
-        work.model(image[None])
-    handle.remove()
-    features = torch.cat(kept)
-    directions = nn.functional.normalize(features - features.mean(dim=0))
-    work.model.fc.weight.zero_()[: len(features)] = directions
-    # far below all others, and finite as an evaluation asks for
-    work.model.fc.bias.fill_(-1e30)[: len(features)] = -directions @ features.mean(dim=0)
-
-
 @dataclass
 class Workload:
-    """What an evaluation needs: a shipped config's model, small data, and the task.
+    """Everything that an evaluation needs: a shipped config's model, small data, and the task.
 
     Attributes:
         task: the task's adapter.
@@ -213,24 +166,36 @@ class Workload:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the task's metric may want to know."""
+        """Options of the task's metric that a script would take from its config."""
         return {"num_classes": None, "iou_types": None}
 
+    def repeated(self, images: int) -> Workload:
+        """Return the same work on so many images: its own, again and again."""
+        if images == len(self.dataset):
+            return self
+        order = [n % len(self.dataset) for n in range(images)]
+        return replace(self, dataset=Subset(self.dataset, order))
 
-def make_workload(task: str, folder: Path, num_images: int) -> Workload:
-    """Writes images under a folder and builds the task's shipped ResNet-50 config on them.
+    def without_workers(self) -> Workload:
+        """Return the same work, all images loaded in this process."""
+        kwargs = (self.loader.get("kwargs") or {}) | {"num_workers": 0}
+        return replace(self, loader=dict(self.loader) | {"kwargs": kwargs})
+
+
+def make_workload(task: str, folder: Path, *, quick: bool = False) -> Workload:
+    """Write images under a folder and build the task's shipped ResNet-50 config on them.
 
     Args:
-        task: key of ``SOURCES``.
+        task: key of `SOURCES`.
         folder: becomes the data root.
-        num_images: number of test images.
+        quick: few images.
     """
-    source = SOURCES[task]
-    source.write(folder, photos(*(_SIZES[n % len(_SIZES)] for n in range(num_images))))
+    source, count = SOURCES[task], QUICK_IMAGES if quick else NUM_IMAGES
+    source.write(folder, photos(*(_SIZES[n % len(_SIZES)] for n in range(count))))
     config = load_config(root() / source.config, data_root=str(folder))
     config.import_dependencies()
     model = make_model(config, task)
-    if task == "object_detection":
+    if TASKS[task].model_kind == "detection":
         let_some_boxes_pass(model)
     loader = config.build(config.section("test.test_data_loader"))
     dataset = config.build(config.get("datasets")[loader["dataset_id"]])
@@ -261,34 +226,36 @@ def _write_voc_photos(folder: Path, images: Sequence[Image.Image]) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """What a task's workload is made of.
+    """A task's published experiment, as far as the task itself does not say.
 
     Attributes:
         config: the shipped config that is run.
-        write: writes the images and their labels under a data root.
-        num_images: enough that starting the loaders does not count for much.
+        write: writes images and labels in the published layout under a data root.
+        gpu_images: enough that a GPU is busy with them for some seconds.
     """
 
     config: str
     write: Callable[[Path, Sequence[Image.Image]], None]
-    num_images: int
+    gpu_images: int
 
 
 SOURCES = {
     "image_classification": Source(
         "configs/ilsvrc2012/ladon/splittable_resnet50-fp-beta0.32_from_resnet50.yaml",
         _write_ilsvrc,
-        64,
+        4096,
     ),
     "object_detection": Source(
         "configs/coco2017/ladon/faster_rcnn_splittable_resnet50-fp-beta0.32_fpn.yaml",
         _write_coco_photos,
-        16,
+        256,
     ),
     "semantic_segmentation": Source(
         "configs/pascal_voc2012/ladon/deeplabv3_splittable_resnet50-fp-beta0.32_two_stages.yaml",
         _write_voc_photos,
-        40,
+        1024,
     ),
 }
 """By task: those that the published code, which they are measured against, can run."""
+CLASSIFICATION = "image_classification"
+"""The task of the parts that measure one."""

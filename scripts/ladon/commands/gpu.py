@@ -16,13 +16,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from ladon.benchmark.suite import STEPS, Report, plan, run_plan
+from ladon.benchmark.suite import STEPS, plan, run_plan
+from ladon.benchmark.suite_report import Report
 from ladon.cli import answer, prepare_process
 from ladon.launch import make_parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = make_parser("gpu", __doc__)
     add = parser.add_argument
     add("--out", type=Path, metavar="DIR", help="(default: resource/benchmarks/gpu-MACHINE)")
@@ -35,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the suite; returns the exit code."""
+    """Run the suite; return the exit code."""
     args = parse_args(argv)
     prepare_process()
     try:
@@ -50,13 +51,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ladon.benchmark.machine import describe_gpu, machine_slug, package_versions
+    import torch
+
+    from ladon.benchmark.machine import describe_machine, machine_slug
     from ladon.benchmark.parts import root
+    from ladon.engine.origin import program
     from ladon.errors import UsageError
 
     if not (root() / "tests").is_dir():
         raise UsageError("the tests are part of a checkout: run this in its root")
-    machine = describe_gpu()
+    machine, made_by = describe_machine(torch.device("cuda", 0)), program()
     folder = args.out or root() / "resource" / "benchmarks" / f"gpu-{machine_slug(machine)}"
     folder, steps = folder.resolve(), folder.resolve() / "steps"
     try:
@@ -65,7 +69,8 @@ def _run(args: argparse.Namespace) -> int:
             old.unlink()
     except OSError as error:
         raise UsageError(f"--out {folder}: cannot be written ({error.strerror})") from error
-    report = Report(machine, package_versions())
+    versions = {name: made_by[name] for name in ("ladon", "git", "python")} | made_by["packages"]
+    report = Report(machine, versions)
     wanted = plan(steps, args.only)
     run_plan(wanted, report, folder, 60 * args.minutes, lambda line: print(line, flush=True))
     print(f"{'all green' if report.is_green else 'red'}: {folder / 'gpu.txt'}")
