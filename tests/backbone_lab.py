@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiny import Lab
+from tiny import TinyExperiment
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class BackboneLab:
         network: the backbone.
     """
 
-    def __init__(self, lab: Lab, network: Network) -> None:
+    def __init__(self, lab: TinyExperiment, network: Network) -> None:
         self.lab, self.network = lab, network
         for family in ("teacher", "classification"):
             lab.checkpoint(family).unlink(missing_ok=True)  # of another backbone
@@ -66,7 +66,7 @@ class BackboneLab:
         return {"key": self.network.key, "kwargs": kwargs, "src_ckpt": weights}
 
     def config(self, family: str) -> Path:
-        """Writes the config of `teacher`, `classification`, `detection` or `segmentation`."""
+        """Write the config of `teacher`, `classification`, `detection` or `segmentation`."""
         return getattr(self, f"_{family}")()
 
     def _teacher(self) -> Path:
@@ -144,7 +144,7 @@ class BackboneLab:
         )
 
     def three_headed(self) -> Path:
-        """Writes the config of the three-headed model of what the others trained."""
+        """Write the config of the three-headed model of what the others trained."""
         whole = self.student(skips_avgpool=False, skips_fc=False)
         section = {
             "_delete_": True,

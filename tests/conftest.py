@@ -41,9 +41,9 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory, scenes):
     """A lab with a teacher and a classifier trained for an epoch or two."""
-    from tiny import Lab
+    from tiny import TinyExperiment
 
-    made = Lab(tmp_path_factory.mktemp("lab"), scenes)
+    made = TinyExperiment(tmp_path_factory.mktemp("lab"), scenes)
     assert made.run("teacher") == 0
     assert made.run("classification") == 0
     return made
@@ -52,9 +52,9 @@ def lab(tmp_path_factory, scenes):
 @pytest.fixture
 def own_lab(lab, tmp_path):
     """A lab of the test's own, with the shared teacher and classifier."""
-    from tiny import Lab
+    from tiny import TinyExperiment
 
-    made = Lab(tmp_path / "own", lab.data_root)
+    made = TinyExperiment(tmp_path / "own", lab.data_root)
     (made.folder / "ckpt").mkdir()
     for family in ("teacher", "classification"):
         made.checkpoint(family).symlink_to(lab.checkpoint(family))

@@ -38,7 +38,7 @@ TOLERANCE = {"acc1": 100 / 12 + 0.01, "AP": 0.02, "mean_iou": 1.0}
 
 
 def trained(lab, family: str) -> None:
-    """Trains a family's checkpoint on the CPU, unless it is there."""
+    """Train a family's checkpoint on the CPU, unless it is there."""
     if not lab.checkpoint(family).exists():
         assert lab.run(family) == 0
 
@@ -78,14 +78,14 @@ class Recorder:
         self.shapes: list[tuple[int, int]] = []
 
     def symbols(self, coder: LatentCoder) -> list[torch.Tensor]:
-        """Decodes every payload, all with one coder."""
+        """Decode every payload, all with one coder."""
         pairs = zip(self.payloads, self.shapes, strict=True)
         return [coder.decode([payload], shape).cpu() for payload, shape in pairs]
 
 
 @contextmanager
 def recorded(monkeypatch) -> Iterator[Recorder]:
-    """Keeps every payload while it is open."""
+    """Keep every payload while it is open."""
     kept, original = Recorder(), LatentCoder.encode
 
     def encode(self: LatentCoder, latent: torch.Tensor) -> list[bytes]:
@@ -108,7 +108,7 @@ def differing(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> tuple[int
 
 
 def nothing_random(monkeypatch) -> None:
-    """Takes what devices draw differently out of training: noise, samples, dropout, TF32."""
+    """Take what devices draw differently out of training: noise, samples, dropout, TF32."""
 
     def silent(model: nn.Module, seed: int, device: torch.device) -> torch.Generator | None:
         generator = use_own_noise(model, seed, device)
@@ -143,7 +143,7 @@ SYNCHRONISED = "called a synchronizing CUDA operation"
 
 @contextmanager
 def waits(device: str, mode: str = "warn") -> Iterator[Callable[[], list[str]]]:
-    """Watches for what makes the host wait for a GPU; yields what returns the places.
+    """Watch for what makes the host wait for a GPU; yield what returns the places.
 
     Args:
         device: on a CPU nothing is watched.

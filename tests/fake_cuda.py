@@ -1,7 +1,7 @@
 """A CUDA device that is not there: tensors without memory that say where they would be.
 
-Under ``FakeTensorMode`` an operator works out shape, type and device of its result and computes
-nothing. It refuses operands of two devices; ``NoWaiting`` on top of it refuses what makes the host
+Under `FakeTensorMode` an operator works out shape, type and device of its result and computes
+nothing. It refuses operands of two devices; `NoWaiting` on top of it refuses what makes the host
 wait, and says where that was asked for.
 """
 
@@ -32,12 +32,12 @@ class HostWaitsError(AssertionError):
 
 
 def fake_tensors() -> FakeTensorMode:
-    """Returns a mode in which ``cuda`` is there; real CPU tensors become fake ones, on the CPU."""
+    """Return a mode in which `cuda` is there; real CPU tensors become fake ones, on the CPU."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def move(model: nn.Module, device: torch.device) -> nn.Module:
-    """Moves a model as ``Module.to`` does, which cannot exchange real tensors for fake ones.
+    """Move a model as `Module.to` does, which cannot exchange real tensors for fake ones.
 
     What a module doesn't register (a constant, say) stays where it is.
     """
@@ -54,7 +54,7 @@ def move(model: nn.Module, device: torch.device) -> nn.Module:
 
 @contextmanager
 def cuda_autocast() -> Iterator[None]:
-    """Lets ``torch.autocast("cuda")`` have effect; it asks whether there is a device."""
+    """Let `torch.autocast("cuda")` have effect; it asks whether there is a device."""
     with (
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
         mock.patch("torch.cuda.is_bf16_supported", return_value=True),
@@ -65,9 +65,9 @@ def cuda_autocast() -> Iterator[None]:
 class NoWaiting(TorchDispatchMode):
     """Refuses operators for whose result, on a GPU, the host would have to wait.
 
-    That is reading a value (``item``, ``bool``, ``tolist``, ``equal``), a result whose size depends
-    on values (``nonzero``, masks as indices, ``unique``), and copies between host and device that
-    do not ask for ``non_blocking``.
+    That is reading a value (`item`, `bool`, `tolist`, `equal`), a result whose size depends
+    on values (`nonzero`, masks as indices, `unique`), and copies between host and device that
+    do not ask for `non_blocking`.
 
     torchvision's detectors do all of this, and nothing here can change it. What they ask for is
     counted and answered: the value 0, every element as if it were found, every box as if it were
@@ -124,7 +124,7 @@ def _on_device(value: Any) -> bool:
 
 
 def _copies_between(func: Any, args: Any, kwargs: Any) -> tuple[str, str] | None:
-    """Kinds of device that a copy is from and to; None for any other operator."""
+    """Kind of device that a copy is from and to; None for any other operator."""
     if func is aten.copy_.default:
         return args[1].device.type, args[0].device.type
     if func is aten._to_copy.default:
@@ -159,7 +159,7 @@ def _makes_wait(func: Any, args: Any, kwargs: Any) -> bool:
 
 
 def _is_masked_fill(target: Tensor, indices: Any, value: Tensor, *_: Any) -> bool:
-    """Whether ``target[indices] = value`` is one mask and one value."""
+    """Whether `target[indices] = value` is one mask and one value."""
     mask = indices[0]
     return _on_device(target) and len(indices) == 1 and mask.dtype in _MASKS and value.numel() == 1
 

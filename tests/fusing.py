@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tiny import Lab
+from tiny import TinyExperiment
 
 from ladon.commands import sweep as sweep_script
 
@@ -13,7 +13,7 @@ BETAS = ("0.32", "5.12")
 SHARED_TIMES = {"wall_time_s", "loading_s", "network_s", "images_per_s"}
 
 
-def config_for(lab: Lab, family: str, beta: str, group: str, **values) -> Path:
+def config_for(lab: TinyExperiment, family: str, beta: str, group: str, **values) -> Path:
     """A β's config; those of one group find and write the same checkpoints."""
     student = "student_model" if family == "classification" else "model"
     best = lab.folder / "ckpt" / f"{group}-beta{beta}.pt"
@@ -21,7 +21,7 @@ def config_for(lab: Lab, family: str, beta: str, group: str, **values) -> Path:
     return lab.config(family, f"{group}-beta{beta}", **values)
 
 
-def separately(lab: Lab, family: str, group: str, log: str, *flags: str) -> list[int]:
+def separately(lab: TinyExperiment, family: str, group: str, log: str, *flags: str) -> list[int]:
     return [
         lab.run(
             family,
@@ -33,18 +33,26 @@ def separately(lab: Lab, family: str, group: str, log: str, *flags: str) -> list
     ]
 
 
-def fused(lab: Lab, family: str, group: str, log: str, *flags: str, betas=BETAS) -> int:
+def fused(lab: TinyExperiment, family: str, group: str, log: str, *flags: str, betas=BETAS) -> int:
     return sweep_script.main(
         [
-            *("--fused", "--task", family, "--betas", *betas),
-            *("--config", str(lab.folder / "configs" / f"{group}-beta{{beta}}.yaml")),
-            *("--run_log", str(lab.folder / "logs" / f"{log}-beta{{beta}}.txt")),
-            *("--device", "cpu", *flags),
+            "--fused",
+            "--task",
+            family,
+            "--betas",
+            *betas,
+            "--config",
+            str(lab.folder / "configs" / f"{group}-beta{{beta}}.yaml"),
+            "--run_log",
+            str(lab.folder / "logs" / f"{log}-beta{{beta}}.txt"),
+            "--device",
+            "cpu",
+            *flags,
         ]
     )
 
 
-def comparable(lab: Lab, log: str) -> dict:
+def comparable(lab: TinyExperiment, log: str) -> dict:
     """A run's metrics.json without its own times."""
     content = lab.metrics(log)
     for name in ("finished", "fused_with", "startup_s"):
@@ -55,7 +63,7 @@ def comparable(lab: Lab, log: str) -> dict:
     return content
 
 
-def result_lines(lab: Lab, log: str) -> list[str]:
+def result_lines(lab: TinyExperiment, log: str) -> list[str]:
     """The log's lines from the first test on, without times and places."""
     lines = [line.split("\t", 2)[2] for line in lab.log(log).splitlines()]
     start = next(i for i, line in enumerate(lines) if re.search(r"\[(Teacher|Student): ", line))

@@ -94,7 +94,7 @@ def folder() -> Path:
 
 @contextmanager
 def refusals() -> Iterator[list[str]]:
-    """Lets the right kind of error pass: one line, exit code 2; its text goes to the list.
+    """Let the right kind of error pass: one line, exit code 2; its text goes to the list.
 
     A refusal because memory ran out is none: the file's claims were not looked at before.
     """

@@ -36,7 +36,7 @@ def names_of_2022(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_2022(path: Path, state: Mapping[str, Tensor], config: str, *, is_coco: bool) -> None:
-    """Writes a checkpoint as the 2022 scripts did (torchdistill 0.3.3's `save_ckpt`)."""
+    """Write a checkpoint as the 2022 scripts did (torchdistill 0.3.3's `save_ckpt`)."""
     args = argparse.Namespace(
         config=config,
         json=None,

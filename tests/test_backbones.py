@@ -28,8 +28,8 @@ from ladon.backbones import (
     register,
     shown_name,
 )
-from ladon.config.registries import entries
-from ladon.config.signatures import builder_problem, call_problems
+from ladon.config.validate.registries import entries
+from ladon.config.validate.signatures import builder_problem, call_problems
 from ladon.errors import CheckpointError, ConfigError
 from ladon.models import build_model, entropy_coding, update_bottleneck, write_checkpoint
 from ladon.models.build import on_meta_device
@@ -174,7 +174,7 @@ def test_torchvisions_weights_are_asked_for(monkeypatch, tmp_path, wanted):
     with pytest.raises(CheckpointError, match=r"put it at .*convnext_tiny-983f1562\.pth"):
         build_model(tiny, "classification", "models.student_model")
     with on_meta_device():  # a checkpoint will give them
-        build_model(tiny, "classification", "models.student_model", replaced=True)
+        build_model(tiny, "classification", "models.student_model", load_weights=False)
 
 
 def test_validation_knows_the_key_and_its_arguments():

@@ -71,8 +71,12 @@ def storage(count: int = 2, kind: str = "FloatStorage", key: str = "0") -> bytes
 def tensor(size=(2,), stride=(1,), offset: int = 0, source: bytes | None = None) -> bytes:
     return call(
         name("torch._utils", "_rebuild_tensor_v2"),
-        *(source or storage(), whole(offset), shape(*size), shape(*stride)),
-        *(b"\x89", call(name("collections", "OrderedDict"))),
+        source or storage(),
+        whole(offset),
+        shape(*size),
+        shape(*stride),
+        b"\x89",
+        call(name("collections", "OrderedDict")),
     )
 
 
@@ -242,7 +246,7 @@ def test_hostile_pickles_are_refused_within_bounds(tmp_path):
 
 
 def hostile_archives(folder: Path) -> dict[Path, str]:
-    """Archives and files of the older format whose frame lies, not their pickle."""
+    """Archive and files of the older format whose frame lies, not their pickle."""
     good = checkpoint()
     made = {
         write_zip(folder / "compressed.pt", good, compression=zipfile.ZIP_DEFLATED): "compressed",

@@ -15,9 +15,9 @@ from torch.utils.data import Dataset, Subset
 from torchdistill.datasets.wrapper import BaseDatasetWrapper
 
 from ladon.data.batching import (
-    bucketed,
+    batch_by_size,
     collate,
-    iterate,
+    unpacked_batches,
 )
 from ladon.data.loaders import (
     build_eval_loader,
@@ -243,12 +243,12 @@ def test_whatever_a_dataset_raises_names_the_sample(dataset, name, workers):
     expected = rf"^cannot load {name}: KeyError: 'two\\nlines'$"
     loader = build_train_loader(dataset, section, seed=0)
     with pytest.raises(DataError, match=expected) as caught:
-        list(iterate(loader))
+        list(unpacked_batches(loader))
     if workers == 0:
         assert isinstance(caught.value.__cause__, KeyError)
     loader = build_eval_loader(dataset, section)
     with pytest.raises(DataError, match=expected):
-        list(bucketed(loader, image_size, lambda size: 1))
+        list(batch_by_size(loader, image_size, lambda size: 1))
 
 
 def test_samples_that_make_no_batch_are_a_data_error():

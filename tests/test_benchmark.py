@@ -26,11 +26,11 @@ from ladon.benchmark.results import (
     open_results,
     read_results,
 )
-from ladon.benchmark.table import part_sheet, repeats_text
+from ladon.benchmark.table import part_table, repeats_text
 from ladon.benchmark.workload import SOURCES, Workload
 from ladon.commands import benchmark
 from ladon.errors import LadonError, UsageError
-from ladon.report.render import print_sheet
+from ladon.report.render import show_table
 from ladon.tasks import TASKS
 
 MACHINE = {"cpu": "x", "cores": 2}
@@ -141,7 +141,7 @@ def test_shipped_files_load_with_parts_that_are_gone(path):
     assert {"evaluation", "roofline"} <= set(found.parts)
     assert open_results(path, found.machine, quick=False) == found
     for name, part in found.parts.items():
-        assert len(part_sheet(name, part).rows) == len(part.measurements)
+        assert len(part_table(name, part).rows) == len(part.measurements)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 2}', '{"schema": 1, "parts": 3}'])
@@ -155,12 +155,12 @@ def test_a_file_that_is_none_is_not_overwritten(tmp_path, text):
 
 def test_table_shows_median_range_and_facts():
     console = Console(width=120, file=io.StringIO(), highlight=False)
-    print_sheet(console, part_sheet("codec", some_results().parts["codec"]))
+    show_table(console, part_table("codec", some_results().parts["codec"]))
     text = console.file.getvalue()
     assert "a, b" in text
     for cell in ("2.00 (1.00–6.00)", "2.00 (2.00–2.00)", "0.500", "1234 ", "of: acc1 0.25"):
         assert cell in text, cell
-    failed = part_sheet("memory", PartResult(error="OSError: full"))
+    failed = part_table("memory", PartResult(error="OSError: full"))
     assert failed.title == "memory: failed: OSError: full"
 
 

@@ -20,7 +20,7 @@ from ladon.bottlenecks import (
 )
 from ladon.bottlenecks.encoder import encode_latent
 from ladon.bottlenecks.entropy import set_tables, tables
-from ladon.config.signatures import call_problems
+from ladon.config.validate.signatures import call_problems
 from ladon.engine.stage import Stage
 from ladon.errors import PayloadError
 from ladon.models import build_model, load_into, read_checkpoint, write_checkpoint
@@ -118,7 +118,7 @@ def test_tables_are_named_as_in_the_state_dict_and_can_be_put_elsewhere():
 
 
 def test_a_kind_of_ones_own_needs_no_change_of_the_library(thin, tmp_path):
-    """Codes in parts, is folded and cast behind the payload only, and loads with its tables."""
+    """Code in parts, is folded and cast behind the payload only, and loads with its tables."""
     bottleneck, images = find_bottleneck(thin), torch.randn(3, 3, 64, 96) * 5
     update_bottleneck(thin)
     with torch.inference_mode():
@@ -142,7 +142,7 @@ class Killed(BaseException):
 
 
 def killed(monkeypatch, call, run):
-    """Ends a run at a step of its own."""
+    """End a run at a step of its own."""
     step, calls = Stage.step, []
 
     def counted(self, loss):

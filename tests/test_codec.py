@@ -116,7 +116,7 @@ def test_another_shape_is_refused():
 
 
 def corrupted(payload, rng):
-    """Flips bits, swaps or replaces words, or makes the payload up altogether."""
+    """Flip bits, swaps or replaces words, or makes the payload up altogether."""
     data = np.frombuffer(payload, np.uint8).copy()
     kind = rng.integers(4)
     if kind == 0:
@@ -289,7 +289,7 @@ def test_one_damaged_payload_of_a_batch_is_refused(bad):
 
 
 def test_latents_of_any_layout_are_rounded_as_torch_does():
-    """Halves go to the even neighbour; decoded latents are channels_last, ready for the decoder."""
+    """Halve go to the even neighbour; decoded latents are channels_last, ready for the decoder."""
     made = bottleneck(6)
     own = LatentCoder(made)
     medians = made._get_medians().detach().reshape(1, -1, 1, 1)

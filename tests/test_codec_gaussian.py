@@ -20,7 +20,7 @@ def conditional():
 
 
 def predicted(shape, seed=0):
-    """Scales from below the least to above the greatest, means, and a latent of these."""
+    """Scale from below the least to above the greatest, means, and a latent of these."""
     generator = torch.Generator().manual_seed(seed)
     scales = torch.exp(torch.rand(shape, generator=generator) * 9 - 3)
     means = torch.randn(shape, generator=generator) * 5
@@ -32,7 +32,7 @@ def predicted(shape, seed=0):
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("seed", range(8))
 def test_streams_are_compressais_to_the_bit(with_means, batch, seed):
-    """Escapes of both signs among them; height and width differ."""
+    """Escape of both signs among them; height and width differ."""
     made = conditional()
     own = GaussianCoder(made)
     scales, means, latent = predicted((batch, 5, 7 + seed, 3), seed)

@@ -10,7 +10,7 @@ import pytest
 from data_config.helpers import load, write
 
 from ladon.config import resolve_name
-from ladon.config.aliases import ALIASES, MODULE_ALIASES
+from ladon.config.core.aliases import ALIASES, MODULE_ALIASES
 from ladon.errors import ConfigError, DataError
 
 

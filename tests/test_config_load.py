@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from data_config.helpers import GOOD, error_of, load, write
 
-from ladon.config import Lazy, find_config_files, load_config
+from ladon.config import LazyCall, find_config_files, load_config
 from ladon.errors import ConfigError
 
 ROOTS = """
@@ -132,7 +132,7 @@ def resolved(config):
     """All of a config as plain data; tagged nodes as (tag, contents), so that two loads compare."""
 
     def tell(value):
-        if isinstance(value, Lazy):
+        if isinstance(value, LazyCall):
             return value.tag, tell(config.resolver.resolve(value.value))
         if isinstance(value, dict):
             is_kept = {k: k in ("_own",) or not str(k).startswith("_") for k in value}

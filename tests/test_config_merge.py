@@ -3,7 +3,7 @@
 import pytest
 from data_config.helpers import error_of, load, write
 
-from ladon.config import Lazy, load_config
+from ladon.config import LazyCall, load_config
 from ladon.errors import ConfigError
 
 SHARED = """
@@ -68,7 +68,7 @@ def test_one_base_may_be_reached_twice(tmp_path):
 def test_a_mapping_merges_into_a_tagged_node(tmp_path):
     write(tmp_path, SHARED, "base.yaml")
     config = load(tmp_path, "_base_: base.yaml\na: {init: {kwargs: {denominator: 4}}}\n")
-    assert isinstance(config.get("a"), Lazy)
+    assert isinstance(config.get("a"), LazyCall)
     assert config.get("a") is config.get("b.c")
     assert config.build(config.get("b.c")) == 0.25
 

@@ -3,7 +3,7 @@
 import pytest
 from data_config.helpers import error_of, load, write
 
-from ladon.config import Lazy, load_config
+from ladon.config import LazyCall, load_config
 from ladon.errors import ConfigError
 
 
@@ -48,7 +48,7 @@ def test_an_alias_is_its_anchors_object(tmp_path):
         c: {d: *x}
         """,
     )
-    assert isinstance(config.get("a"), Lazy)
+    assert isinstance(config.get("a"), LazyCall)
     assert config.get("a") is config.get("b") is config.get("c.d")
     assert config.get("a").tag == "!import_get"
     assert config.get("a").line == 2
@@ -156,10 +156,24 @@ def test_numbers_that_are_read_otherwise_are_refused(tmp_path, text, message, pl
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        *(("007", 7), ("0", 0), ("00", 0), ("0x10", 16), ("0b11", 3), ("1_000", 1000)),
-        *(("'010'", "010"), ('"1:30"', "1:30"), ("0o17", 15), ("0.10", 0.1)),
-        *(("-.5", -0.5), ("+.5", 0.5), (".5e3", 500.0), ("-.5e-1", -0.05)),
-        *(("-0", 0), ("a:30", "a:30"), ("2026-11-26", "2026-11-26"), ("1e-3", 0.001)),
+        ("007", 7),
+        ("0", 0),
+        ("00", 0),
+        ("0x10", 16),
+        ("0b11", 3),
+        ("1_000", 1000),
+        ("'010'", "010"),
+        ('"1:30"', "1:30"),
+        ("0o17", 15),
+        ("0.10", 0.1),
+        ("-.5", -0.5),
+        ("+.5", 0.5),
+        (".5e3", 500.0),
+        ("-.5e-1", -0.05),
+        ("-0", 0),
+        ("a:30", "a:30"),
+        ("2026-11-26", "2026-11-26"),
+        ("1e-3", 0.001),
     ],
 )
 def test_numbers_and_texts_that_a_person_reads_the_same(tmp_path, text, value):

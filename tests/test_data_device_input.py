@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 
 def compare(dataset, count):
-    """Asserts that splitting leaves values and dataset as they are; returns the two."""
+    """Assert that splitting leaves values and dataset as they are; return the two."""
     before = [dataset[n][0] for n in range(count)]
     split, finish = split_input(dataset)
     assert finish is not None

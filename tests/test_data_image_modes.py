@@ -14,8 +14,26 @@ from ladon.data.images import open_image, open_mask
 from ladon.errors import DataError
 
 MODES = (
-    *("1", "L", "P", "PA", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB"),
-    *("HSV", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"),
+    "1",
+    "L",
+    "P",
+    "PA",
+    "LA",
+    "La",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+    "HSV",
+    "I",
+    "F",
+    "I;16",
+    "I;16L",
+    "I;16B",
+    "I;16N",
 )
 FORMATS = ("png", "tiff", "webp", "gif", "bmp", "jpg", "jp2", "tga", "ppm", "pcx", "im", "sgi")
 REFUSED = {"I", "F"}
@@ -116,9 +134,15 @@ def test_32_bits_are_read_where_they_hold_8(tmp_path, levels, dtype):
 @pytest.mark.parametrize(
     "levels",
     [
-        *(RAMP * np.float32(257), RAMP / np.float32(255), RAMP - np.float32(9)),
-        *(RAMP * np.float32("nan"), RAMP + np.float32("inf"), (RAMP > 3).astype(np.float32)),
-        *(RAMP.astype(np.int32) * 257, RAMP.astype(np.int32) - 9, (RAMP > 3).astype(np.int32)),
+        RAMP * np.float32(257),
+        RAMP / np.float32(255),
+        RAMP - np.float32(9),
+        RAMP * np.float32("nan"),
+        RAMP + np.float32("inf"),
+        (RAMP > 3).astype(np.float32),
+        RAMP.astype(np.int32) * 257,
+        RAMP.astype(np.int32) - 9,
+        (RAMP > 3).astype(np.int32),
     ],
 )
 def test_32_bits_without_a_known_white_are_refused(tmp_path, levels):
@@ -129,7 +153,7 @@ def test_32_bits_without_a_known_white_are_refused(tmp_path, levels):
 
 
 def png(path, depth, colour, rows, *chunks):
-    """Writes a PNG by hand: what Pillow does not write itself."""
+    """Write a PNG by hand: what Pillow does not write itself."""
 
     def chunk(name, data):
         return (

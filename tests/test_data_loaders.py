@@ -9,13 +9,13 @@ from torch.utils.data import Dataset, RandomSampler, SequentialSampler, Subset
 
 from ladon.data import loaders
 from ladon.data.batching import (
-    bucketed,
+    batch_by_size,
     collate,
-    iterate,
+    unpacked_batches,
     unwrap_worker_error,
 )
 from ladon.data.loaders import (
-    EpochBatches,
+    EpochBatchSampler,
     IndexedDataset,
     SeededDataset,
     build_eval_loader,
@@ -77,7 +77,7 @@ def train_epoch(epoch=0, skip=0, workers=0, seed=7, **config):
     kwargs = {"batch_size": 4, "num_workers": workers}
     loader = build_train_loader(Noise(), {"kwargs": kwargs, **config}, seed)
     loader.batch_sampler.set_epoch(epoch, skip)
-    return torch.stack([batch[0] for batch in iterate(loader)])
+    return torch.stack([batch[0] for batch in unpacked_batches(loader)])
 
 
 def test_num_iterations_of_the_published_recipes():
@@ -90,7 +90,7 @@ def test_num_iterations_of_the_published_recipes():
 
 def test_order_depends_on_seed_and_epoch_only():
     def epoch_order(seed, epoch, **kwargs):
-        batches = EpochBatches(Noise(), None, None, {"batch_size": 4}, seed, **kwargs)
+        batches = EpochBatchSampler(Noise(), None, None, {"batch_size": 4}, seed, **kwargs)
         batches.set_epoch(epoch)
         return order(batches)
 
@@ -105,7 +105,7 @@ def test_order_depends_on_seed_and_epoch_only():
 
 
 def test_going_back_to_an_epoch_repeats_it():
-    batches = EpochBatches(Noise(), None, None, {"batch_size": 4}, 0)
+    batches = EpochBatchSampler(Noise(), None, None, {"batch_size": 4}, 0)
     batches.set_epoch(1)
     first = list(batches)
     assert list(batches) == first
@@ -118,25 +118,25 @@ def test_going_back_to_an_epoch_repeats_it():
 
 @pytest.mark.parametrize(("drop_last", "count"), [(False, 7), (True, 6)])
 def test_plain_batches_follow_drop_last(drop_last, count):
-    batches = EpochBatches(Noise(), None, None, {"batch_size": 3, "drop_last": drop_last}, 0)
+    batches = EpochBatchSampler(Noise(), None, None, {"batch_size": 3, "drop_last": drop_last}, 0)
     assert len(batches) == len(list(batches)) == count
 
 
 def test_the_users_sampler_and_batch_sampler_are_used():
     sampler = {"class_or_func": SequentialSampler, "kwargs": None}
-    batches = EpochBatches(Noise(5), sampler, None, {"batch_size": 2}, 0)
+    batches = EpochBatchSampler(Noise(5), sampler, None, {"batch_size": 2}, 0)
     assert order(batches) == [[0, 1], [2, 3], [4]]
     grouped = {"key": "GroupedBatchSampler", "kwargs": {"batch_size": 2, "group_ids": [0, 1] * 3}}
-    assert order(EpochBatches(Noise(6), sampler, grouped, {}, 0)) == [[0, 2], [1, 3], [4, 0]]
+    assert order(EpochBatchSampler(Noise(6), sampler, grouped, {}, 0)) == [[0, 2], [1, 3], [4, 0]]
     twice = {"class_or_func": RandomSampler, "kwargs": {"replacement": True, "num_samples": 50}}
-    assert len(EpochBatches(Noise(5), twice, None, {"batch_size": 5}, 0)) == 10
+    assert len(EpochBatchSampler(Noise(5), twice, None, {"batch_size": 5}, 0)) == 10
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 def test_ranks_share_the_batches_and_see_equally_many(world_size):
-    whole = order(EpochBatches(Noise(), None, None, {"batch_size": 4}, 0))
+    whole = order(EpochBatchSampler(Noise(), None, None, {"batch_size": 4}, 0))
     shards = [
-        order(EpochBatches(Noise(), None, None, {"batch_size": 4}, 0, rank, world_size))
+        order(EpochBatchSampler(Noise(), None, None, {"batch_size": 4}, 0, rank, world_size))
         for rank in range(world_size)
     ]
     rounds = get_num_iterations(Noise(), 4, world_size)
@@ -149,7 +149,7 @@ def test_ranks_share_the_batches_and_see_equally_many(world_size):
 def test_skip_yields_the_tail_and_keeps_the_length():
     full = train_epoch(epoch=2)
     assert torch.equal(train_epoch(epoch=2, skip=3), full[3:])
-    batches = EpochBatches(Noise(), None, None, {"batch_size": 4}, 7)
+    batches = EpochBatchSampler(Noise(), None, None, {"batch_size": 4}, 7)
     batches.set_epoch(2, skip=3)
     assert (len(batches), batches.remaining) == (5, 2)
     batches.set_epoch(2, skip=9)
@@ -158,7 +158,7 @@ def test_skip_yields_the_tail_and_keeps_the_length():
 
 def test_a_set_smaller_than_a_batch_is_an_error():
     with pytest.raises(DataError, match="training set: 3 samples fill no batch"):
-        len(EpochBatches(Noise(3), None, None, {"batch_size": 4, "drop_last": True}, 0))
+        len(EpochBatchSampler(Noise(3), None, None, {"batch_size": 4, "drop_last": True}, 0))
 
 
 def test_augmentation_does_not_depend_on_workers():
@@ -178,7 +178,7 @@ def test_persistent_workers_go_through_several_epochs():
     assert loader.persistent_workers
     for epoch in (0, 1):
         loader.batch_sampler.set_epoch(epoch)
-        got = torch.stack([batch[0] for batch in iterate(loader)])
+        got = torch.stack([batch[0] for batch in unpacked_batches(loader)])
         assert torch.equal(got, train_epoch(epoch))
 
 
@@ -187,7 +187,7 @@ def test_the_main_process_keeps_its_random_numbers(workers):
     before = rng_states()
     train_epoch(workers=workers)
     list(
-        bucketed(
+        batch_by_size(
             build_eval_loader(Noise(), {"kwargs": {"num_workers": workers}}), len, lambda size: 1
         )
     )
@@ -199,7 +199,7 @@ def test_training_samples_get_a_supplementary_dict():
     assert len(SeededDataset(Noise(), 0)[0, 3]) == 2
     for expected, config in ((3, {}), (2, {"requires_supp": False})):
         loader = build_train_loader(Noise(), config, 0)
-        assert len(next(iter(iterate(loader)))) == expected
+        assert len(next(iter(unpacked_batches(loader)))) == expected
     loader = build_train_loader(Noise(), {"collate_fn": "coco_collate_fn"}, 0)
     assert next(iter(loader))[2] == [{}]
 
@@ -224,7 +224,7 @@ def test_unknown_names_are_config_errors():
     with pytest.raises(ConfigError, match=r"no_such_fn.*dependencies"):
         build_train_loader(Noise(), {"collate_fn": "no_such_fn"}, 0)
     with pytest.raises(ConfigError, match="NoSampler"):
-        list(EpochBatches(Noise(), None, {"key": "NoSampler"}, {}, 0))
+        list(EpochBatchSampler(Noise(), None, {"key": "NoSampler"}, {}, 0))
 
 
 def test_workers_are_capped_at_the_cores_and_it_is_said_once(caplog):
@@ -256,8 +256,8 @@ def test_loader_kwargs_are_passed_on_and_what_needs_workers_is_left_out():
 
 def test_a_large_batch_is_sent_in_parts():
     loader = build_eval_loader(Noise(40), {"kwargs": {"batch_size": 64}})
-    assert [len(samples) for samples in iterate(loader)] == [16, 16, 8]
-    (whole,) = bucketed(loader, len, lambda size: 64)
+    assert [len(samples) for samples in unpacked_batches(loader)] == [16, 16, 8]
+    (whole,) = batch_by_size(loader, len, lambda size: 64)
     assert [index for index, _, _ in whole] == list(range(40))
 
 
@@ -291,7 +291,9 @@ def test_workers_ignore_ctrl_c():
             return torch.tensor([ignored, torch.get_num_threads() == 1]), index
 
     before = signal.getsignal(signal.SIGINT)
-    (_, flags, _), *_ = next(iterate(build_eval_loader(Signals(), {"kwargs": {"num_workers": 1}})))
+    (_, flags, _), *_ = next(
+        unpacked_batches(build_eval_loader(Signals(), {"kwargs": {"num_workers": 1}}))
+    )
     assert flags.all()
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -337,13 +339,13 @@ def test_evaluation_samples_are_the_same_at_every_call():
 )
 def test_buckets_hold_one_size(batch_size, expected):
     loader = build_eval_loader(Shapes(), {"kwargs": {"batch_size": 3}})
-    lists = list(bucketed(loader, image_size, lambda size: batch_size))
+    lists = list(batch_by_size(loader, image_size, lambda size: batch_size))
     assert [[index for index, _, _ in samples] for samples in lists] == expected
     assert all(len({image_size(image) for _, image, _ in samples}) == 1 for samples in lists)
 
 
 def test_collate_uses_the_users_function():
-    samples = next(bucketed(build_eval_loader(Shapes(), {}), image_size, lambda size: 2))
+    samples = next(batch_by_size(build_eval_loader(Shapes(), {}), image_size, lambda size: 2))
     indices, images, targets = collate(samples)
     assert (indices, tuple(images.shape), targets.tolist()) == ([0, 2], (2, 3, 6, 4), [0, 2])
     indices, images, targets = collate(samples, "coco_collate_fn")
@@ -356,8 +358,8 @@ def test_collate_uses_the_users_function():
 def test_a_damaged_sample_gives_its_own_one_line_message(workers):
     config = {"kwargs": {"num_workers": workers, "batch_size": 2}, "collate_fn": "coco_collate_fn"}
     dataset = Shapes(damaged=True)
-    train = iterate(build_train_loader(dataset, config, 0))
-    test = bucketed(build_eval_loader(dataset, config), image_size, lambda size: 2)
+    train = unpacked_batches(build_train_loader(dataset, config, 0))
+    test = batch_by_size(build_eval_loader(dataset, config), image_size, lambda size: 2)
     for run in (train, test):
         with pytest.raises(DataError) as caught:
             list(run)

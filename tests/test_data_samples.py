@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from ladon.data.batching import iterate
+from ladon.data.batching import unpacked_batches
 from ladon.data.loaders import build_eval_loader, build_train_loader
 from ladon.errors import DataError
 
@@ -34,7 +34,7 @@ def test_a_sample_that_is_none_names_dataset_and_index(build, workers):
         else build_eval_loader(Odd(None), loader)
     )
     with pytest.raises(DataError) as caught:
-        list(iterate(made))
+        list(unpacked_batches(made))
     assert str(caught.value) == (
         "cannot load sample 4 of Odd: it is None, not a pair of image and target: let __getitem__ "
         "return both, and leave out of the dataset what has none"
@@ -48,4 +48,4 @@ def test_a_sample_that_is_none_names_dataset_and_index(build, workers):
 def test_a_sample_that_is_no_pair_is_refused(sample, found):
     loader = build_eval_loader(Odd(sample), {"kwargs": {"num_workers": 0}})
     with pytest.raises(DataError, match=f"^cannot load sample 4 of Odd: it is {found}, not a pair"):
-        list(iterate(loader))
+        list(unpacked_batches(loader))

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ladon.data.batching import (
-    bucketed,
-    iterate,
+    batch_by_size,
+    unpacked_batches,
 )
 from ladon.data.loaders import (
     build_eval_loader,
@@ -92,7 +92,7 @@ def test_samples_that_wait_long_have_memory_of_their_own(monkeypatch, most):
     monkeypatch.setattr("ladon.data.batching._MOST_WAITING", most)
     loader = build_eval_loader(Boxes(), {"kwargs": {"batch_size": 4, "num_workers": 1}})
     seen = {}
-    for samples in bucketed(loader, image_size, lambda size: 20 if size == (8, 8) else 1):
+    for samples in batch_by_size(loader, image_size, lambda size: 20 if size == (8, 8) else 1):
         for index, image, target in samples:
             seen[index] = int(image[0, 0, 0]), float(target["area"][1])
             if image.shape[-1] == 8:
@@ -109,14 +109,14 @@ def test_loaders_give_the_same_with_and_without_workers(build, workers):
     kwargs = {"batch_size": 4, "num_workers": workers}
     if build == "eval":
         loader = build_eval_loader(Boxes(), {"kwargs": kwargs})
-        first = next(iterate(loader))
+        first = next(unpacked_batches(loader))
         assert [index for index, _, _ in first] == [0, 1, 2, 3]
         assert equal(first[2][2], Boxes()[2][1])
     else:
         section = {"kwargs": kwargs, "collate_fn": "coco_collate_fn"}
         loader = build_train_loader(Boxes(), section, seed=1)
         loader.batch_sampler.set_epoch(0)
-        images, targets, supp = next(iterate(loader))
+        images, targets, supp = next(unpacked_batches(loader))
         indices = [int(image[0, 0, 0]) for image in images]
         assert all(equal(t, Boxes()[i][1]) for i, t in zip(indices, targets, strict=True))
         assert supp == [{}] * 4
@@ -126,7 +126,7 @@ def main():
     """In a process of its own: two large batches under way with few files to open."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
     section = {"kwargs": {"batch_size": 50, "num_workers": 2}}
-    batches = list(bucketed(build_eval_loader(Boxes(), section), image_size, lambda size: 20))
+    batches = list(batch_by_size(build_eval_loader(Boxes(), section), image_size, lambda size: 20))
     sys.stdout.write(str(sum(len(batch) for batch in batches)))
 
 

@@ -22,7 +22,7 @@ ARGS = SimpleNamespace(device="cpu", world_size=1, dist_url="env://")
 
 @pytest.fixture
 def place(monkeypatch):
-    """Sets the environment that a launcher would set, and nothing else of it."""
+    """Set the environment that a launcher would set, and nothing else of it."""
 
     def put(**values):
         for name in (*PLACE, "SLURM_LOCALID"):

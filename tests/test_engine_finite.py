@@ -51,7 +51,7 @@ def test_spoilt_weights_are_neither_best_nor_last(own_lab, refused, monkeypatch,
         original(self, loss)
         steps.append(0)
         if len(steps) == 4:
-            norm = next(m for m in self.student.whole.modules() if isinstance(m, nn.BatchNorm2d))
+            norm = next(m for m in self.student.model.modules() if isinstance(m, nn.BatchNorm2d))
             with torch.no_grad():
                 getattr(norm, part).view(-1)[0] = value
 
@@ -79,7 +79,7 @@ def test_spoilt_weights_are_neither_best_nor_last(own_lab, refused, monkeypatch,
 
 def test_no_last_is_promised_where_there_is_none(own_lab, refused, monkeypatch):
     monkeypatch.setattr(
-        Stage, "step", lambda self, _: self.student.whole.fc.weight.data.fill_(math.nan)
+        Stage, "step", lambda self, _: self.student.model.fc.weight.data.fill_(math.nan)
     )
     best = f"models.model.dst_ckpt={own_lab.folder / 'best.pt'}"
     message = refused("teacher", "--set", best, code=1)
@@ -95,7 +95,7 @@ def test_an_interruption_does_not_save_spoilt_weights(own_lab, refused, monkeypa
     def step(self, loss):
         original(self, loss)
         with torch.no_grad():
-            self.student.whole.fc.bias[0] = math.inf
+            self.student.model.fc.bias[0] = math.inf
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(Stage, "step", step)

@@ -23,7 +23,7 @@ TEST = ("-test_only", "-student_only")
 
 @pytest.fixture
 def tiny_image(own_data):
-    """Makes the first image to test on so small; returns its path."""
+    """Make the first image to test on so small; return its path."""
 
     def make(size):
         path = own_data / json.loads((own_data / ANNOTATIONS).read_text())["images"][0]["file_name"]

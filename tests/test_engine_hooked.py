@@ -200,7 +200,11 @@ def test_compiled_stages_learn_the_same(monkeypatch, caplog, name, precision):
             update_bottleneck(student)
         use_own_noise(student, 7, CPU.device)
         stage = Stage(
-            *(train_config()[name], student, teacher, 3, CPU),
+            train_config()[name],
+            student,
+            teacher,
+            3,
+            CPU,
             precision=precision,
             compile_layers=compile_layers,
         )

@@ -37,7 +37,7 @@ time.sleep(60)
 
 @pytest.fixture
 def hold():
-    """Starts a process that has a lock; returns it and its child's id (1 for none)."""
+    """Start a process that has a lock; return it and its child's id (1 for none)."""
     started, children = [], []
 
     def start(path: Path, *flags: str) -> tuple[subprocess.Popen, int]:
@@ -141,7 +141,7 @@ def test_a_lock_holds_within_one_process_too(tmp_path):
 
 
 def test_of_many_that_want_a_lock_one_has_it(tmp_path):
-    """Takers and releasers in a race: never two at once, though the file comes and goes."""
+    """Taker and releasers in a race: never two at once, though the file comes and goes."""
     inside, most, done = [], [], []
 
     def work():

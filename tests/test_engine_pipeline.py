@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ladon.engine.evaluate import GPU_AHEAD
-from ladon.engine.pipeline import Stopwatch, run_ahead, taken_ahead
+from ladon.engine.pipeline import Stopwatch, pipelined_map, prefetch
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 3])
@@ -36,7 +36,7 @@ def test_items_run_ahead_in_order(ahead):
         return n * n
 
     results = []
-    for result in run_ahead(work, items(), ahead):
+    for result in pipelined_map(work, items(), ahead):
         results.append(result)
         assert len(taken) <= len(results) - 1 + ahead
     assert results == [n * n for n in range(7)]
@@ -46,7 +46,7 @@ def test_items_run_ahead_in_order(ahead):
 
 def test_an_error_under_way_is_raised():
     with pytest.raises(ZeroDivisionError):
-        list(run_ahead(lambda n: 1 // n, [2, 1, 0, 3], 2))
+        list(pipelined_map(lambda n: 1 // n, [2, 1, 0, 3], 2))
 
 
 def test_items_are_taken_ahead_in_one_thread_and_no_further_than_one():
@@ -59,7 +59,7 @@ def test_items_are_taken_ahead_in_one_thread_and_no_further_than_one():
             yield n
 
     seen = []
-    for n in taken_ahead(items()):
+    for n in prefetch(items()):
         seen.append(n)
         assert len(taken) <= n + 2
     assert seen == list(range(5))
@@ -72,7 +72,7 @@ def test_items_are_taken_ahead_in_one_thread_and_no_further_than_one():
     started_later.start()
     started_later.join()
     assert [torch.get_num_threads(), *later] == [cores, cores]
-    assert list(taken_ahead([])) == []
+    assert list(prefetch([])) == []
 
 
 def test_an_item_is_taken_while_the_one_before_it_is_worked_on():
@@ -83,14 +83,14 @@ def test_an_item_is_taken_while_the_one_before_it_is_worked_on():
         taken.set()
         yield 1
 
-    ahead = taken_ahead(items())
+    ahead = prefetch(items())
     assert next(ahead) == 0
     assert taken.wait(30)
     ahead.close()
 
 
 def test_an_error_of_an_item_taken_ahead_comes_in_its_turn():
-    ahead = taken_ahead(1 // n for n in (1, 0))
+    ahead = prefetch(1 // n for n in (1, 0))
     assert next(ahead) == 1
     with pytest.raises(ZeroDivisionError):
         next(ahead)
@@ -127,7 +127,7 @@ def test_every_part_of_the_machine_has_a_batch_of_its_own():
         return n
 
     # the consumer waits for batch 0: whoever takes batch 3 is not this thread
-    assert list(run_ahead(predict, taken_ahead(load()), GPU_AHEAD)) == list(range(6))
+    assert list(pipelined_map(predict, prefetch(load()), GPU_AHEAD)) == list(range(6))
     assert sorted(met) == [("coder", 1), ("decoder", 0), ("encoder", 2), ("loading", 3)]
 
 
@@ -140,7 +140,7 @@ def test_nothing_is_loaded_that_nobody_waits_for():
             taken.append(n)
             yield n
 
-    results = run_ahead(lambda n: go_on.wait(30) and n, taken_ahead(load()), 3)
+    results = pipelined_map(lambda n: go_on.wait(30) and n, prefetch(load()), 3)
     first = threading.Thread(target=lambda: next(results))
     first.start()
     time.sleep(0.3)
@@ -152,7 +152,7 @@ def test_nothing_is_loaded_that_nobody_waits_for():
 
 def test_threads_keep_to_their_cores_and_leave_others_theirs():
     before = torch.get_num_threads()
-    inside = list(run_ahead(lambda _: torch.get_num_threads(), range(8), 4, cores=1))
+    inside = list(pipelined_map(lambda _: torch.get_num_threads(), range(8), 4, cores=1))
     assert inside == [1] * 8
     assert torch.get_num_threads() == before
     later = []

@@ -26,7 +26,7 @@ class Killed(BaseException):
 
 
 def killed_when(monkeypatch, owner, name, *, after=False, call=1):
-    """Ends the process at a call of a method, before it or after it."""
+    """End the process at a call of a method, before it or after it."""
     original, calls = getattr(owner, name), []
 
     def method(*args, **kwargs):
@@ -86,8 +86,10 @@ def test_another_training_is_not_gone_on_with(interrupted, refused, own_lab, fla
 
 def test_what_does_not_matter_may_change(interrupted, own_lab, monkeypatch):
     free = [
-        *("train.log_freq=1", "train.train_data_loader.kwargs.num_workers=1"),
-        *("train.val_data_loader.kwargs.batch_size=3", "test.test_data_loader.kwargs.batch_size=5"),
+        "train.log_freq=1",
+        "train.train_data_loader.kwargs.num_workers=1",
+        "train.val_data_loader.kwargs.batch_size=3",
+        "test.test_data_loader.kwargs.batch_size=5",
         f"models.model.dst_ckpt={own_lab.folder / 'elsewhere.pt'}",
     ]
     flags = [text for value in free for text in ("--set", value)]

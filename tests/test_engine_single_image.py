@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ladon.data.loaders import EpochBatches
+from ladon.data.loaders import EpochBatchSampler
 from ladon.engine.forwarding import naming_images
 from ladon.engine.single_image import foreseeing_single_image
 from ladon.errors import ConfigError, LadonError
@@ -61,7 +61,7 @@ def test_the_failure_itself_says_the_way_out():
 )
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_smallest_batch_is_known_to_every_process(kwargs, smallest, rank):
-    order = EpochBatches(range(7), None, None, kwargs, 0, rank, 2)
+    order = EpochBatchSampler(range(7), None, None, kwargs, 0, rank, 2)
     assert order.smallest == smallest
 
 

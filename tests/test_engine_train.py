@@ -28,7 +28,7 @@ def validating(lab, name, **values):
 
 
 def interrupt_after(monkeypatch, steps, signum=signal.SIGINT):
-    """Sends this process a signal during the given optimizer step, counted over the run."""
+    """Send this process a signal during the given optimizer step, counted over the run."""
     count = 0
     original = Stage.step
 
@@ -183,7 +183,7 @@ def test_not_finite_loss_stops_the_run_and_keeps_the_last_good_state(own_lab, mo
 
 
 def scores(monkeypatch, values):
-    """Gives each validation the next of these values."""
+    """Give each validation the next of these values."""
     values = iter(values)
     original = train_module.evaluate_all
 

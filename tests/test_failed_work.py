@@ -26,7 +26,7 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is
 
 @contextlib.contextmanager
 def disk_for(nbytes: int):
-    """Lets this process write no file longer than this, as on a full disk."""
+    """Let this process write no file longer than this, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
     try:

@@ -1,15 +1,15 @@
 """Every task and stage on a CUDA device that is not there: no tensor left behind, no waiting.
 
-The shipped digit-scenes families, on fake tensors (``fake_cuda``): a CPU tensor mixed in, or
+The shipped digit-scenes families, on fake tensors (`fake_cuda`): a CPU tensor mixed in, or
 something for which the host would wait, fails the test; each kind is planted to see that it does.
 
 What this cannot see: values, and so anything that depends on them; random generators, events,
 streams, recorded graphs and pinned memory; memory formats; whether a GPU has the kernels. The
-entropy coder works on the host: its ``encode`` and ``decode`` are stand-ins; the encoder runs layer
+entropy coder works on the host: its `encode` and `decode` are stand-ins; the encoder runs layer
 by layer. Noise is drawn with a CPU generator, because a CUDA one needs a driver. torchvision's
 detectors wait for boxes (to check, sample and filter them) and copy constants from the host: these
 waits are answered with fixed sizes, and only counted. Backward and optimizer need a driver too:
-they run on the ``meta`` device in float32, where PyTorch does not choose ``foreach`` optimizers.
+they run on the `meta` device in float32, where PyTorch does not choose `foreach` optimizers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from ladon.metrics.confusion import ConfusionMatrix
 from ladon.models import build_model, find_bottleneck, use_own_noise
 from ladon.models.inference import inference
 from ladon.models.precision import forward_only
-from ladon.modules import replaced
+from ladon.modules import override_methods
 from ladon.tasks import TASKS
 
 TASK_OF = {
@@ -74,12 +74,12 @@ def built(family: str, key: str) -> nn.Module:
     """A model of a shipped family with random weights, on the CPU."""
     config = config_of(family)
     section = config.build(config.section(f"models.{key}"))
-    return build_model(section, family, key, replaced=True)
+    return build_model(section, family, key, load_weights=False)
 
 
 def three_headed() -> nn.Module:
     section = {"key": "ladon", **three_sections()}
-    return build_model(section, "classification", "three heads", replaced=True)
+    return build_model(section, "classification", "three heads", load_weights=False)
 
 
 class Models:
@@ -160,7 +160,7 @@ def training(
     use_own_noise(student, 7, torch.device("cpu"))
     section = build_stage_section(config, stage_plan)
     stage = Stage(
-        *(section, student, models.teacher(family), STEPS, World(device)), precision=precision
+        section, student, models.teacher(family), STEPS, World(device), precision=precision
     )
     stage.begin_epoch()
     try:
@@ -180,7 +180,7 @@ def train_forward(stage: Stage, batch: tuple[Any, Any, Any]) -> tuple[Tensor, No
 
 
 class CoderStandIn(LatentCoder):
-    """Payloads of eight bytes; quantisation is the real one."""
+    """PayloadSizes of eight bytes; quantisation is the real one."""
 
     def __init__(self, entropy_bottleneck: nn.Module) -> None:
         self._medians = entropy_bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
@@ -197,14 +197,14 @@ class CoderStandIn(LatentCoder):
 def evaluated(
     models: Models, family: str, precision: str, coding: str = "full"
 ) -> tuple[Any, NoWaiting]:
-    """Outputs of two images as ``evaluate`` gets them; a wait is an error."""
+    """Output of two images as `evaluate` gets them; a wait is an error."""
     model = models.student(family).eval()
     set_updated(model, True)
     images, _, _ = batch_of("detection" if family == "three heads" else family, CUDA)
     encoder = find_bottleneck(model).encoder
     with (
         # Module.to cannot exchange fake tensors; their memory format is not looked at
-        replaced(encoder, to=lambda **_: encoder),
+        override_methods(encoder, to=lambda **_: encoder),
         mock.patch.object(factorized, "LatentCoder", CoderStandIn),
         mock.patch("ladon.bottlenecks.encoder.Encoder._record", return_value=None),
         inference(model, coding, precision=precision) as payloads,

@@ -193,7 +193,7 @@ def test_a_batch_is_launched_without_waiting(lab, monkeypatch, record_property, 
     config.import_dependencies()
     task = TASKS[SCRIPTS[family]]
     key = next(f"models.{s}" for s in task.student_sections if f"models.{s}" in config)
-    model = build_model(config.build(config.section(key)), task.model_kind, key, replaced=True)
+    model = build_model(config.build(config.section(key)), task.model_kind, key, load_weights=False)
     load_into(model, read_checkpoint(lab.checkpoint(family), "test"))
     model = model.to(device, memory_format=torch.channels_last).eval()
     images = torch.rand(4, 3, 96, 96, generator=torch.Generator().manual_seed(0)).to(device)
@@ -216,9 +216,16 @@ def test_a_label_outside_the_classes_is_one_line(lab, tmp_path, device):
         "teacher", f"few_{device}", models__model__dst_ckpt=str(tmp_path / "few.pt")
     )
     command = [
-        *(sys.executable, str(ROOT / "scripts" / "image_classification.py")),
-        *("--config", str(config), "--run_log", str(tmp_path / "few.txt"), "--device", device),
-        *("--set", "models.model.kwargs.num_classes=5"),
+        sys.executable,
+        str(ROOT / "scripts" / "image_classification.py"),
+        "--config",
+        str(config),
+        "--run_log",
+        str(tmp_path / "few.txt"),
+        "--device",
+        device,
+        "--set",
+        "models.model.kwargs.num_classes=5",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ)
     assert done.returncode in (1, 2), done.stderr

@@ -42,7 +42,7 @@ def each_training(*on_cpu: str):
 
 
 def losses_of(lab, monkeypatch, training: str, name: str, device: str, **values) -> list[float]:
-    """Trains with nothing drawn; returns the loss of every step."""
+    """Train with nothing drawn; return the loss of every step."""
     family, flags, _, _ = TRAININGS[training]
     kept, original = [], Stage.student_loss
 
@@ -112,7 +112,7 @@ def test_losses_do_not_depend_on_the_memory_format(monkeypatch, device):
 
 @pytest.fixture
 def deterministic():
-    """Algorithms that give the same bits each time, where torch has them."""
+    """Algorithm that give the same bits each time, where torch has them."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -142,7 +142,7 @@ def test_resumed_equals_uninterrupted(
 
 @on_cuda
 def test_a_run_moves_to_the_cpu_and_back(own_lab, monkeypatch, device):
-    """Draws differ from there on, which is said; nothing else is lost."""
+    """Draw differ from there on, which is said; nothing else is lost."""
     config = fresh(own_lab, "classification", "moving", train__log_freq=1)
     for steps, place in ((1, device), (1, "cpu"), (99, device)):
         with monkeypatch.context() as patched:
@@ -222,7 +222,7 @@ def test_memory_does_not_grow(lab, monkeypatch, record_property, training, devic
 
 
 def one_step(world: World) -> nn.Module:
-    """Takes a step of stage 1; returns the student."""
+    """Take a step of stage 1; return the student."""
     models = make_models()
     teacher, student = (copy.deepcopy(model).to(world.device) for model in models)
     use_own_noise(student, 7, world.device)

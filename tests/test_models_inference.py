@@ -18,7 +18,7 @@ from ladon.bottlenecks.encoder import encode_latent
 from ladon.models import freeze_batch_norm, update_bottleneck
 from ladon.models.inference import FoldedGDN1, _folded, inference
 from ladon.models.precision import float32_where_it_matters, forward_only
-from ladon.modules import replaced
+from ladon.modules import override_methods
 
 CPU = torch.device("cpu")
 
@@ -119,8 +119,8 @@ def test_an_error_leaves_the_model_as_it_was():
 
 def test_replaced_methods_nest():
     module = nn.ReLU()
-    with replaced(module, forward=lambda x: "outer"):
-        with replaced(module, forward=lambda x: "inner"):
+    with override_methods(module, forward=lambda x: "outer"):
+        with override_methods(module, forward=lambda x: "inner"):
             assert module(0) == "inner"
         assert module(0) == "outer"
     assert "forward" not in vars(module)

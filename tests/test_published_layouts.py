@@ -105,7 +105,7 @@ class Site:
         return self.folder / "home" / "datasets"
 
     def publish(self, kind: str) -> None:
-        """Writes the checkpoint: 'today', '2022', or '2022 without tables'."""
+        """Write the checkpoint: 'today', '2022', or '2022 without tables'."""
         path = self.folder / CHECKPOINTS[self.task]
         if kind == "today":
             write_checkpoint(path, self.model, best_value=1.0)
@@ -142,7 +142,7 @@ class Site:
 
 
 def make_site(task: str, folder: Path) -> Site:
-    """Builds the config's model with random weights."""
+    """Build the config's model with random weights."""
     folder.mkdir()
     (folder / "configs").symlink_to(ROOT / "configs")
     (folder / "legacy").symlink_to(ROOT / "legacy")
@@ -171,7 +171,7 @@ def _offline(monkeypatch):
 
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory):
-    """Makes each task's site once; removes them, they are large."""
+    """Make each task's site once; remove them, they are large."""
     made: dict[str, Site] = {}
     makers = {
         "image_classification": ilsvrc_site,

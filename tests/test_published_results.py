@@ -17,7 +17,7 @@ from ladon.report.readme import BEGIN, END, region, update_readme
 from ladon.report.render import csv_text, markdown_table
 from ladon.report.results import RunResult
 from ladon.report.series import DATA_SIZE, split_series
-from ladon.report.tables import PUBLISHED_COLUMNS, RESULT_COLUMNS, result_sheets
+from ladon.report.tables import PUBLISHED_COLUMNS, RESULT_COLUMNS, result_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = list(csv.DictReader(PUBLISHED.open(encoding="utf-8", newline="")))
@@ -58,8 +58,8 @@ def test_the_file_is_complete():
 def test_every_number_stands_in_the_tables():
     lines = [
         line
-        for sheet in result_sheets(read_published(), PUBLISHED_COLUMNS)
-        for line in markdown_table(sheet).splitlines()[2:]
+        for table in result_tables(read_published(), PUBLISHED_COLUMNS)
+        for line in markdown_table(table).splitlines()[2:]
     ]
     assert sorted(lines) == sorted(map(expected_line, ROWS))
 

@@ -11,8 +11,8 @@ import pytest
 from data_config.helpers import load, problems_of, write
 
 from ladon.config import load_config, validate_config
-from ladon.config.aliases import ALIASES, MODULE_ALIASES, resolve_name
-from ladon.config.nodes import TAGS
+from ladon.config.core.aliases import ALIASES, MODULE_ALIASES, resolve_name
+from ladon.config.core.nodes import TAGS
 
 FOLDER = Path(__file__).parent / "data_config"
 PUBLISHED = FOLDER / "published_detect.yaml"
@@ -127,4 +127,4 @@ def test_published_pretrained_flags_build_without_noise():
     section = {"key": "lraspp_mobilenet_v3_large", "kwargs": kwargs}
     with on_meta_device(), warnings.catch_warnings():
         warnings.simplefilter("error")
-        build_model(section, "segmentation", "models.model", replaced=True)
+        build_model(section, "segmentation", "models.model", load_weights=False)

@@ -11,7 +11,7 @@ from ladon.commands import report as report_script
 from ladon.errors import UsageError
 from ladon.report.render import csv_text, latex_document, latex_escape, markdown_document
 from ladon.report.runs import collect_runs, read_metrics
-from ladon.report.tables import RESULT_COLUMNS, result_sheets
+from ladon.report.tables import RESULT_COLUMNS, result_tables
 
 # Acc@1, Acc@5 and data size: the repository's results of Ladon with ResNet-50 (facts/results.csv);
 # the payload's bytes are made up
@@ -66,7 +66,7 @@ def two_runs(tmp_path, monkeypatch):
 
 
 def test_markdown(two_runs):
-    assert markdown_document(result_sheets(two_runs), plot="p.png") == (
+    assert markdown_document(result_tables(two_runs), plot="p.png") == (
         "# Results\n\n"
         "## Image classification: ilsvrc2012/val\n\n"
         "| model | β | Acc@1 [%] | Acc@5 [%] | data size [KB] | payload [B] | n | images/s"
@@ -98,7 +98,7 @@ def test_csv_is_unrounded(two_runs):
 
 
 def test_latex(two_runs):
-    assert latex_document(result_sheets(two_runs)) == (
+    assert latex_document(result_tables(two_runs)) == (
         "% Image classification: ilsvrc2012/val\n"
         "\\begin{tabular}{lrrrrrrr}\n"
         "\\hline\n"
@@ -141,7 +141,7 @@ def test_other_tasks_baselines_and_several_datasets(tmp_path):
         write_run(tmp_path / folder, content)
     runs = collect_runs([tmp_path])
     assert list(runs.by_task()) == ["object_detection", "semantic_segmentation"]
-    text = markdown_document(result_sheets(runs))
+    text = markdown_document(result_tables(runs))
     assert "| ssd300_vgg16 | – | 0.247 | 0.428 | – | – | 50000 | – |" in text
     assert "## Semantic segmentation: pascal_voc2012/val, coco2017/val" in text
     assert "| coco2017/val | resnet50 | 0.32 | 67.89 | 91.80 |" in text

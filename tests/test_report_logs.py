@@ -185,7 +185,10 @@ def test_names_come_from_the_config_if_the_log_has_its_own(tmp_path):
     path = tmp_path / "mine.txt"
     log = write_log(path, NEW, f"{config}, device cpu, seed 0", "[Student: ladon]", *coco(0.3))
     assert read_log(log)[0].key == (
-        *("object_detection", "coco2017", "student", "resnest269e"),
+        "object_detection",
+        "coco2017",
+        "student",
+        "resnest269e",
         5.12,
     )
 

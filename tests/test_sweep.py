@@ -96,8 +96,11 @@ def test_runs_every_beta_in_order_and_goes_on_past_a_failure(workplace, monkeypa
 def test_command_substitutes_beta_as_typed(workplace):
     sweep = make(betas=("10.240",), run_log="out/{beta}/log.txt", test_only=True, resume=True)
     assert sweep.flags("10.240") == [
-        *("--config", "configs/x/m-beta10.240.yaml"),
-        *("--run_log", "out/10.240/log.txt", "-test_only"),
+        "--config",
+        "configs/x/m-beta10.240.yaml",
+        "--run_log",
+        "out/10.240/log.txt",
+        "-test_only",
     ]
     assert make(resume=True).flags("0.32")[-1] == "--resume"
 
@@ -173,8 +176,14 @@ def test_one_config_serves_several_betas(one_config, name, logs):
     result = run_sweep(sweep, quiet, run=lambda command: commands.append(command) or 0)
     for beta, log, command in zip(("0.32", "1.28"), logs, commands, strict=True):
         assert command[2:] == [
-            *("--config", str(config), "--run_log", log, "--set", f"beta={beta}"),
-            *("--json", f'{{"n": "{beta}"}}'),
+            "--config",
+            str(config),
+            "--run_log",
+            log,
+            "--set",
+            f"beta={beta}",
+            "--json",
+            f'{{"n": "{beta}"}}',
         ]
     assert [str(outcome.log) for outcome in result.outcomes] == logs
     assert len({outcome.folder for outcome in result.outcomes}) == 2
@@ -183,7 +192,12 @@ def test_one_config_serves_several_betas(one_config, name, logs):
 def test_one_config_with_a_run_log_of_its_own(one_config):
     sweep = make(config=str(one_config), run_log="out/{beta}.txt")
     assert sweep.flags("1.28") == [
-        *("--config", str(one_config), "--run_log", "out/1.28.txt", "--set", "beta=1.28")
+        "--config",
+        str(one_config),
+        "--run_log",
+        "out/1.28.txt",
+        "--set",
+        "beta=1.28",
     ]
 
 

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 from fusing import BETAS, comparable, config_for, fused, result_lines, separately
-from tiny import Lab
+from tiny import TinyExperiment
 
 from ladon.data.loaders import IndexedDataset
 from ladon.tasks.base import Task
@@ -19,7 +19,7 @@ FAMILIES = ("classification", "detection", "segmentation")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, lab):
     """A lab with classifiers, detectors and segmentation models for two β, trained separately."""
-    made = Lab(tmp_path_factory.mktemp("fused"), lab.data_root)
+    made = TinyExperiment(tmp_path_factory.mktemp("fused"), lab.data_root)
     (made.folder / "ckpt").mkdir()
     for family in ("teacher", "classification"):
         made.checkpoint(family).symlink_to(lab.checkpoint(family))

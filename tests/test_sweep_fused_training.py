@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from fusing import BETAS, comparable, config_for, fused, result_lines, separately
-from tiny import Lab
+from tiny import TinyExperiment
 
 from ladon.data.loaders import IndexedDataset, SeededDataset
 from ladon.engine.hooked import HookedModel
@@ -28,7 +28,7 @@ TIMES = {"train_seconds", "val_seconds"}
 
 @pytest.fixture(autouse=True)
 def _drawing(monkeypatch):
-    """Lets every step draw from the global generators, as dropout does."""
+    """Let every step draw from the global generators, as dropout does."""
     original = Stage.student_loss
 
     def student_loss(self, *args):
@@ -40,7 +40,7 @@ def _drawing(monkeypatch):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, lab):
     """A lab where each β was trained separately, without interruption; logs 'one-beta…'."""
-    made = Lab(tmp_path_factory.mktemp("fused"), lab.data_root)
+    made = TinyExperiment(tmp_path_factory.mktemp("fused"), lab.data_root)
     (made.folder / "ckpt").mkdir()
     made.checkpoint("teacher").symlink_to(lab.checkpoint("teacher"))
     with pytest.MonkeyPatch.context() as patched:
@@ -53,16 +53,16 @@ def whole(tmp_path_factory, lab):
     return made
 
 
-def prepare(lab: Lab, group: str, **values) -> None:
+def prepare(lab: TinyExperiment, group: str, **values) -> None:
     for beta in BETAS:
         config_for(lab, "classification", beta, group, **PLAN, **values)
 
 
-def folder(lab: Lab, log: str, beta: str) -> Path:
+def folder(lab: TinyExperiment, log: str, beta: str) -> Path:
     return lab.folder / "logs" / f"{log}-beta{beta}"
 
 
-def curve(lab: Lab, log: str, beta: str) -> list[dict]:
+def curve(lab: TinyExperiment, log: str, beta: str) -> list[dict]:
     lines = (folder(lab, log, beta) / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
 
@@ -83,7 +83,7 @@ def assert_same_state(ours, theirs, where="") -> None:
         assert ours == theirs, where
 
 
-def assert_as_separate(lab: Lab, group: str, betas=BETAS) -> None:
+def assert_as_separate(lab: TinyExperiment, group: str, betas=BETAS) -> None:
     """Weights, optimizers, generators, best checkpoints, curves and results of 'one-beta…'."""
     for beta in betas:
         ours, theirs = (load_safely(folder(lab, g, beta) / "last.pt") for g in (group, "one"))

@@ -28,7 +28,7 @@ PRECISION_ERROR = 2.0**-52
 
 
 def random_set(seed, images=8, classes=3, objects=10, found=25, crowds=0.15, decimals=6):
-    """Makes ground truth, and per image a model's output and its target.
+    """Make ground truth, and per image a model's output and its target.
 
     About one image in five has no objects, and one in five no detections. Boxes have sides of 4 to
     250 pixels (COCO's three sizes), a mask's area in place of the box's, and ids in no order.
@@ -68,7 +68,7 @@ def _sides(rng):
 
 
 def _output(rng, own, count, classes, decimals):
-    """Finds objects exactly, roughly or as another class, and things that are not there."""
+    """Find objects exactly, roughly or as another class, and things that are not there."""
     boxes, labels = np.zeros((count, 4)), np.zeros(count, dtype=np.int64)
     for n in range(count):
         box, label = [*rng.uniform(0, 300, 2), *_sides(rng)], int(rng.integers(1, classes + 1)) * 7
@@ -86,7 +86,7 @@ def _output(rng, own, count, classes, decimals):
 
 
 def pycocotools_result(truth, outputs, targets):
-    """Calls pycocotools by hand; returns its twelve numbers and what it printed."""
+    """Call pycocotools by hand; return its twelve numbers and what it printed."""
     results = [
         {
             "image_id": int(target["image_id"]),

@@ -19,7 +19,7 @@ SCRIPTS = {
 }
 
 
-class Lab:
+class TinyExperiment:
     """A folder with data, configs, checkpoints and logs of tiny runs.
 
     Args:
@@ -35,7 +35,7 @@ class Lab:
         return self.folder / "ckpt" / f"{family}.pt"
 
     def config(self, family: str, name: str | None = None, **values) -> Path:
-        """Writes a config over a shipped family; ``values`` are dotted keys with __ for dots."""
+        """Write a config over a shipped family; `values` are dotted keys with __ for dots."""
         base = {
             "teacher": FAMILIES / "teacher" / "resnet18.yaml",
             **{f: FAMILIES / "ladon" / "_base_" / f"{f}.yaml" for f in list(SCRIPTS)[1:]},

@@ -42,7 +42,7 @@ def run_task(task: Task, args: argparse.Namespace) -> None:
 
 
 def _work(run: Run) -> None:
-    """Trains unless told only to test; tests the teacher and the best student."""
+    """Train unless told only to test; tests the teacher and the best student."""
     run.open()
     if run.args.dry_run:
         dry_run(run)
@@ -57,7 +57,7 @@ def _work(run: Run) -> None:
 
 
 def _train(run: Run, student: nn.Module, teacher: nn.Module | None) -> None:
-    """Trains the student; it has the best checkpoint's weights then."""
+    """Train the student; it has the best checkpoint's weights then."""
     seed_everything(run.seed + run.world.rank)
     train(StudentTrainer(run, student), teacher)
     load_best(run, student)
@@ -66,7 +66,7 @@ def _train(run: Run, student: nn.Module, teacher: nn.Module | None) -> None:
 def _test(
     run: Run, student: nn.Module, teacher: nn.Module | None, test_set: FinalTest
 ) -> dict[str, Evaluation]:
-    """Tests teacher and student, one after the other: their images/s are those of one model."""
+    """Test teacher and student, one after the other: their images/s are those of one model."""
     test_set.prepare(run, run.classes, [student])
     models = {"student": student}
     if teacher is not None and not run.args.student_only:

@@ -1,4 +1,4 @@
-"""What flags and configs may choose between. Imports nothing: the command line reads it first."""
+"""Choices of flags and configs. Imports nothing: the command line reads it first."""
 
 MODES = ("full", "encode", "estimate")
 """How an evaluation codes. full: encode, decode, score what was decoded; encode: encode for the

@@ -1,6 +1,6 @@
 """Command line of the three task scripts: flags, errors in one line, exit codes.
 
-Nothing heavy is imported before the flags are read, so that ``--help`` and a wrong flag answer at
+Nothing heavy is imported before the flags are read, so that `--help` and a wrong flag answer at
 once and Ctrl-C is quiet from the first moment on.
 """
 
@@ -24,7 +24,7 @@ from ladon.tasks import TASKS, Task, find_task
 
 
 def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser:
-    """Returns the parser of a task script; single-dash long flags are the published spelling.
+    """Return the parser of a task script; single-dash long flags are the published spelling.
 
     Args:
         task: the task.
@@ -104,11 +104,11 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def main(task: str, argv: Sequence[str] | None = None, *, legacy: bool = False) -> int:
-    """Runs a task script.
+    """Run a task script.
 
     Args:
         task: name of the task; one of a user's own is registered by a module that the config names
-            under ``dependencies``.
+            under `dependencies`.
         argv: arguments; the process's own if None.
         legacy: take the legacy scripts' flags.
 
@@ -129,7 +129,7 @@ def main(task: str, argv: Sequence[str] | None = None, *, legacy: bool = False) 
 
 
 def _registered(task: str, argv: Sequence[str] | None) -> Task:
-    """Returns a task, after its config's modules have registered theirs if it is not known."""
+    """Return a task, after its config's modules have registered theirs if it is not known."""
     if task not in TASKS:
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         early.add_argument("--config")
@@ -143,10 +143,10 @@ def _registered(task: str, argv: Sequence[str] | None) -> Task:
 
 
 def prepare_process(world_size: int = 1) -> None:
-    """What must be said before torch and its friends are imported.
+    """Say what must be said before torch and its friends are imported.
 
     Args:
-        world_size: the ``--world_size`` argument.
+        world_size: the `--world_size` argument.
     """
     keep_freed_memory()
     if launched_rank(world_size):  # the first process warns for all
@@ -176,7 +176,7 @@ def answer(work: Callable[[], int]) -> int:
 
 
 def _leave_at_once(code: int) -> NoReturn:
-    """Ends the process without cleaning up.
+    """End the process without cleaning up.
 
     Whatever is let go of on a failed GPU would abort the process, with a page of its own words
     below the line that says what was wrong.

@@ -29,20 +29,20 @@ _SHOWN = re.compile(r"Epoch:| \* Acc@1|mean IoU:|Payload | Average Precision .*I
 
 
 @dataclass(frozen=True)
-class Part:
+class Job:
     """One run of a task script.
 
     Args:
         title: what people call it.
         task: the task's short name.
         config: its YAML file.
-        needs: parts whose checkpoints it starts from.
+        needs: jobs whose checkpoints it starts from.
     """
 
     title: str
     task: str
     config: Path
-    needs: tuple[Part, ...] = ()
+    needs: tuple[Job, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -58,7 +58,7 @@ class Part:
     def state(self, data_root: str) -> str:
         """'finished', 'begun' (can be resumed) or 'new', by what its folder holds.
 
-        Only what was made with the same config and seed, and after the checkpoints of the parts
+        Only what was made with the same config and seed, and after the checkpoints of the jobs
         it needs, counts.
         """
         last = self.folder / "last.pt"
@@ -82,8 +82,13 @@ class Part:
     def command(self, data_root: str, *, resume: bool) -> list[str]:
         """Its command line."""
         return [
-            *(*child_command(find_task(self.task).name), "--config", str(self.config)),
-            *("--data_root", data_root, "--seed", str(SEED)),
+            *child_command(find_task(self.task).name),
+            "--config",
+            str(self.config),
+            "--data_root",
+            data_root,
+            "--seed",
+            str(SEED),
             *(["--resume"] if resume else []),
         ]
 
@@ -95,21 +100,21 @@ def _mode(metrics: Path) -> str | None:
         return None
 
 
-class Crew:
-    """Brings parts to their end, several at a time, in their order as far as their needs allow.
+class Scheduler:
+    """Brings jobs to their end, several at a time, in their order as far as their needs allow.
 
     Args:
-        parts: what to run; a part stands behind those it needs.
+        jobs: what to run; a job stands behind those it needs.
         data_root: the datasets' folder.
         children: runs the commands.
         say: is given lines for the person who waits.
         cores: of this machine.
-        first: number of the first part, in what is said.
+        first: number of the first job, in what is said.
     """
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        jobs: Sequence[Job],
         data_root: str,
         children: Children,
         say: Say,
@@ -117,62 +122,62 @@ class Crew:
         cores: int,
         first: int = 1,
     ) -> None:
-        self._parts, self._data_root, self._children = parts, data_root, children
+        self._jobs, self._data_root, self._children = jobs, data_root, children
         self._cores, self._say, self._lock = cores, say, threading.Lock()
-        total = first + len(parts) - 1
-        self._labels = {p: f"[{n}/{total}] {p.title}" for n, p in enumerate(parts, start=first)}
+        total = first + len(jobs) - 1
+        self._labels = {p: f"[{n}/{total}] {p.title}" for n, p in enumerate(jobs, start=first)}
         # on two cores, two runs of one thread each did 1.2 times (classification) to 1.5 times
         # (detection) the work of one run of two threads, and their start-ups overlap
         self._side_by_side = max(1, min(cores, MOST_SIDE_BY_SIDE))
 
     def work(self) -> int:
-        """Runs all parts; if one fails, the others save their state and stop.
+        """Run all jobs; if one fails, the others save their state and stop.
 
         Returns:
-            0, or the exit code of the first part that failed or was interrupted.
+            0, or the exit code of the first job that failed or was interrupted.
         """
-        waiting, done = list(self._parts), set[Part]()
-        running: dict[Future[int], Part] = {}
+        waiting, done = list(self._jobs), set[Job]()
+        running: dict[Future[int], Job] = {}
         code = 0
         with ThreadPoolExecutor(self._side_by_side) as pool:
             while True:
                 free = self._side_by_side - len(running) if self._children.stopping is None else 0
-                for part in [p for p in waiting if done.issuperset(p.needs)][:free]:
-                    waiting.remove(part)
-                    running[pool.submit(self._run_part, part)] = part
+                for job in [p for p in waiting if done.issuperset(p.needs)][:free]:
+                    waiting.remove(job)
+                    running[pool.submit(self._run_job, job)] = job
                 if not running:
                     return code
                 ended, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in ended:
-                    part = running.pop(future)
+                    job = running.pop(future)
                     try:
                         own = future.result()
                     except BaseException:
                         self._children.stop()
                         raise
                     if own == 0:
-                        done.add(part)
+                        done.add(job)
                     else:
                         code = code or own
                         self._children.stop()
 
-    def _run_part(self, part: Part) -> int:
-        label, log = self._labels[part], run_log_path(part.config)
-        state = part.state(self._data_root)
+    def _run_job(self, job: Job) -> int:
+        label, log = self._labels[job], run_log_path(job.config)
+        state = job.state(self._data_root)
         if state == "finished":
-            self._tell(f"{label}: already done ({part.folder})")
+            self._tell(f"{label}: already done ({job.folder})")
             return 0
         self._tell(f"{label}: {'going on' if state == 'begun' else 'started'} (log: {log})")
-        threads = self._cores // self._side_by_side if part.needs else self._cores
+        threads = self._cores // self._side_by_side if job.needs else self._cores
         start, lines = time.monotonic(), list[str]()
 
         def show(line: str) -> None:
             lines[: max(0, len(lines) + 1 - _LINES_KEPT)] = []
             lines.append(line)
             if (shown := _progress(line)) is not None:
-                self._tell(f"      {part.title} | {shown}")
+                self._tell(f"      {job.title} | {shown}")
 
-        command = part.command(self._data_root, resume=state == "begun")
+        command = job.command(self._data_root, resume=state == "begun")
         # threads that spin while they wait take the core from whoever else works: with another
         # process on two cores, training was five times slower
         env = {"OMP_NUM_THREADS": str(max(1, threads)), "OMP_WAIT_POLICY": "passive"}
@@ -193,7 +198,7 @@ class Crew:
 
 
 def _progress(line: str) -> str | None:
-    """The message of a log line of the engine's own, less its tabs; None for other lines."""
+    """Return the message of a log line of the engine's own, less its tabs; None for other lines."""
     fields = line.split("\t", 3)
     if len(fields) < 4 or fields[1] not in ("INFO", "WARNING", "ERROR"):
         return None

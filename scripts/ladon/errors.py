@@ -44,12 +44,12 @@ class CheckpointError(UsageError):
 
 
 def in_one_line(error: BaseException) -> str:
-    """Returns a library's error as 'ValueError: its message', without line breaks."""
+    """Return a library's error as 'ValueError: its message', without line breaks."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
 def os_error_in(error: BaseException) -> OSError | None:
-    """Returns the system's error that another one was raised for, itself, or None.
+    """Return the system's error that another one was raised for, itself, or None.
 
     torch's zip writer, for one, says `unexpected pos` after a write that failed.
     """
@@ -62,13 +62,13 @@ def os_error_in(error: BaseException) -> OSError | None:
 
 
 def disk_failure(error: BaseException) -> OSError | None:
-    """Returns the system's error behind another one if it says that the disk is full or fails."""
+    """Return the system's error behind another one if it says that the disk is full or fails."""
     found = os_error_in(error)
     return found if found is not None and found.errno in _DISK else None
 
 
 def why_not_written(error: BaseException) -> str:
-    """Returns in a few words why a file could not be written."""
+    """Return in a few words why a file could not be written."""
     found = os_error_in(error)
     if found is None:
         return in_one_line(error)[:200]
@@ -77,13 +77,13 @@ def why_not_written(error: BaseException) -> str:
 
 
 def of_writing(text: str, error: BaseException) -> LadonError:
-    """Returns an error of this text: of failed work if the disk is full or fails, else of usage."""
+    """Return an error of this text: of failed work if the disk is full or fails, else of usage."""
     kind = LadonError if disk_failure(error) else UsageError
     return kind(text)
 
 
 def cannot_write(what: object, error: BaseException) -> LadonError:
-    """Returns the error of a file that cannot be written: a wrong path, or a disk that is full.
+    """Return the error of a file that cannot be written: a wrong path, or a disk that is full.
 
     Args:
         what: names the file.
@@ -110,7 +110,7 @@ class PayloadError(UsageError):
 
 
 def report(error: LadonError, rank: int = 0) -> int:
-    """Says what was wrong, once, in the log if it is set up; returns the exit code.
+    """Say what was wrong, once, in the log if it is set up; return the exit code.
 
     Args:
         error: what was wrong.

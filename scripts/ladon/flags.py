@@ -1,4 +1,4 @@
-"""What values of command-line flags are made of; loads nothing."""
+"""Types of command-line flags; loads nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
-    """Returns an argparse type: whole numbers from ``low`` to ``high``."""
+    """Return an argparse type: whole numbers from `low` to `high`."""
 
     def convert(text: str) -> int:
         value = int(text)

@@ -39,8 +39,13 @@ logger = logging.getLogger(__name__)
 _Value = TypeVar("_Value")
 
 _TESTED = (
-    *("test.test_data_loader", "test.evaluation", "test.precision", "test.compile"),
-    *("test.input", "models.model.key", "models.model.kwargs.num_classes"),
+    "test.test_data_loader",
+    "test.evaluation",
+    "test.precision",
+    "test.compile",
+    "test.input",
+    "models.model.key",
+    "models.model.kwargs.num_classes",
 )
 # β's weights, the optimizers and their schedules may differ: every student has its own
 _TRAINED = ("num_epochs", "train_data_loader", "val_data_loader", "teacher", "criterion")
@@ -146,7 +151,7 @@ class Scopes:
 
 
 def _work(scopes: Scopes, runs: Mapping[str, Run]) -> None:
-    """What `ladon.app` does for one run."""
+    """Do what `ladon.app` does for one run."""
     scopes.each(lambda beta: runs[beta].open(), runs)
     first = next(iter(runs.values()))
     if first.args.dry_run:
@@ -166,7 +171,7 @@ def _work(scopes: Scopes, runs: Mapping[str, Run]) -> None:
 
 
 def _build_teachers(scopes: Scopes, runs: Mapping[str, Run]) -> dict[str, nn.Module]:
-    """Builds one teacher for all, or one each where their configs name different ones."""
+    """Build one teacher for all, or one each where their configs name different ones."""
     wanting = {beta: run for beta, run in runs.items() if run.wants_teacher}
     if len({run.config.dump(TEACHER) for run in wanting.values()}) == 1:
         teacher = build_teacher(next(iter(wanting.values())))
@@ -180,7 +185,7 @@ def _train(
     students: Mapping[str, nn.Module],
     teachers: Mapping[str, nn.Module],
 ) -> dict[str, nn.Module]:
-    """Trains the students; returns those that have the best checkpoints' weights then."""
+    """Train the students; return those that have the best checkpoints' weights then."""
     first = next(iter(students))
     seed_everything(runs[first].seed)
     trainers = {beta: StudentTrainer(runs[beta], student) for beta, student in students.items()}
@@ -200,7 +205,7 @@ def _test(
     teachers: Mapping[str, nn.Module],
     final_test: FinalTest,
 ) -> dict[str, dict[str, Evaluation]]:
-    """Tests teachers and students in one pass over the data; returns results by β and role."""
+    """Test teachers and students in one pass over the data; return results by β and role."""
     run = runs[next(iter(students))]
     classes = common_classes([runs[beta].classes for beta in students])
     final_test.prepare(run, classes, list(students.values()))
@@ -237,7 +242,7 @@ class FusedTrainer:
         self._teaching: StudentTrainer | None = None
 
     def _each(self, function: Callable[[StudentTrainer], _Value]) -> dict[str, _Value]:
-        """Calls a function for each student that is left, which draws from its own generators."""
+        """Call a function for each student that is left, which draws from its own generators."""
 
         def call(beta: str) -> _Value:
             restore_global_states(self._generators[beta], self._device)
@@ -364,7 +369,7 @@ class FusedTrainer:
 
 
 def check_agreement(configs: Mapping[str, Config], *, test_only: bool) -> None:
-    """Compares what runs share when their data is loaded once.
+    """Compare what runs share when their data is loaded once.
 
     Args:
         configs: by β.
@@ -387,7 +392,7 @@ def check_agreement(configs: Mapping[str, Config], *, test_only: bool) -> None:
 
 
 def _value(config: Config, key: str) -> Any:
-    """What must be equal: a key's resolved text, of a criterion only what it reads of a teacher."""
+    """Return a key's text, resolved; of a criterion only what it reads of a teacher."""
     if key.endswith(".criterion"):
         return paths_read_of_teacher(config.section(key))
     return config.dump(key)
@@ -409,7 +414,7 @@ def _shared_keys(configs: Sequence[Config], test_only: bool) -> list[str]:
 
 
 def _check_own_checkpoints(configs: Mapping[str, Config]) -> None:
-    """Refuses two students with one place for their best checkpoint."""
+    """Refuse two students with one place for their best checkpoint."""
     taken: dict[str, str] = {}
     for beta, config in configs.items():
         for key in ("models.student_model.dst_ckpt", "models.model.dst_ckpt"):

@@ -23,12 +23,12 @@ def by_ladon() -> bool:
 
 
 def in_words(text: str) -> str:
-    """Returns a text whose `python scripts/NAME.py` a person can start as this was started."""
+    """Return a text whose `python scripts/NAME.py` a person can start as this was started."""
     return _SCRIPT.sub(r"ladon \1", text) if by_ladon() else text
 
 
 def make_parser(name: str, text: str, **settings: Any) -> argparse.ArgumentParser:
-    """Returns the parser of a command.
+    """Return the parser of a command.
 
     Args:
         name: of the command.
@@ -44,7 +44,7 @@ def make_parser(name: str, text: str, **settings: Any) -> argparse.ArgumentParse
 
 
 def child_command(name: str) -> list[str]:
-    """Returns the first words of the command line that starts a command in another process.
+    """Return the first words of the command line that starts a command in another process.
 
     That is the script where a checkout's script was started, so that it runs without being
     installed (a task of a user's own has none: there is one for all); the installed package
@@ -60,12 +60,12 @@ def child_command(name: str) -> list[str]:
 
 
 def own_command() -> list[str]:
-    """Returns this process's command line, without the folder of what was started."""
+    """Return this process's command line, without the folder of what was started."""
     return ["ladon" if by_ladon() else Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def checkout() -> Path | None:
-    """Returns the root of the checkout that this package is imported from, None if installed."""
+    """Return the root of the checkout that this package is imported from, None if installed."""
     root = PACKAGE.resolve().parents[1]
     is_one = PACKAGE.parent.name == "scripts" and (root / "configs").is_dir()
     return root if is_one else None

@@ -82,7 +82,7 @@ def _has_terminal() -> bool:
 
 
 def set_up_logging(log_file: Path | None = None, *, is_main: bool = True) -> None:
-    """Sends log lines to the terminal and, with ``log_file``, to a file as well.
+    """Send log lines to the terminal and, with `log_file`, to a file as well.
 
     Args:
         log_file: appended to; its folders are made.
@@ -118,7 +118,7 @@ def set_up_logging(log_file: Path | None = None, *, is_main: bool = True) -> Non
 
 
 def add_log_file(log_file: Path, beta: str | None = None) -> None:
-    """Sends log lines to a file as well.
+    """Send log lines to a file as well.
 
     Args:
         log_file: appended to; its folders are made.
@@ -148,7 +148,7 @@ def is_set_up() -> bool:
 
 
 def shut_down_logging() -> None:
-    """Closes what ``set_up_logging`` opened: a later run in this process has its own log."""
+    """Close what `set_up_logging` opened: a later run in this process has its own log."""
     while _handlers:
         handler = _handlers.pop()
         logging.getLogger().removeHandler(handler)
@@ -157,7 +157,7 @@ def shut_down_logging() -> None:
 
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, nothing elsewhere.
+    """Show a progress bar on a terminal, nothing elsewhere.
 
     Args:
         title: what is going on.

@@ -15,8 +15,8 @@ def is_watched(module: nn.Module) -> bool:
 
 
 @contextmanager
-def replaced(module: nn.Module, **methods: Callable[..., Any]) -> Iterator[None]:
-    """Puts methods into the place of a module's own, on this instance, while it is open."""
+def override_methods(module: nn.Module, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Put methods into the place of a module's own, on this instance, while it is open."""
     before = {name: vars(module)[name] for name in methods if name in vars(module)}
     vars(module).update(methods)
     try:

@@ -14,7 +14,7 @@ LOG_ROOT = Path("logs")
 
 
 def run_folder(config_path: str | Path, run_log: str | Path | None = None) -> Path:
-    """The folder of a run: config.yaml, run.json, metrics.jsonl, metrics.json, checkpoints.
+    """Return the folder of a run: config.yaml, run.json, metrics.jsonl, metrics.json, checkpoints.
 
     Args:
         config_path: the run's YAML file; the part up to its last `configs` folder is dropped.
@@ -27,7 +27,7 @@ def run_folder(config_path: str | Path, run_log: str | Path | None = None) -> Pa
 
 
 def run_log_path(config_path: str | Path, run_log: str | Path | None = None) -> Path:
-    """The log file of a run: `--run_log` itself, `log.txt` in it if it is a folder, or the default.
+    """Return the log file: `--run_log` itself, `log.txt` in it if it is a folder, or the default.
 
     Args:
         config_path: the run's YAML file.
@@ -52,7 +52,7 @@ def _experiment(config: Path) -> Path:
 
 
 def _is_log_file(run_log: str | Path) -> bool:
-    """True for `x.txt`, `x.log`; False for `x/`, `x` and `x-beta0.32`, whose dot is a number's."""
+    """Tell `x.txt` and `x.log` from `x/`, `x` and `x-beta0.32`, whose dot is a number's."""
     if str(run_log).endswith("/"):
         return False
     return re.fullmatch(r"\.[A-Za-z]\w*", Path(run_log).suffix) is not None

@@ -22,10 +22,10 @@ _LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc refuses more on 64-bit systems
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:
-    """Runs a script's ``main`` and ends the process with its exit code.
+    """Run a script's `main` and end the process with its exit code.
 
     What a terminal or a pipe cannot show (β on one that is not UTF-8, a file name that is no text)
-    is written as an escape, and a reader that leaves early (``| head``) gets no traceback, nor does
+    is written as an escape, and a reader that leaves early (`| head`) gets no traceback, nor does
     one whose disk is full.
 
     Args:
@@ -59,12 +59,12 @@ def run_script(main: Callable[[], int]) -> NoReturn:
 
 
 def _forget_output() -> None:
-    """Drops what could not be written: Python would flush once more at its end."""
+    """Drop what could not be written: Python would flush once more at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def keep_compiled_code(package: Path, home: Path | None = None) -> None:
-    """Gives numba a place for compiled code where it would find none, and could not be imported.
+    """Give numba a place for compiled code where it would find none, and could not be imported.
 
     It writes beside the source, else into the home folder; of a read-only checkout without a
     writable home, into a folder of this user's among the temporary ones.
@@ -104,7 +104,7 @@ def _is_writable(folder: Path) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Asks torch for large pages and glibc to keep what is freed; elsewhere nothing happens.
+    """Ask torch for large pages and glibc to keep what is freed; elsewhere nothing happens.
 
     An activation of 20 MB is 5,000 pages; where each is returned to the system when it is freed,
     each next one is 5,000 page faults: about a tenth of a CPU run.
@@ -120,10 +120,10 @@ def keep_freed_memory() -> None:
 
 
 def launched_rank(world_size: int = 1) -> int:
-    """Number of this process as its launcher gave it, before anything looks whether it makes sense.
+    """Return this process's number as its launcher gave it, whether or not it makes sense.
 
     Args:
-        world_size: the ``--world_size`` argument, without which srun's tasks are runs of their own.
+        world_size: the `--world_size` argument, without which srun's tasks are runs of their own.
     """
     env = os.environ
     is_torchrun = "RANK" in env and "WORLD_SIZE" in env
@@ -133,7 +133,7 @@ def launched_rank(world_size: int = 1) -> int:
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may use: its share, where a run has several here."""
+    """Count the cores that this process may use: its share, where a run has several here."""
     there = os.cpu_count() or 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
     processes = _positive(os.environ.get("LOCAL_WORLD_SIZE"))
@@ -145,6 +145,6 @@ def usable_cores() -> int:
 
 
 def _positive(text: str | None) -> int | None:
-    """Number at the start of text like '4' or SLURM's '4(x2),3'; None if there is none above 0."""
+    """Read the number at the start of '4' or SLURM's '4(x2),3'; None if none is above 0."""
     found = re.match(r"\d+(?=$|[(,])", text.strip()) if text else None
     return int(found[0]) or None if found else None

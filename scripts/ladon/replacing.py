@@ -19,7 +19,7 @@ TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp", re.DOTALL)
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives the path of a temporary file, which takes a file's place once all went well.
+    """Give the path of a temporary file, which takes a file's place once all went well.
 
     Whatever is raised leaves the file as it was and no temporary one; a kill leaves one of the name
     `TEMPORARY`.

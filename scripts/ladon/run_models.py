@@ -43,11 +43,11 @@ def dry_run(run: Run) -> None:
     """
     config, meta = run.config, torch.device("meta")
     with on_meta_device():
-        student = _build(run, run.student_section, run.student_key, replaced=True)
+        student = _build(run, run.student_section, run.student_key, load_weights=False)
         teacher = None
         if run.wants_teacher:
             section = config.build(config.section(TEACHER))
-            teacher = _build(run, section, TEACHER, replaced=True)
+            teacher = _build(run, section, TEACHER, load_weights=False)
     for plan in () if run.args.test_only else run.plan.stages:
         where, section = run.place(plan.key), build_stage_section(config, plan)
         with setting_up(where):
@@ -126,22 +126,22 @@ def load_best(run: Run, student: nn.Module) -> None:
     run.world.barrier()
 
 
-def _build(run: Run, section: Mapping[str, Any], key: str, *, replaced: bool) -> nn.Module:
+def _build(run: Run, section: Mapping[str, Any], key: str, *, load_weights: bool) -> nn.Module:
     seed_everything(run.seed)  # each model's first weights depend on the seed alone
-    return build_model(section, run.task.model_kind, key, replaced=replaced)
+    return build_model(section, run.task.model_kind, key, load_weights=load_weights)
 
 
 def _build_from(
     run: Run, section: Mapping[str, Any], key: str, name: str | None
 ) -> tuple[nn.Module, Checkpoint | None]:
-    """Builds a model on the run's device, from the checkpoint under `name` if one is given.
+    """Build a model on the run's device, from the checkpoint under `name` if one is given.
 
     The checkpoint is read first: what is wrong with it shows before anything is built.
     """
     checkpoint = None
     if name is not None:
         checkpoint = read_checkpoint(section[name], run.place(f"{key}.{name}"))
-    model = _build(run, section, key, replaced=checkpoint is not None)
+    model = _build(run, section, key, load_weights=checkpoint is None)
     if checkpoint is not None:
         load_into(model, checkpoint)
         logger.info("Loaded %s", checkpoint.path)
@@ -151,7 +151,7 @@ def _build_from(
 
 
 def _build_tested(run: Run) -> nn.Module:
-    """Builds the student with the weights that are to be tested; never random ones."""
+    """Build the student with the weights that are to be tested; never random ones."""
     section, key, classes = run.student_section, run.student_key, run.classes
     name = next((n for n in ("dst_ckpt", "src_ckpt") if section.get(n)), None)
     brings_its_own = section["key"] == "ladon" or has_pretrained_weights(section)
@@ -172,7 +172,7 @@ def _build_tested(run: Run) -> nn.Module:
 
 
 def _build_trained(run: Run) -> nn.Module:
-    """Builds the student that is to be trained, once it is sure that it can be saved."""
+    """Build the student that is to be trained, once it is sure that it can be saved."""
     config, section, key = run.config, run.student_section, run.student_key
     best = section.get("dst_ckpt")
     if not best:
@@ -186,7 +186,7 @@ def _build_trained(run: Run) -> nn.Module:
 
 
 def _num_classes(run: Run, student: nn.Module) -> int | None:
-    """Returns how many classes the student has, by the command line or by its head."""
+    """Return how many classes the student has, by the command line or by its head."""
     asked = getattr(run.args, "num_classes", None)
     if asked is not None:
         return asked

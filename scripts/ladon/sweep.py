@@ -1,5 +1,5 @@
 """A sweep over β: one run of a task script per β, in order, each in a process of its own; or all
-of them at once in this process (``--fused``), where they share data and teacher.
+of them at once in this process (`--fused`), where they share data and teacher.
 
 A failed run does not stop the others; a signal does, after the run under way has saved its state.
 """
@@ -36,7 +36,7 @@ Runner = Callable[[list[str]], int]
 
 
 def chosen_task(name: str, config: str) -> Task:
-    """Returns a task by its name; one of a user's own after the config's modules are imported.
+    """Return a task by its name; one of a user's own after the config's modules are imported.
 
     Args:
         name: full or short.
@@ -54,7 +54,7 @@ def chosen_task(name: str, config: str) -> Task:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What to run.
+    """A sweep: the runs that are asked for.
 
     Args:
         task: the task.
@@ -78,7 +78,7 @@ class Sweep:
     passed_on: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Finds everything that is wrong before anything runs.
+        """Find everything that is wrong before anything runs.
 
         Raises:
             UsageError: names every bad β, every missing config file and every missing `{beta}`.
@@ -130,11 +130,11 @@ class Sweep:
         return len(self.betas) > 1 and PLACEHOLDER not in self.config
 
     def config_of(self, beta: str) -> str:
-        """The config path of one β."""
+        """Return the config path of one β."""
         return self.config.replace(PLACEHOLDER, beta)
 
     def run_log_of(self, beta: str) -> str | None:
-        """The `--run_log` of one β, None if the task script is to choose."""
+        """Return the `--run_log` of one β, None if the task script is to choose."""
         if self.run_log:
             return self.run_log.replace(PLACEHOLDER, beta)
         if not self.sets_beta:
@@ -144,15 +144,15 @@ class Sweep:
         return str(default.with_name(f"{name if count else f'{name}-beta{beta}'}.txt"))
 
     def folder_of(self, beta: str) -> Path:
-        """The run folder of one β."""
+        """Return the run folder of one β."""
         return run_folder(self.config_of(beta), self.run_log_of(beta))
 
     def log_of(self, beta: str) -> Path:
-        """The log file of one β."""
+        """Return the log file of one β."""
         return run_log_path(self.config_of(beta), self.run_log_of(beta))
 
     def flags(self, beta: str) -> list[str]:
-        """The task script's flags for one β."""
+        """Return the task script's flags for one β."""
         flags = ["--config", self.config_of(beta)]
         run_log = self.run_log_of(beta)
         if run_log:
@@ -166,7 +166,7 @@ class Sweep:
         return [*flags, *(argument.replace(PLACEHOLDER, beta) for argument in self.passed_on)]
 
     def is_finished(self, beta: str) -> bool:
-        """True if β's run folder holds the result that this sweep would make.
+        """Tell whether β's run folder holds the result that this sweep would make.
 
         A training run ends with the same test, so it also counts for a test-only sweep.
         """
@@ -191,7 +191,7 @@ def _is_beta(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one β.
+    """The end of one β's run.
 
     Args:
         beta: as the user typed it.
@@ -218,7 +218,7 @@ class SweepResult:
     signum: int | None = None
 
     def betas(self, *statuses: str) -> list[str]:
-        """The β with one of these statuses."""
+        """Return the β with one of these statuses."""
         return [outcome.beta for outcome in self.outcomes if outcome.status in statuses]
 
     @property
@@ -237,7 +237,7 @@ class SweepResult:
 def run_sweep(
     sweep: Sweep, announce: Callable[[str], None], run: Runner | None = None
 ) -> SweepResult:
-    """Runs every β in order.
+    """Run every β in order.
 
     Args:
         sweep: what to run.
@@ -270,7 +270,7 @@ def run_sweep(
 
 
 def _run_fused(sweep: Sweep, announce: Callable[[str], None]) -> SweepResult:
-    """Runs all β at once that are not finished; each one's time is that of all."""
+    """Run all β at once that are not finished; each one's time is that of all."""
     finished = [beta for beta in sweep.betas if sweep.resume and sweep.is_finished(beta)]
     for beta in finished:
         announce(f"β {beta}: already finished, skipped")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def map_tensors(function: Callable[[Any], Any], value: Any, kind: type = Tensor) -> Any:
-    """Applies a function to the tensors in nested mappings, lists and tuples.
+    """Apply a function to the tensors in nested mappings, lists and tuples.
 
     Args:
         function: called with each tensor, in order.
@@ -31,7 +31,7 @@ def map_tensors(function: Callable[[Any], Any], value: Any, kind: type = Tensor)
 
 
 def is_finite(tensor: Tensor) -> Tensor:
-    """Returns whether all values are finite, a scalar on the tensor's device."""
+    """Return whether all values are finite, a scalar on the tensor's device."""
     if tensor.numel() == 0:
         return torch.ones((), dtype=torch.bool, device=tensor.device)
     # extremes pass NaN on, and make no second tensor of the size
@@ -39,7 +39,7 @@ def is_finite(tensor: Tensor) -> Tensor:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Moves the tensors in nested lists, tuples and dicts; other values stay."""
+    """Move the tensors in nested lists, tuples and dicts; other values stay."""
 
     def move(tensor: Tensor) -> Tensor:
         if device.type == "cuda" and not tensor.is_cuda:

@@ -1,4 +1,4 @@
-"""What a family of backbones must say: names, stages, channels, and how its networks are cut.
+"""The base of families of backbones: names, stages, channels, and how its networks are cut.
 
 Nothing here or in the families' files loads torch before it is needed: reports ask them, too.
 """
@@ -71,7 +71,7 @@ class Family(ABC):
 
     @abstractmethod
     def width(self, state: Mapping[str, Tensor], stage: str) -> int | None:
-        """Returns the channels that a stage delivers; None if it is none of this family's.
+        """Return the channels that a stage delivers; None if it is none of this family's.
 
         Args:
             state: a model's tensors by name.
@@ -79,7 +79,7 @@ class Family(ABC):
         """
 
     def folds(self) -> Mapping[type[nn.Module], tuple[tuple[str, str], ...]]:
-        """Returns names of convolutions and the normalisations that surely follow them.
+        """Return names of convolutions and the normalisations that surely follow them.
 
         By the class of the module whose children they are. Only classes whose forward is known to
         run each convolution and then its normalisation, and nothing else in between: the order of
@@ -88,21 +88,21 @@ class Family(ABC):
         return {}
 
     def builder(self, member: str) -> Callable[..., nn.Module] | None:
-        """Returns the function that builds a member's plain network; None if there is none."""
+        """Return the function that builds a member's plain network; None if there is none."""
         found = getattr(importlib.import_module(self.library), member, None)
         return found if callable(found) else None
 
     def chosen(self, kwargs: Mapping[str, Any]) -> Any:
-        """Returns the member that a splittable model's arguments name."""
+        """Return the member that a splittable model's arguments name."""
         return kwargs.get(self.argument) or self.default
 
     def target_channels(self, member: str) -> int | None:
-        """Returns how many channels a bottleneck must deliver; None if the member is not known."""
+        """Return how many channels a bottleneck must deliver; None if the member is not known."""
         known = self.members.get(member)
         return None if known is None else known.channels[0]
 
     def recognise(self, state: Mapping[str, Tensor], body: str) -> str | None:
-        """Returns the member that a splittable model's tensors are of, or None.
+        """Return the member that a splittable model's tensors are of, or None.
 
         Args:
             state: the tensors by name.
@@ -126,14 +126,14 @@ class CutFamily(Family):
 
     @abstractmethod
     def cut(self, plain: nn.Module) -> Mapping[str, nn.Module]:
-        """Returns a plain network's parts by name, in the order in which they run.
+        """Return a plain network's parts by name, in the order in which they run.
 
         All of it: what is before the split point, `split`, `stages`, and `avgpool` and `fc`, which
         are its head (`fc` may be a sequence; before an `nn.Linear` comes a flattening).
         """
 
     def builder(self, member: str) -> Callable[..., nn.Module] | None:
-        """Returns the function that builds a member's plain network; None if there is none."""
+        """Return the function that builds a member's plain network; None if there is none."""
         own = importlib.import_module("torchdistill.models.registry").MODEL_DICT
         return super().builder(member) or own.get(member)
 
@@ -143,7 +143,7 @@ FAMILIES: dict[str, Family] = {}
 
 
 def register(family: type[Family]) -> type[Family]:
-    """Makes a family known; a class decorator.
+    """Make a family known; a class decorator.
 
     Raises:
         ValueError: it names a part as the three-headed model names another one.
@@ -156,7 +156,7 @@ def register(family: type[Family]) -> type[Family]:
 
 
 def family_of(key: str) -> Family | None:
-    """Returns the family of a model's key: of a splittable one, or of a member itself."""
+    """Return the family of a model's key: of a splittable one, or of a member itself."""
     families = FAMILIES.values()
     return next((f for f in families if f.key == key), None) or _family_of_member(key)
 
@@ -171,7 +171,7 @@ def is_member(name: Any) -> bool:
 
 
 def member_of(section: Mapping[str, Any]) -> str:
-    """Returns the name of a classification model's network: its own key, or whose part it has.
+    """Return the name of a classification model's network: its own key, or whose part it has.
 
     Args:
         section: the model's section of a config.
@@ -183,7 +183,7 @@ def member_of(section: Mapping[str, Any]) -> str:
 
 
 def backbone_name(section: Mapping[str, Any]) -> str:
-    """Returns the name of the network in any task's model: `resnet50`; of others the model's key.
+    """Return the name of the network in any task's model: `resnet50`; of others the model's key.
 
     Args:
         section: the model's section of a config.
@@ -194,34 +194,34 @@ def backbone_name(section: Mapping[str, Any]) -> str:
 
 
 def family_with(parts: Collection[str]) -> Family | None:
-    """Returns the first family all of whose stages are among a model's parts, or None."""
+    """Return the first family all of whose stages are among a model's parts, or None."""
     return next((f for f in FAMILIES.values() if set(f.stages) <= set(parts)), None)
 
 
 def stage_names() -> set[str]:
-    """Returns the names of all families' stages, what ends at the split point included."""
+    """Return the names of all families' stages, what ends at the split point included."""
     return {name for family in FAMILIES.values() for name in (family.split, *family.stages)}
 
 
 def head_names() -> list[str]:
-    """Returns the names of what gives the logits, in all families, each once."""
+    """Return the names of what gives the logits, in all families, each once."""
     return list(dict.fromkeys(family.head[-1] for family in FAMILIES.values()))
 
 
 def label_of(name: str) -> str:
-    """Returns what a person calls a network (`ResNet-50`); a name that is not known stays."""
+    """Return what a person calls a network (`ResNet-50`); a name that is not known stays."""
     family = _family_of_member(name)
     return name if family is None else family.members[name].label
 
 
 def shown_name(name: str) -> str:
-    """Returns what reports call the network of a run of one's own."""
+    """Return what reports call the network of a run of one's own."""
     family = _family_of_member(name)
     return name if family is None or family.shown_by_key else label_of(name)
 
 
 def recognise(state: Mapping[str, Tensor], body: str) -> str | None:
-    """Returns the network that a model's tensors are of, or None; see `Family.recognise`."""
+    """Return the network that a model's tensors are of, or None; see `Family.recognise`."""
     found = (family.recognise(state, body) for family in FAMILIES.values())
     return next((name for name in found if name is not None), None)
 

@@ -36,7 +36,7 @@ class ConvNeXt(CutFamily):
     }
 
     def cut(self, plain: nn.Module) -> Mapping[str, nn.Module]:
-        """Returns stem, four stages, pooling, and as `fc` the classifier with its LayerNorm."""
+        """Return stem, four stages, pooling, and as `fc` the classifier with its LayerNorm."""
         from torch import nn
 
         features = plain.features
@@ -47,17 +47,17 @@ class ConvNeXt(CutFamily):
         return front | stages | {"avgpool": plain.avgpool, "fc": plain.classifier}
 
     def recognise(self, state: Mapping[str, Tensor], body: str) -> str | None:
-        """Returns the member that a splittable or a plain model's tensors are of, or None."""
+        """Return the member that a splittable or a plain model's tensors are of, or None."""
         return super().recognise({_in_stages(name): t for name, t in state.items()}, body)
 
     def width(self, state: Mapping[str, Tensor], stage: str) -> int | None:
-        """Returns the channels that a stage's first block delivers."""
+        """Return the channels that a stage's first block delivers."""
         scale = state.get(f"{stage}.1.layer_scale")
         return None if scale is None else scale.shape[0]
 
 
 def _in_stages(name: str) -> str:
-    """A tensor's name in the stages, if it is one of torchvision's."""
+    """Return a tensor's name in the stages, if it is one of torchvision's."""
     found = re.match(r"features\.(\d+)\.(\d+)\.", name)
     if found is None:
         return name

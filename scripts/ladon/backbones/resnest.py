@@ -41,13 +41,13 @@ class ResNeSt(Family):
     }
 
     def width(self, state: Mapping[str, Tensor], stage: str) -> int | None:
-        """Returns the channels that a stage's first block delivers."""
+        """Return the channels that a stage's first block delivers."""
         first = f"{stage}.0."
         is_own = f"{first}conv2.fc1.weight" in state and f"{first}conv3.weight" in state
         return state[f"{first}conv3.weight"].shape[0] if is_own else None
 
     def folds(self) -> Mapping[type[nn.Module], tuple[tuple[str, str], ...]]:
-        """Returns the pairs of timm's block and its split attention."""
+        """Return the pairs of timm's block and its split attention."""
         from timm.layers.split_attn import SplitAttn
         from timm.models.resnest import ResNestBottleneck
 

@@ -40,14 +40,14 @@ class ResNet(Family):
     }
 
     def width(self, state: Mapping[str, Tensor], stage: str) -> int | None:
-        """Returns the channels that a stage's first block delivers."""
+        """Return the channels that a stage's first block delivers."""
         if f"{stage}.0.conv2.fc1.weight" in state:  # ResNeSt's
             return None
         weights = (state.get(f"{stage}.0.{conv}.weight") for conv in ("conv3", "conv2"))
         return next((weight.shape[0] for weight in weights if weight is not None), None)
 
     def folds(self) -> Mapping[type[nn.Module], tuple[tuple[str, str], ...]]:
-        """Returns the pairs of torchvision's stem and blocks."""
+        """Return the pairs of torchvision's stem and blocks."""
         from torchvision.models import resnet
 
         return {

@@ -67,7 +67,7 @@ class SplittableModel(UpdatableBackbone):
         self.plain_names = {name: names[id(t)] for name, t in own if id(t) in names}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Computes logits [N, K] of images [N, 3, H, W], or features where the head is skipped."""
+        """Compute logits [N, K] of images [N, 3, H, W], or features where the head is skipped."""
         if self.pre_transform is not None:
             x = self.pre_transform(x)
         if self.bottleneck_updated and not self.training:
@@ -84,18 +84,18 @@ class SplittableModel(UpdatableBackbone):
         return run_head((self.avgpool,) if self.fc is None else (self.avgpool, self.fc), x)
 
     def update(self, **_: Any) -> None:
-        """Builds the tables of the entropy coder, and codes from now on."""
+        """Build the tables of the entropy coder, and codes from now on."""
         self.bottleneck_layer.update()
         self.bottleneck_updated = True
 
     def get_aux_module(self, **_: Any) -> nn.Module | None:
-        """Returns what has an auxiliary loss: the bottleneck, if it is a compression model."""
+        """Return what has an auxiliary loss: the bottleneck, if it is a compression model."""
         is_coded = isinstance(self.bottleneck_layer, CompressionModel)
         return self.bottleneck_layer if is_coded else None
 
 
 def run_head(parts: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Computes logits [N, K] of the last stage's features [N, C, H, W].
+    """Compute logits [N, K] of the last stage's features [N, C, H, W].
 
     Args:
         parts: the head's modules in order; before an `nn.Linear`, features are flattened.
@@ -107,13 +107,13 @@ def run_head(parts: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 
 def without_head(family: CutFamily, plain: nn.Module) -> nn.Sequential:
-    """Returns a plain network as a sequence of the family's named parts, less its head."""
+    """Return a plain network as a sequence of the family's named parts, less its head."""
     parts = family.cut(plain)
     return nn.Sequential(OrderedDict((n, p) for n, p in parts.items() if n not in family.head))
 
 
 def builders() -> dict[str, Callable[..., SplittableModel]]:
-    """Returns the functions that build the families' splittable models, by their key in YAML."""
+    """Return the functions that build the families' splittable models, by their key in YAML."""
     families = (f for f in FAMILIES.values() if isinstance(f, CutFamily))
     return {family.key: _builder(family) for family in families}
 

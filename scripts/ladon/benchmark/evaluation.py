@@ -46,7 +46,12 @@ def evaluate_ours(
         mode: one of `ladon.choices.MODES`.
     """
     return evaluate(
-        *(model, work.dataset, work.loader, task, World(device), StopRequest()),
+        model,
+        work.dataset,
+        work.loader,
+        task,
+        World(device),
+        StopRequest(),
         options=work.options,
         precision=precision,
         mode=mode,

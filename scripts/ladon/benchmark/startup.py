@@ -26,10 +26,19 @@ def measure(bench: Bench) -> None:
     checkpoint = bench.folder / "student.pt"
     write_checkpoint(checkpoint, work.model, best_value=0.0)
     command = [
-        *(*child_command(CLASSIFICATION), "-test_only", "-student_only"),
-        *("--config", str(root() / SOURCES[CLASSIFICATION].config), "--device", bench.device),
-        *("--data_root", str(bench.folder / "data"), "--run_log", str(bench.folder / "run.txt")),
-        *("--set", f"models.student_model.dst_ckpt={checkpoint}"),
+        *child_command(CLASSIFICATION),
+        "-test_only",
+        "-student_only",
+        "--config",
+        str(root() / SOURCES[CLASSIFICATION].config),
+        "--device",
+        bench.device,
+        "--data_root",
+        str(bench.folder / "data"),
+        "--run_log",
+        str(bench.folder / "run.txt"),
+        "--set",
+        f"models.student_model.dst_ckpt={checkpoint}",
     ]
     _run(bench, command)  # what the disk and the compilation cache then hold
     runs = [_run(bench, command) for _ in range(bench.repeats)]

@@ -82,8 +82,15 @@ def plan(
         name = f"{part} {task}".strip()
         result = folder / f"{name.replace(' ', '-')}.json"
         command = [
-            *(*child_command("benchmark"), "--only", part),
-            *("--device", device, "--repeats", str(repeats), "--out", str(result)),
+            *child_command("benchmark"),
+            "--only",
+            part,
+            "--device",
+            device,
+            "--repeats",
+            str(repeats),
+            "--out",
+            str(result),
             *(["--tasks", task] if task else []),
             *(["--quick"] if quick else []),
         ]

@@ -93,8 +93,8 @@ def report_text(report: Report) -> str:
     # heavy: not before it is sure that there is a GPU
     from rich.console import Console
 
-    from ladon.benchmark.table import fact_text, part_sheet
-    from ladon.report.render import print_sheet
+    from ladon.benchmark.table import fact_text, part_table
+    from ladon.report.render import show_table
 
     state = ("all green" if report.is_green else "red") if report.finished else "not finished"
     lines = [f"GPU run of {report.date}: {state}, {report.seconds:.0f} s"]
@@ -118,6 +118,6 @@ def report_text(report: Report) -> str:
     lines += ["slowest: " + ", ".join(f"{c.name} {c.seconds:.1f} s" for c in slowest), ""]
     console = Console(width=_WIDTH, file=io.StringIO(), highlight=False)
     for name, part in report.parts.items():
-        print_sheet(console, part_sheet(name, part))
+        show_table(console, part_table(name, part))
     lines += [line.rstrip() for line in console.file.getvalue().splitlines()]
     return "\n".join(lines).rstrip() + "\n"

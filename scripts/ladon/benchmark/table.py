@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ladon.benchmark.results import PartResult, Repeats, Row
-from ladon.report.render import MISSING, Column, Sheet
+from ladon.report.render import MISSING, Column, Table
 
 
 def _shown(value: float) -> str:
@@ -23,7 +23,7 @@ def repeats_text(repeats: Repeats | None) -> str:
 
 
 def fact_text(value: Any) -> str:
-    """A fact in short: numbers rounded, names and values in pairs."""
+    """Return a fact in short: numbers rounded, names and values in pairs."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
@@ -32,7 +32,7 @@ def fact_text(value: Any) -> str:
 
 
 def _column(name: str, header: str = "") -> Column:
-    """A column of an attribute of the rows."""
+    """Return a column of an attribute of the rows."""
 
     def text(row: Row) -> str:
         value = getattr(row, name)
@@ -45,14 +45,15 @@ def _column(name: str, header: str = "") -> Column:
 
 
 COLUMNS = [
-    *(_column("name", "what"), _column("unit")),
+    _column("name", "what"),
+    _column("unit"),
     *(_column(name) for name in ("ours", "reference", "ratio")),
     Column("n", lambda row: row.ours.n, lambda _: "n", lambda row: str(row.ours.n)),
 ]
 
 
-def part_sheet(name: str, result: PartResult) -> Sheet:
-    """The table of one part; its facts stand below it."""
+def part_table(name: str, result: PartResult) -> Table:
+    """Return the table of one part; its facts stand below it."""
     title = f"{name}: failed: {result.error}" if result.error else f"{name}: median (min–max)"
     facts = [f"{key}: {fact_text(value)}" for key, value in result.facts.items()]
-    return Sheet(title, None, COLUMNS, result.measurements, "\n".join(facts))
+    return Table(title, None, COLUMNS, result.measurements, "\n".join(facts))

@@ -58,7 +58,10 @@ class Setting:
         key = "models.teacher_model"
         torch.manual_seed(4)
         teacher = build_model(
-            config.build(config.section(key)), TASKS[CLASSIFICATION].model_kind, key, replaced=True
+            config.build(config.section(key)),
+            TASKS[CLASSIFICATION].model_kind,
+            key,
+            load_weights=False,
         )
         settle_batch_norm(teacher)
         student = make_model(config, CLASSIFICATION, tables=False)

@@ -36,7 +36,7 @@ def measure(bench: Bench) -> None:
 
 
 def _without_tables(model: nn.Module) -> nn.Module:
-    """A copy of the model as it was before `update()`."""
+    """Return a copy of the model as it was before `update()`."""
     copied = copy.deepcopy(model)
     bottleneck = find_bottleneck(copied)
     set_tables(bottleneck, {n: table.new_empty(0) for n, table in tables(bottleneck).items()})

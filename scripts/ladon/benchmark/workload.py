@@ -129,7 +129,7 @@ def make_model(config: Config, task: str, *, tables: bool = True) -> nn.Module:
     key = next(f"models.{s}" for s in TASKS[task].student_sections if f"models.{s}" in config)
     torch.manual_seed(3)
     model = build_model(
-        config.build(config.section(key)), TASKS[task].model_kind, key, replaced=True
+        config.build(config.section(key)), TASKS[task].model_kind, key, load_weights=False
     ).eval()
     spread_latent(model)
     settle_batch_norm(model.backbone if TASKS[task].model_kind == "detection" else model)
@@ -140,7 +140,7 @@ def make_model(config: Config, task: str, *, tables: bool = True) -> nn.Module:
 
 @torch.no_grad()
 def let_some_boxes_pass(detector: nn.Module) -> None:
-    """Bias an untrained detector towards three classes: else few boxes score above 0.05."""
+    """Bia an untrained detector towards three classes: else few boxes score above 0.05."""
     predictor = detector.roi_heads.box_predictor
     predictor.cls_score.weight.mul_(0.02)
     predictor.cls_score.bias[1:4] = torch.tensor([3.0, 2.9, 2.8])

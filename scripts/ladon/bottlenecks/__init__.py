@@ -61,14 +61,14 @@ from ladon.bottlenecks.of_model import (
     update_bottleneck,
     use_own_noise,
 )
-from ladon.bottlenecks.payloads import Payloads, published_size
+from ladon.bottlenecks.payloads import PayloadSizes, published_size
 
 __all__ = [
     "Apply",
     "Bottleneck",
     "Coder",
     "Coding",
-    "Payloads",
+    "PayloadSizes",
     "auxiliary_loss",
     "decode_latent",
     "directly",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ladon.bottlenecks.encoder import Encoder, pinned_arithmetic
 from ladon.bottlenecks.entropy import entropy_models, own_entropy_models
-from ladon.bottlenecks.payloads import Payloads
+from ladon.bottlenecks.payloads import PayloadSizes
 from ladon.errors import PayloadError, UsageError
 
 Apply = Callable[[nn.Module, Tensor], Tensor]
@@ -25,7 +25,7 @@ decorator, sc2bench's own: models are built from that table."""
 
 
 def directly(module: nn.Module, x: Tensor) -> Tensor:
-    """Runs a transform as it is."""
+    """Run a transform as it is."""
     return module(x)
 
 
@@ -36,28 +36,28 @@ class Coder(ABC):
     """
 
     def prepare(self, latent: Tensor) -> Any:
-        """Returns a latent [N, C, h, w] with what its coding depends on, computed once."""
+        """Return a latent [N, C, h, w] with what its coding depends on, computed once."""
         return latent
 
     @abstractmethod
     def quantize(self, prepared: Any) -> Tensor:
-        """Returns the latent as the decoder will see it."""
+        """Return the latent as the decoder will see it."""
 
     @abstractmethod
     def encode(self, prepared: Any) -> list[list[bytes]]:
-        """Returns of each part of the payload those of all images."""
+        """Return of each part of the payload those of all images."""
 
     @abstractmethod
     def estimate(self, prepared: Any) -> list[list[int]]:
-        """Returns what `encode` would take in bytes, from the tables alone."""
+        """Return what `encode` would take in bytes, from the tables alone."""
 
     @abstractmethod
     def shape(self, prepared: Any) -> torch.Size:
-        """Returns the (h, w) that goes with the payloads."""
+        """Return the (h, w) that goes with the payloads."""
 
     @abstractmethod
     def decode(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> Tensor:
-        """Returns the latent of payloads, from wherever.
+        """Return the latent of payloads, from wherever.
 
         Args:
             strings: of each part those of all images.
@@ -99,7 +99,7 @@ class Bottleneck(BaseBottleneck, ABC):
 
     @property
     def transforms(self) -> tuple[nn.Module, ...]:
-        """What payloads depend on, and sender and receiver must compute alike."""
+        """The transforms that payloads depend on: sender and receiver must compute them alike."""
         return (self.analysis,)
 
     @property
@@ -109,12 +109,12 @@ class Bottleneck(BaseBottleneck, ABC):
 
     @abstractmethod
     def noisy(self, latent: Tensor) -> Tensor:
-        """Returns what is decoded while the rate is learnt; it goes through the entropy models,
+        """Return what is decoded while the rate is learnt; it goes through the entropy models,
         whose likelihoods a stage's hooks read."""
 
     @abstractmethod
     def quantized(self, latent: Tensor, apply: Apply) -> Tensor:
-        """Returns what is decoded of a latent once it is rounded; needs no tables.
+        """Return what is decoded of a latent once it is rounded; needs no tables.
 
         Args:
             latent: [N, C, h, w].
@@ -123,7 +123,7 @@ class Bottleneck(BaseBottleneck, ABC):
 
     @abstractmethod
     def coder(self, apply: Apply) -> Coder:
-        """Returns a coder by the tables as they are now.
+        """Return a coder by the tables as they are now.
 
         Args:
             apply: runs a transform.
@@ -140,12 +140,12 @@ class Bottleneck(BaseBottleneck, ABC):
         return self.synthesis(self.noisy(latent))
 
     def encode(self, images: Tensor, **_: object) -> dict[str, Any]:
-        """Returns the payloads of images [N, 3, H, W]: strings by part and image, and a shape."""
+        """Return the payloads of images [N, 3, H, W]: strings by part and image, and a shape."""
         with self._at_work() as coding:
             return coding.encode(images)
 
     def decode(self, strings: Any, shape: Sequence[int]) -> Tensor:
-        """Returns features of what `encode` returned.
+        """Return features of what `encode` returned.
 
         Raises:
             PayloadError: if a payload is damaged.
@@ -155,16 +155,16 @@ class Bottleneck(BaseBottleneck, ABC):
 
     @contextmanager
     def _at_work(self) -> Iterator[Coding]:
-        """Yields the evaluation's coding; outside of any, one for a single call."""
+        """Yield the evaluation's coding; outside of any, one for a single call."""
         if self._coding is not None:
             yield self._coding
             return
         with pinned_arithmetic():
-            yield Coding(self, "full", Payloads())
+            yield Coding(self, "full", PayloadSizes())
 
     @contextmanager
     def coded_by(self, coding: Coding) -> Iterator[None]:
-        """Runs the bottleneck by a coding while it is open, in all threads."""
+        """Run the bottleneck by a coding while it is open, in all threads."""
         before = self._coding
         self._coding = coding
         try:
@@ -182,7 +182,7 @@ class Coding:
         payloads: filled with the sizes of what is encoded.
     """
 
-    def __init__(self, bottleneck: Bottleneck, mode: str, payloads: Payloads) -> None:
+    def __init__(self, bottleneck: Bottleneck, mode: str, payloads: PayloadSizes) -> None:
         self._bottleneck, self._mode, self._payloads = bottleneck, mode, payloads
         for module in bottleneck.transforms:
             module.to(memory_format=torch.channels_last)
@@ -200,7 +200,7 @@ class Coding:
         return latent
 
     def encode(self, images: Tensor) -> dict[str, Any]:
-        """Encodes images [N, 3, H, W].
+        """Encode images [N, 3, H, W].
 
         Returns:
             What `decode` takes: `strings`, the quantised latent itself where the mode decodes
@@ -219,7 +219,7 @@ class Coding:
         return {"strings": coded, "shape": shape}
 
     def decode(self, strings: Any, shape: Sequence[int]) -> Tensor:
-        """Decodes what `encode` returned to features [N, K, H, W]."""
+        """Decode what `encode` returned to features [N, K, H, W]."""
         if not isinstance(strings, Tensor):
             parts = self._bottleneck.parts
             if len(strings) != len(parts) or len({len(images) for images in strings}) != 1:
@@ -232,7 +232,7 @@ class Coding:
         return decode_latent(self._bottleneck.synthesis, strings)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Returns features of images; before there are tables, of their quantised latent."""
+        """Return features of images; before there are tables, of their quantised latent."""
         if self._coder is not None:
             return self.decode(**self.encode(images))
         latent = self._latent(images)
@@ -247,7 +247,7 @@ class Coding:
 
 
 def decode_latent(synthesis: nn.Module, latent: Tensor) -> Tensor:
-    """Runs the decoder in channels_last; on a CPU one image at a time, as its caches have it.
+    """Run the decoder in channels_last; on a CPU one image at a time, as its caches have it.
 
     Args:
         synthesis: the bottleneck's decoder, weights in channels_last.

@@ -38,7 +38,7 @@ def pinned_arithmetic() -> Iterator[None]:
 
 
 def encode_latent(encoder: nn.Module, images: Tensor) -> Tensor:
-    """Runs the encoder in float32 and channels_last, one image at a time.
+    """Run the encoder in float32 and channels_last, one image at a time.
 
     Libraries choose algorithms by batch size, rounding differs with them and with memory formats,
     and one latent symbol in a million with it. On a CPU it is also the fastest, because an image's
@@ -76,7 +76,7 @@ class Encoder:
         self._taking_turns = threading.Lock()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Encodes images [N, 3, H, W]; returns their latent [N, C, h, w], float32."""
+        """Encode images [N, 3, H, W]; return their latent [N, C, h, w], float32."""
         record = None
         if images.is_cuda and torch.is_inference_mode_enabled():
             with self._taking_turns:
@@ -86,7 +86,7 @@ class Encoder:
         return encode_latent(self._encoder, images)
 
     def _record(self, images: Tensor) -> _Record | None:
-        """The record for images of this size; None if there can be none."""
+        """Return the record for images of this size; None if there can be none."""
         # a replay calls nobody's hooks
         if not self._recordable or any(map(is_watched, self._encoder.modules())):
             return None
@@ -104,7 +104,7 @@ class Encoder:
 
 
 class _Record:
-    """What the encoder does to one image of a size, as a CUDA graph.
+    """The encoder's work on one image of a size, as a CUDA graph.
 
     Args:
         encoder: the bottleneck's encoder.
@@ -127,7 +127,7 @@ class _Record:
             self._latent = encode_latent(encoder, self._image)
 
     def replay(self, images: Tensor) -> Tensor:
-        """Encodes images of the size, one by one."""
+        """Encode images of the size, one by one."""
         shape = (len(images), *self._latent.shape[1:])
         latent = torch.empty(shape, device=images.device, memory_format=torch.channels_last)
         for number in range(len(images)):

@@ -33,7 +33,7 @@ class _OwnNoise:
     generator: torch.Generator | None = None
 
     def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
-        """Rounds, or adds noise (mode `noise`), as CompressAI's `quantize` does."""
+        """Return rounds, or adds noise (mode `noise`), as CompressAI's `quantize` does."""
         if mode != "noise" or self.generator is None:
             return super().quantize(inputs, mode, means)
         return inputs + torch.empty_like(inputs).uniform_(-0.5, 0.5, generator=self.generator)
@@ -43,7 +43,7 @@ class OwnEntropyBottleneck(_OwnNoise, EntropyBottleneck):
     """CompressAI's factorised prior with noise of its own, and a forward that never waits."""
 
     def forward(self, x: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
-        """Returns [N, C, ...] with noise, or rounded, and likelihoods of the same shape.
+        """Return [N, C, ...] with noise, or rounded, and likelihoods of the same shape.
 
         As CompressAI's to the bit, but the order of dimensions is known to the host: CompressAI
         keeps it in a tensor on the device, and reads that eight times in each step.
@@ -69,7 +69,7 @@ _OWN = {EntropyBottleneck: OwnEntropyBottleneck, GaussianConditional: OwnGaussia
 
 
 def own_entropy_models(module: nn.Module) -> None:
-    """Puts entropy models that draw their noise from a given generator in CompressAI's place.
+    """Put entropy models that draw their noise from a given generator in CompressAI's place.
 
     They take over everything, parameters, buffers and hooks, and draw no first weights. Subclasses
     of CompressAI's are left alone.
@@ -87,7 +87,7 @@ def own_entropy_models(module: nn.Module) -> None:
 
 
 def draw_noise_from(module: nn.Module, generator: torch.Generator) -> None:
-    """Lets the entropy models in a module draw their noise from one generator."""
+    """Let the entropy models in a module draw their noise from one generator."""
     own_entropy_models(module)
     for part in module.modules():
         if isinstance(part, _OwnNoise):
@@ -137,17 +137,17 @@ RULES: dict[type[nn.Module], TableRules] = {
 
 
 def rules_of(module: nn.Module) -> TableRules | None:
-    """Returns the rules for a module's tables; None if it is no entropy model."""
+    """Return the rules for a module's tables; None if it is no entropy model."""
     return next((RULES[kind] for kind in type(module).__mro__ if kind in RULES), None)
 
 
 def entropy_models(module: nn.Module) -> dict[str, nn.Module]:
-    """Returns the entropy models in a module, by their names there."""
+    """Return the entropy models in a module, by their names there."""
     return {name: part for name, part in module.named_modules() if rules_of(part) is not None}
 
 
 def tables(module: nn.Module) -> dict[str, Tensor]:
-    """Returns the tables of the entropy models in a module, by their names in its state dict."""
+    """Return the tables of the entropy models in a module, by their names in its state dict."""
     return {
         f"{name}.{table}" if name else table: getattr(part, table)
         for name, part in entropy_models(module).items()
@@ -156,7 +156,7 @@ def tables(module: nn.Module) -> dict[str, Tensor]:
 
 
 def set_tables(module: nn.Module, given: Mapping[str, Tensor]) -> None:
-    """Puts tables of any size in the place of a module's, on their devices.
+    """Put tables of any size in the place of a module's, on their devices.
 
     Args:
         module: as for `tables`.

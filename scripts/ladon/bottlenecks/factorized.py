@@ -42,21 +42,21 @@ class FPBasedResNetBottleneck(Bottleneck, layer.FPBasedResNetBottleneck):
         return self.decoder
 
     def noisy(self, latent: Tensor) -> Tensor:
-        """Returns the latent with noise, its likelihoods left to hooks."""
+        """Return the latent with noise, its likelihoods left to hooks."""
         return self.entropy_bottleneck(latent)[0]
 
     def quantized(self, latent: Tensor, apply: Apply) -> Tensor:
-        """Returns the latent rounded around its channels' medians."""
+        """Return the latent rounded around its channels' medians."""
         medians = self.entropy_bottleneck._get_medians().detach()
         return quantize(latent, medians.reshape(1, -1, 1, 1))
 
     def coder(self, apply: Apply) -> Coder:
-        """Returns its coder."""
+        """Return its coder."""
         return _FactorizedCoder(LatentCoder(self.entropy_bottleneck))
 
 
 class _FactorizedCoder(Coder):
-    """Payloads of one part; what is prepared is the latent itself."""
+    """PayloadSizes of one part; what is prepared is the latent itself."""
 
     def __init__(self, coder: LatentCoder) -> None:
         self._coder = coder

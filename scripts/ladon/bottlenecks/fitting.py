@@ -42,7 +42,7 @@ class _Sides:
 
 
 def fitting_sides(bottleneck: SHPBasedResNetBottleneck, latent_side: int) -> str:
-    """Returns in words which sides of an image fit, next to those that give a latent's side.
+    """Return in words which sides of an image fit, next to those that give a latent's side.
 
     Args:
         bottleneck: with `g_a`, `h_a` and `h_s`.
@@ -61,7 +61,7 @@ def fitting_sides(bottleneck: SHPBasedResNetBottleneck, latent_side: int) -> str
 
 
 def _first_run(sides: Iterable[int], fits: Callable[[int], bool]) -> list[int]:
-    """The first sides that fit, up to one that does not."""
+    """Return the first sides that fit, up to one that does not."""
     found: list[int] = []
     for side in sides:
         if fits(side):

@@ -60,17 +60,17 @@ class SHPBasedResNetBottleneck(Bottleneck, layer.SHPBasedResNetBottleneck):
         return self.g_a, self.h_a, self.h_s
 
     def hyper_latent(self, latent: Tensor, apply: Apply) -> Tensor:
-        """Returns z [N, M, h', w'] of a latent y [N, C, h, w]."""
+        """Return z [N, M, h', w'] of a latent y [N, C, h, w]."""
         return apply(self.h_a, latent.abs())
 
     def split(self, predicted: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns scales, and means if there are any, of what `h_s` gives."""
+        """Return scales, and means if there are any, of what `h_s` gives."""
         return predicted, None
 
     def predict(
         self, hyper_latent: Tensor, apply: Apply, latent: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns scales and means [N, C, h, w] of a latent's symbols.
+        """Return scales and means [N, C, h, w] of a latent's symbols.
 
         Args:
             hyper_latent: z, quantised or with noise.
@@ -92,21 +92,21 @@ class SHPBasedResNetBottleneck(Bottleneck, layer.SHPBasedResNetBottleneck):
         return self.split(predicted)
 
     def noisy(self, latent: Tensor) -> Tensor:
-        """Returns the latent with noise, its likelihoods and z's left to hooks."""
+        """Return the latent with noise, its likelihoods and z's left to hooks."""
         hyper_latent, _ = self.entropy_bottleneck(self.hyper_latent(latent, directly))
         scales, means = self.predict(hyper_latent, directly, latent)
         return self.gaussian_conditional(latent, scales, means=means)[0]
 
     def quantized(self, latent: Tensor, apply: Apply) -> Tensor:
-        """Returns the latent rounded around 0."""
+        """Return the latent rounded around 0."""
         return GaussianCoder.quantize(latent)
 
     def coder(self, apply: Apply) -> Coder:
-        """Returns its coder."""
+        """Return its coder."""
         return _HyperpriorCoder(self, apply)
 
     def update(self, scale_table: Any = None, force: bool = False) -> bool:
-        """Builds the tables of both latents.
+        """Build the tables of both latents.
 
         Args:
             scale_table: standard deviations, increasing; None for CompressAI's 64 from 0.11 to 256.
@@ -139,16 +139,16 @@ class MSHPBasedResNetBottleneck(SHPBasedResNetBottleneck, layer.MSHPBasedResNetB
         super().__init__(*args, **kwargs)
 
     def hyper_latent(self, latent: Tensor, apply: Apply) -> Tensor:
-        """Returns z [N, M, h', w'] of a latent y [N, C, h, w], whose signs tell of its means."""
+        """Return z [N, M, h', w'] of a latent y [N, C, h, w], whose signs tell of its means."""
         return apply(self.h_a, latent)
 
     def split(self, predicted: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns scales and means, the halves of what `h_s` gives."""
+        """Return scales and means, the halves of what `h_s` gives."""
         scales, means = predicted.chunk(2, 1)
         return scales, means
 
     def quantized(self, latent: Tensor, apply: Apply) -> Tensor:
-        """Returns the latent rounded around the means that its quantised hyper latent predicts."""
+        """Return the latent rounded around the means that its quantised hyper latent predicts."""
         hyper_latent = self.hyper_latent(latent, apply)
         medians = self.entropy_bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
         _, means = self.predict(quantize(hyper_latent, medians), apply, latent)
@@ -173,7 +173,7 @@ class _Prepared:
 
 
 class _HyperpriorCoder(Coder):
-    """Payloads of two parts, in sc2bench's order: first y, then z, which is decoded first."""
+    """PayloadSizes of two parts, in sc2bench's order: first y, then z, which is decoded first."""
 
     def __init__(self, bottleneck: SHPBasedResNetBottleneck, apply: Apply) -> None:
         self._bottleneck, self._apply = bottleneck, apply

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from ladon.bottlenecks.base import Bottleneck, Coding
 from ladon.bottlenecks.encoder import pinned_arithmetic
 from ladon.bottlenecks.entropy import draw_noise_from, entropy_models, has_tables
-from ladon.bottlenecks.payloads import Payloads
+from ladon.bottlenecks.payloads import PayloadSizes
 from ladon.codec.tables import check_quantiles
 
 logger = logging.getLogger(__name__)
 
 
 def find_bottleneck(model: nn.Module) -> BaseBottleneck | None:
-    """Returns the model's bottleneck, of whatever kind, or None."""
+    """Return the model's bottleneck, of whatever kind, or None."""
     return next((m for m in model.modules() if isinstance(m, BaseBottleneck)), None)
 
 
 def known_bottleneck(model: nn.Module) -> Bottleneck | None:
-    """Returns the model's bottleneck if it follows this library's protocol.
+    """Return the model's bottleneck if it follows this library's protocol.
 
     Others, of sc2bench or of a user's own, are trained, and code by themselves.
     """
@@ -41,7 +41,7 @@ def is_updated(model: nn.Module) -> bool:
 
 
 def set_updated(model: nn.Module, updated: bool) -> None:
-    """Sets the flags by which sc2bench's modules choose between noise and entropy coding."""
+    """Set the flags by which sc2bench's modules choose between noise and entropy coding."""
     for module in model.modules():
         if isinstance(module, BaseBottleneck):
             module.updated = updated
@@ -50,7 +50,7 @@ def set_updated(model: nn.Module, updated: bool) -> None:
 
 
 def update_bottleneck(model: nn.Module) -> bool:
-    """Builds the CDF tables where they are missing and switches entropy coding on.
+    """Build the CDF tables where they are missing and switches entropy coding on.
 
     Returns:
         Whether the model has a bottleneck.
@@ -70,7 +70,7 @@ def update_bottleneck(model: nn.Module) -> bool:
 
 
 def auxiliary_loss(model: nn.Module) -> Tensor | None:
-    """Returns the loss by which quantiles follow the densities, as long as they are learnt.
+    """Return the loss by which quantiles follow the densities, as long as they are learnt.
 
     There is no data in it. Once the tables are built, or where no quantiles learn, it is None.
     """
@@ -85,7 +85,7 @@ def auxiliary_loss(model: nn.Module) -> Tensor | None:
 
 
 def use_own_noise(model: nn.Module, seed: int, device: torch.device) -> torch.Generator | None:
-    """Draws the student's quantisation noise from a generator of its own.
+    """Draw the student's quantisation noise from a generator of its own.
 
     CompressAI draws from torch's global generator, so that any other draw would change the
     training. Returns the generator (to be saved with the run), or None for a model without a
@@ -101,8 +101,8 @@ def use_own_noise(model: nn.Module, seed: int, device: torch.device) -> torch.Ge
 
 
 @contextmanager
-def entropy_coding(model: nn.Module, mode: str = "full") -> Iterator[Payloads]:
-    """Evaluation of a model with its bottleneck coded, whatever the batch size.
+def entropy_coding(model: nn.Module, mode: str = "full") -> Iterator[PayloadSizes]:
+    """Return evaluation of a model with its bottleneck coded, whatever the batch size.
 
     While it is open, each image's latent is turned into a payload of its own. Before `update()`
     there are no tables to code with: the quantised latent is decoded, as sc2bench does it, but
@@ -116,9 +116,9 @@ def entropy_coding(model: nn.Module, mode: str = "full") -> Iterator[Payloads]:
             them; sizes are those of real payloads in the first two.
 
     Yields:
-        Payloads, filled by each forward pass.
+        PayloadSizes, filled by each forward pass.
     """
-    payloads = Payloads()
+    payloads = PayloadSizes()
     bottleneck = find_bottleneck(model)
     with ExitStack() as stack:
         stack.enter_context(pinned_arithmetic())

@@ -18,7 +18,7 @@ _PROTOCOL = 4
 
 
 def published_size(strings: Sequence[bytes], shape: torch.Size) -> float:
-    """Data size of one image in KiB as the paper's repository measures it.
+    """Return data size of one image in KiB as the paper's repository measures it.
 
     That is the pickled `{'strings': [[payload]], 'shape': torch.Size([H, W])}` (sc2bench's
     FileSizeAnalyzer): of a payload of one part 103 to 115 bytes more than that.
@@ -31,7 +31,7 @@ def published_size(strings: Sequence[bytes], shape: torch.Size) -> float:
     return sys.getsizeof(pickle.dumps(content, _PROTOCOL)) / KIB
 
 
-class Payloads(threading.local):
+class PayloadSizes(threading.local):
     """Sizes of the payloads that this thread's model calls encoded, in the batch's order.
 
     Attributes:
@@ -47,17 +47,17 @@ class Payloads(threading.local):
         self._finite: Tensor | None = None
 
     def note(self, latent: Tensor) -> None:
-        """Looks, on its device, whether a latent is finite; nobody waits for the answer here."""
+        """Look, on its device, whether a latent is finite; nobody waits for the answer."""
         finite = is_finite(latent)
         self._finite = finite if self._finite is None else self._finite & finite
 
     def pop_finite(self) -> Tensor | None:
-        """Returns whether this thread's latents since its last call were finite, a bool scalar."""
+        """Return whether this thread's latents since its last call were finite, a bool scalar."""
         finite, self._finite = self._finite, None
         return finite
 
     def add(self, strings: Mapping[str, Sequence[bytes]], shape: torch.Size) -> None:
-        """Records the payloads of a batch.
+        """Record the payloads of a batch.
 
         Args:
             strings: of each part those of all images.
@@ -69,7 +69,7 @@ class Payloads(threading.local):
             self.by_part.append(dict(zip(strings, map(len, image), strict=True)))
 
     def pop(self) -> tuple[list[int], list[float]]:
-        """Returns the sizes that this thread recorded since its last call, and forgets them."""
+        """Return the sizes that this thread recorded since its last call, and forgets them."""
         sizes = self.nbytes, self.published_kib
         self.nbytes, self.published_kib, self.by_part = [], [], []
         return sizes

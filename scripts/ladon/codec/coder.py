@@ -39,7 +39,7 @@ _HIDDEN_BITS = 5e-5
 
 
 def on_host(tensor: Tensor) -> Tensor:
-    """Copies a tensor to the host, waiting for it alone and not for what is queued after it."""
+    """Copy a tensor to the host, waiting for it alone and not for what is queued after it."""
     if not tensor.is_cuda:
         return tensor
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
@@ -51,7 +51,7 @@ def on_host(tensor: Tensor) -> Tensor:
 
 
 def check_numba() -> None:
-    """Raises UsageError where numba, which coders need, cannot be imported."""
+    """Raise UsageError where numba, which coders need, cannot be imported."""
     if rans is None:  # CompressAI's own coder writes beside its buffers for odd payloads
         raise UsageError(
             f"entropy coding needs numba, which cannot be imported ({_missing}); install the "
@@ -60,7 +60,7 @@ def check_numba() -> None:
 
 
 def check_type(latent: Tensor) -> None:
-    """Raises UsageError for a latent that is not of float32."""
+    """Raise UsageError for a latent that is not of float32."""
     if latent.dtype != torch.float32:
         raise UsageError(f"a latent of {latent.dtype}: the coder takes float32")
 
@@ -71,7 +71,7 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def quantize(latent: Tensor, medians: Tensor) -> Tensor:
-    """Rounds a latent [N, C, h, w] around its medians [1, C, 1, 1]."""
+    """Round a latent [N, C, h, w] around its medians [1, C, 1, 1]."""
     return torch.round(latent - medians) + medians
 
 
@@ -111,7 +111,7 @@ class TableCoder:
         return torch.empty(size, memory_format=torch.channels_last)
 
     def _refuse_too_short(self, payload: bytes, least_bits: float, shape: Sequence[int]) -> None:
-        """Refuses a payload that cannot hold a latent [..., h, w], before anything is decoded."""
+        """Refuse a payload that cannot hold a latent [..., h, w], before anything is decoded."""
         if least_bits > 8 * len(payload) + 64:
             height, width = shape[-2:]
             raise PayloadError(
@@ -125,7 +125,7 @@ class TableCoder:
         return np.maximum(16 - np.log2(likeliest) - _HIDDEN_BITS, 0)
 
     def _information(self, symbols: Tensor, rows: Tensor) -> list[int]:
-        """Returns each image's estimated payload size in bytes.
+        """Return each image's estimated payload size in bytes.
 
         The information content of its symbols (an escape's groups count four bits each), plus the
         coder's initial state, rounded up to whole words: within 0.1 % + 16 bytes of the truth.
@@ -188,7 +188,7 @@ class TableCoder:
     def _encode_image(
         self, latent: np.ndarray, centres: np.ndarray, rows: np.ndarray | None
     ) -> bytes:
-        """Rounds a latent [C, L] float32 around centres [C], and codes it.
+        """Round a latent [C, L] float32 around centres [C], and codes it.
 
         Args:
             latent: in any order.
@@ -203,7 +203,7 @@ class TableCoder:
     def _decode_image(
         self, payload: bytes, latent: np.ndarray, centres: np.ndarray, rows: np.ndarray | None
     ) -> None:
-        """Fills a latent with what `_encode_image` coded."""
+        """Fill a latent with what `_encode_image` coded."""
         if len(payload) % 4:
             raise PayloadError(f"payload of {len(payload)} bytes: not a whole number of words")
         symbols = self._scratch.symbols(latent.shape)
@@ -246,12 +246,12 @@ class LatentCoder(TableCoder):
             self._decode_one((self._encode_one(latent), latent))
 
     def quantize(self, latent: Tensor) -> Tensor:
-        """Returns the latent as the decoder will see it: rounded around the medians."""
+        """Return the latent as the decoder will see it: rounded around the medians."""
         self._check(latent)
         return quantize(latent, self._medians)
 
     def encode(self, latent: Tensor) -> list[bytes]:
-        """Encodes a latent [N, C, h, w] float32 into one payload per image.
+        """Encode a latent [N, C, h, w] float32 into one payload per image.
 
         Raises:
             UsageError: for a latent of another shape or type than the tables are for.
@@ -262,7 +262,7 @@ class LatentCoder(TableCoder):
         return self._map(self._encode_one, on_host(latent).flatten(2).numpy())
 
     def decode(self, payloads: Sequence[bytes], shape: Sequence[int]) -> Tensor:
-        """Decodes payloads into a latent [N, C, h, w] float32 on the bottleneck's device.
+        """Decode payloads into a latent [N, C, h, w] float32 on the bottleneck's device.
 
         Args:
             payloads: one per image, from wherever.
@@ -283,7 +283,7 @@ class LatentCoder(TableCoder):
         return latent.to(self._device, non_blocking=True)
 
     def estimate(self, latent: Tensor) -> list[int]:
-        """Returns each image's payload size in bytes from the tables, without coding.
+        """Return each image's payload size in bytes from the tables, without coding.
 
         Args:
             latent: [N, C, h, w] float32.
@@ -298,7 +298,7 @@ class LatentCoder(TableCoder):
         return torch.arange(len(self._cdf), device=self._device)[None, :, None]
 
     def _check(self, latent: Tensor) -> None:
-        """Compares a latent with the tables, before a loop that does not look."""
+        """Compare a latent with the tables, before a loop that does not look."""
         if latent.dim() != 4 or latent.shape[1] != len(self._cdf) or 0 in latent.shape[2:]:
             raise UsageError(
                 f"a latent of shape {tuple(latent.shape)} for a coder of {len(self._cdf)} channels"
@@ -319,13 +319,13 @@ class _Scratch(threading.local):
     _words = np.empty(0, np.uint32)
 
     def symbols(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns an int32 array of a shape."""
+        """Return an int32 array of a shape."""
         if self._symbols.shape != shape:
             self._symbols = np.empty(shape, np.int32)
         return self._symbols
 
     def words(self, count: int) -> np.ndarray:
-        """Returns uint32 room for the payload of so many symbols."""
+        """Return uint32 room for the payload of so many symbols."""
         size = rans.WORDS_PER_SYMBOL * count + 4
         if len(self._words) != size:
             self._words = np.empty(size, np.uint32)

@@ -53,7 +53,7 @@ class GaussianCoder(TableCoder):
             self._decode_one((self._encode_one((latent, rows)), latent, rows))
 
     def rows(self, scales: Tensor) -> Tensor:
-        """Returns each symbol's table: the first whose scale is not smaller, else the last.
+        """Return each symbol's table: the first whose scale is not smaller, else the last.
 
         Args:
             scales: [N, C, h, w] float32, predicted.
@@ -66,11 +66,11 @@ class GaussianCoder(TableCoder):
 
     @staticmethod
     def quantize(latent: Tensor, means: Tensor | None = None) -> Tensor:
-        """Returns the latent as the decoder will see it: rounded around the means, or around 0."""
+        """Return the latent as the decoder will see it: rounded around the means, or around 0."""
         return torch.round(latent) if means is None else torch.round(latent - means) + means
 
     def encode(self, latent: Tensor, rows: Tensor, means: Tensor | None = None) -> list[bytes]:
-        """Encodes a latent into one payload per image.
+        """Encode a latent into one payload per image.
 
         Args:
             latent: [N, C, h, w] float32.
@@ -88,7 +88,7 @@ class GaussianCoder(TableCoder):
     def decode(
         self, payloads: Sequence[bytes], rows: Tensor, means: Tensor | None = None
     ) -> Tensor:
-        """Decodes payloads into a latent [N, C, h, w] float32 on the device of the tables.
+        """Decode payloads into a latent [N, C, h, w] float32 on the device of the tables.
 
         Args:
             payloads: one per image, from wherever.
@@ -112,7 +112,7 @@ class GaussianCoder(TableCoder):
         return residual if means is None else residual + means
 
     def estimate(self, latent: Tensor, rows: Tensor, means: Tensor | None = None) -> list[int]:
-        """Returns each image's payload size in bytes from the tables, without coding.
+        """Return each image's payload size in bytes from the tables, without coding.
 
         Args:
             latent: as for `encode`.
@@ -124,7 +124,7 @@ class GaussianCoder(TableCoder):
         return self._information(symbols.flatten(2), rows.flatten(2).to(torch.int64))
 
     def _check(self, latent: Tensor, rows: Tensor, means: Tensor | None) -> None:
-        """Compares a latent with its tables' rows, before a loop that does not look."""
+        """Compare a latent with its tables' rows, before a loop that does not look."""
         shapes = [tuple(t.shape) for t in (latent, rows, means) if t is not None]
         if latent.dim() != 4 or 0 in latent.shape[1:] or len(set(shapes)) > 1:
             listed = " and ".join(map(str, dict.fromkeys(shapes)))

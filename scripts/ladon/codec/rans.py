@@ -39,7 +39,7 @@ _BYPASS_MASK = np.uint64(15)
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)
 def encode(symbols, rows, cdf, cdf_length, offset, words):  # pragma: no cover (compiled)
-    """Encodes one image's symbols from the last to the first.
+    """Encode one image's symbols from the last to the first.
 
     Args:
         symbols: [C, N] int32.
@@ -96,7 +96,7 @@ def encode(symbols, rows, cdf, cdf_length, offset, words):  # pragma: no cover (
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)
 def decode(words, rows, cdf, cdf_length, offset, lookup, symbols):  # pragma: no cover (compiled)
-    """Decodes one image's symbols.
+    """Decode one image's symbols.
 
     Args:
         words: uint32 words of the payload.
@@ -168,7 +168,7 @@ def decode(words, rows, cdf, cdf_length, offset, lookup, symbols):  # pragma: no
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)
 def build_lookup(cdf, cdf_length, lookup):  # pragma: no cover (compiled)
-    """Fills the decoder's look-up: for each row, the symbol at each multiple of 64."""
+    """Fill the decoder's look-up: for each row, the symbol at each multiple of 64."""
     for c in range(cdf.shape[0]):
         s = 0
         for i in range(lookup.shape[1]):
@@ -186,7 +186,7 @@ def _symbol(value):  # pragma: no cover (compiled)
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)
 def quantize(latent, medians, symbols):  # pragma: no cover (compiled)
-    """Rounds one image's latent around its medians, half to even, as torch.round does.
+    """Round one image's latent around its medians, half to even, as torch.round does.
 
     Args:
         latent: [C, N] float32, in any order.
@@ -206,7 +206,7 @@ def quantize(latent, medians, symbols):  # pragma: no cover (compiled)
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)
 def dequantize(symbols, medians, latent):  # pragma: no cover (compiled)
-    """Fills one image's latent [C, N] float32, in any order, from symbols [C, N] int32."""
+    """Fill one image's latent [C, N] float32, in any order, from symbols [C, N] int32."""
     for n in range(latent.shape[1]):
         for c in range(latent.shape[0]):
             latent[c, n] = np.float32(symbols[c, n]) + medians[c]

@@ -25,7 +25,7 @@ def as_tables(
     row: str = "channel",
     whose: str = "the latent",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns checked tables as int32 arrays.
+    """Return checked tables as int32 arrays.
 
     Args:
         cdf: [R, W] cumulative frequencies.
@@ -70,7 +70,7 @@ def _check_rows(cdf: np.ndarray, length: np.ndarray, offset: np.ndarray, row: st
 def as_scale_tables(
     cdf: Tensor, length: Tensor, offset: Tensor, scale_table: Tensor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns a Gaussian conditional's checked tables as int32 arrays, a row for each scale.
+    """Return a Gaussian conditional's checked tables as int32 arrays, a row for each scale.
 
     Args:
         cdf: [S, W] cumulative frequencies.
@@ -86,7 +86,7 @@ def as_scale_tables(
 
 
 def check_scales(scale_table: Tensor) -> None:
-    """Refuses scales [S] that are no standard deviations in increasing order.
+    """Refuse scales [S] that are no standard deviations in increasing order.
 
     Raises:
         CheckpointError: naming the first one that is unusable.
@@ -109,7 +109,7 @@ def check_scales(scale_table: Tensor) -> None:
 
 
 def check_quantiles(quantiles: Tensor) -> None:
-    """Refuses quantiles [C, 1, 3] of which no table can be built.
+    """Refuse quantiles [C, 1, 3] of which no table can be built.
 
     `update()` makes room for the widest range of all channels, and counts from the medians.
 

@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command that the first argument names; returns the exit code.
+    """Run the command that the first argument names; return the exit code.
 
     Args:
         argv: arguments; the process's own if None.
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def overview() -> str:
-    """Returns what `ladon` alone says: the commands, one a line."""
+    """Return what `ladon` alone says: the commands, one a line."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
@@ -65,7 +65,7 @@ def overview() -> str:
 
 
 def command(name: str) -> Callable[[Sequence[str]], int]:
-    """Returns what runs a command, given its arguments.
+    """Return what runs a command, given its arguments.
 
     Args:
         name: key of `COMMANDS`, or a task of a user's own.
@@ -76,5 +76,5 @@ def command(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def run() -> NoReturn:
-    """Runs the command `ladon` and ends the process."""
+    """Run the command `ladon` and end the process."""
     run_script(main)

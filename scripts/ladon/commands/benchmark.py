@@ -64,9 +64,9 @@ def benchmark(args: argparse.Namespace) -> int:
 
     from ladon.benchmark.machine import describe_machine, machine_slug
     from ladon.benchmark.results import open_results
-    from ladon.benchmark.table import part_sheet
+    from ladon.benchmark.table import part_table
     from ladon.engine.distributed import choose_device
-    from ladon.report.render import print_sheet
+    from ladon.report.render import show_table
     from ladon.report.tables import make_console
 
     if args.threads:
@@ -85,7 +85,7 @@ def benchmark(args: argparse.Namespace) -> int:
             return Bench(own, str(device), args.repeats, args.quick, args.tasks)
 
         def show(name: str, found: PartResult) -> None:
-            print_sheet(console, part_sheet(name, found))
+            show_table(console, part_table(name, found))
 
         failed = run_parts(args.only, bench, results, out, show)
     print(f"written: {out}")

@@ -24,7 +24,7 @@ from ladon.launch import make_parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = make_parser("checkpoint", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="say what a checkpoint holds")
@@ -44,7 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs a command."""
+    """Run a command."""
     from ladon.models.checkpoint import plain, read_checkpoint, save_atomically
     from ladon.models.describe import describe, description
 
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script; returns the exit code."""
+    """Run the script; return the exit code."""
     args = parse_args(argv)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:

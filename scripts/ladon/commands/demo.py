@@ -7,9 +7,9 @@ a detector and a segmentation model on the student's body, and tests them all wi
 coding. Prints a table per task and plots accuracy against payload to imgs/demo_rate_accuracy.png;
 the tables and plots are also in logs/digit_scenes/report/.
 
-Ctrl-C is safe at any time. Run it again: finished parts are skipped, interrupted ones go on.
+Ctrl-C is safe at any time. Run it again: finished jobs are skipped, interrupted ones go on.
 `make clean` removes everything it made. Exit code: 0 done, 130/143 stopped by a signal, otherwise
-that of the part that failed.
+that of the job that failed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import warnings
 from pathlib import Path
 
 from ladon.children import Children
-from ladon.demo import Crew, Part
+from ladon.demo import Job, Scheduler
 from ladon.errors import LadonError, UsageError
 from ladon.launch import make_parser
 from ladon.process import usable_cores
@@ -33,36 +33,38 @@ BETAS = ("0.32", "5.12", "20.48")
 REPORT, PLOT = Path("logs/digit_scenes/report"), Path("imgs/demo_rate_accuracy.png")
 
 
-def make_parts() -> list[Part]:
-    """The runs, each behind those it needs, long ones first."""
-    teacher = Part("teacher", "classification", CONFIGS / "teacher/resnet18.yaml")
+def make_jobs() -> list[Job]:
+    """Return the runs, each behind those it needs, long ones first."""
+    teacher = Job("teacher", "classification", CONFIGS / "teacher/resnet18.yaml")
     students, detectors, segmenters = [], [], []
     for beta in BETAS:
         name = f"splittable_resnet18-fp-beta{beta}"
         ladon = CONFIGS / "ladon"
-        student = Part(
-            *(f"student β {beta}", "classification", ladon / f"{name}_from_resnet18.yaml"),
+        student = Job(
+            f"student β {beta}",
+            "classification",
+            ladon / f"{name}_from_resnet18.yaml",
             (teacher,),
         )
         students.append(student)
         detector = ladon / f"faster_rcnn_{name}_fpn.yaml"
-        detectors.append(Part(f"detection β {beta}", "detection", detector, (student,)))
+        detectors.append(Job(f"detection β {beta}", "detection", detector, (student,)))
         segmenter = ladon / f"deeplabv3_{name}.yaml"
-        segmenters.append(Part(f"segmentation β {beta}", "segmentation", segmenter, (student,)))
+        segmenters.append(Job(f"segmentation β {beta}", "segmentation", segmenter, (student,)))
     return [teacher, *students, *detectors, *segmenters]
 
 
 def draw_scenes(data_root: str) -> None:
-    """Draws the digit scenes, unless they are there."""
+    """Draw the digit scenes, unless they are there."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # torch's, to torchvision
     from ladon.data.digits import make_digit_scenes  # seconds of imports
 
     make_digit_scenes(data_root)
 
 
-def report(parts: list[Part]) -> None:
-    """Prints the tables and writes the report's files; the students' runs hold the teacher's."""
-    runs = collect_runs([part.folder for part in parts if part.needs])
+def report(jobs: list[Job]) -> None:
+    """Print the tables and write the report's files; the students' runs hold the teacher's."""
+    runs = collect_runs([job.folder for job in jobs if job.needs])
     console = make_console()
     for results in runs.by_task().values():
         print_table(console, results)
@@ -71,33 +73,33 @@ def report(parts: list[Part]) -> None:
 
 
 def say(line: str) -> None:
-    """Prints a line at once."""
+    """Print a line at once."""
     print(line, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the demo; returns the exit code."""
+    """Run the demo; return the exit code."""
     parser = make_parser("demo", __doc__)
     parser.add_argument(
         "--data_root", default="resource/data", help="where to draw the scenes (%(default)s)"
     )
     args = parser.parse_args(argv)
-    start, parts = time.monotonic(), make_parts()
+    start, jobs = time.monotonic(), make_jobs()
     try:
         if not CONFIGS.is_dir():
             raise UsageError(f"{CONFIGS}: no such folder: run the demo in a checkout's root")
-        label = f"[1/{len(parts) + 1}] digit scenes in {args.data_root}"
+        label = f"[1/{len(jobs) + 1}] digit scenes in {args.data_root}"
         say(f"{label}: drawn if they are not there")
         draw_scenes(args.data_root)
         say(f"{label}: done in {time.monotonic() - start:.0f} s")
         with Children() as children:
-            crew = Crew(parts, args.data_root, children, say, cores=usable_cores(), first=2)
+            crew = Scheduler(jobs, args.data_root, children, say, cores=usable_cores(), first=2)
             code = crew.work()
             if children.received is not None:
                 return 128 + children.received
         if code:
             return code
-        report(parts)
+        report(jobs)
     except LadonError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -64,7 +64,7 @@ class Drawing:
         self.axes.text(x, y, text, **{**centered, "color": self.theme.ink, **style})
 
     def frame(self, edges: tuple[float, float], label: str) -> None:
-        """The ground on which one machine's parts stand, over the whole height."""
+        """Return the ground on which one machine's parts stand, over the whole height."""
         left, right = edges
         self.axes.add_patch(
             FancyBboxPatch(
@@ -82,7 +82,7 @@ class Drawing:
     def box(
         self, x: float, y: float, width: float, text: str, color: str, height: float = ROW
     ) -> None:
-        """A named part."""
+        """Return a named part."""
         self.axes.add_patch(
             FancyBboxPatch(
                 (x - width / 2 + 0.5, y - height / 2 + 0.5),
@@ -97,10 +97,12 @@ class Drawing:
         self.text(x, y, text)
 
     def payload(self, x: float, y: float, color: str, height: float = 3.4) -> None:
-        """The bytes on the link: a solid small box."""
+        """Draw the bytes on the link: a solid small box."""
         self.axes.add_patch(
             Rectangle(
-                *((x - 4.2, y - height / 2), 8.4, height),
+                (x - 4.2, y - height / 2),
+                8.4,
+                height,
                 facecolor=(*matplotlib.colors.to_rgb(color), 0.22),
                 edgecolor=color,
                 linewidth=1.3,
@@ -126,7 +128,7 @@ class Drawing:
         )
 
     def picture(self, x: float, y: float, answer: int | None = None) -> None:
-        """The camera's picture (of a cat), or one task's answer on it; 5 by 5 units.
+        """Return the camera's picture (of a cat), or one task's answer on it; 5 by 5 units.
 
         Args:
             x: center.
@@ -137,7 +139,9 @@ class Drawing:
         size = 5.0
         self.axes.add_patch(
             Rectangle(
-                *((x - size / 2, y - size / 2), size, size),
+                (x - size / 2, y - size / 2),
+                size,
+                size,
                 facecolor="none",
                 edgecolor=color,
                 linewidth=1.1,
@@ -155,7 +159,9 @@ class Drawing:
         if answer == 1:
             self.axes.add_patch(
                 Rectangle(
-                    *((x - 1.65, low - 1.6), 3.3, 3.95),
+                    (x - 1.65, low - 1.6),
+                    3.3,
+                    3.95,
                     facecolor="none",
                     edgecolor=color,
                     linewidth=1.6,
@@ -164,7 +170,7 @@ class Drawing:
 
 
 def draw(theme: Theme) -> Figure:
-    """Draws both halves."""
+    """Draw both halves."""
     drawing = Drawing(theme)
     drawing.frame(DEVICE, "camera device")
     drawing.frame(SERVER, "server")
@@ -183,7 +189,7 @@ def draw(theme: Theme) -> Figure:
 
 
 def _single_task_models(drawing: Drawing) -> None:
-    """The upper half: an encoder, a payload and a body for each task."""
+    """Return the upper half: an encoder, a payload and a body for each task."""
     middle = UPPER[1]
     drawing.picture(IMAGE, middle)
     for task, (y, color) in enumerate(zip(UPPER, drawing.theme.tasks, strict=True)):
@@ -198,7 +204,7 @@ def _single_task_models(drawing: Drawing) -> None:
 
 
 def _ladon(drawing: Drawing) -> None:
-    """The lower half: one encoder, one payload and one body for all three heads."""
+    """Return the lower half: one encoder, one payload and one body for all three heads."""
     middle, color = LOWER[1], drawing.theme.shared
     height = LOWER[0] - LOWER[2] + ROW
     drawing.picture(IMAGE, middle)
@@ -222,7 +228,7 @@ def _head_and_answer(drawing: Drawing, task: int, y: float) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Writes both files; returns the exit code."""
+    """Write both files; return the exit code."""
     parser = make_parser("draw_architecture", __doc__)
     parser.add_argument("--out", type=Path, default=Path("imgs"), help="default: %(default)s")
     out = parser.parse_args(argv).out

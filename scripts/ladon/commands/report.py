@@ -30,24 +30,24 @@ from ladon.report.files import write_files, write_report
 from ladon.report.plots import published_figure
 from ladon.report.published import read_published
 from ladon.report.readme import update_readme
-from ladon.report.render import csv_text, print_sheet
+from ladon.report.render import csv_text, show_table
 from ladon.report.results import RunCollection
 from ladon.report.runs import collect_runs
 from ladon.report.series import DATA_SIZE, Series, split_series
 from ladon.report.tables import (
     COMPARISON_COLUMNS,
     PUBLISHED_COLUMNS,
-    bd_sheets,
-    comparison_sheets,
+    bd_tables,
+    comparison_tables,
     make_console,
-    result_sheets,
+    result_tables,
 )
 
 OUT = Path("logs/report")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = make_parser("report", __doc__)
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="run folder, metrics.json, log, or a folder above"
@@ -94,7 +94,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Reports; returns the exit code."""
+    """Return reports; return the exit code."""
     args = parse_args(argv)
     console, outside = make_console(), 0
     try:
@@ -119,17 +119,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def show_runs(console: Console, runs: RunCollection, args: argparse.Namespace) -> list[Path]:
-    """Prints and writes a report of runs."""
-    for sheet in result_sheets(runs):
-        print_sheet(console, sheet)
+    """Print and write a report of runs."""
+    for table in result_tables(runs):
+        show_table(console, table)
     return write_report(runs, args.out or OUT, args.name or "report", args.plot)
 
 
 def show_published(console: Console, args: argparse.Namespace) -> list[Path]:
-    """Prints the published results; writes them where asked to."""
+    """Print the published results; write them where asked to."""
     published = read_published()
-    for sheet in result_sheets(published, PUBLISHED_COLUMNS):
-        print_sheet(console, sheet)
+    for table in result_tables(published, PUBLISHED_COLUMNS):
+        show_table(console, table)
     files = []
     if args.out or args.name or args.plot:
         name = args.name or "published"
@@ -142,25 +142,25 @@ def show_published(console: Console, args: argparse.Namespace) -> list[Path]:
 def show_comparison(
     console: Console, runs: RunCollection, args: argparse.Namespace
 ) -> tuple[list[Path], int]:
-    """Prints and writes runs beside the published results.
+    """Print and write runs beside the published results.
 
     Returns:
         The files, and how many results lie outside the tolerance.
     """
     published, tolerance = read_published(), Tolerance(*args.tolerance)
     comparisons = compare(runs.results, published.results, tolerance)
-    sheets = comparison_sheets(comparisons, tolerance)
+    tables = comparison_tables(comparisons, tolerance)
     theirs = {line.subject: line for line in sweeps(published)}
     pairs = [(line, theirs.get(line.subject)) for line in sweeps(runs)]
-    sheets += bd_sheets(
+    tables += bd_tables(
         [
             deltas(test, anchor)
             for test, anchor in pairs
             if anchor and len(test.points) >= MIN_POINTS
         ]
     )
-    for sheet in sheets:
-        print_sheet(console, sheet)
+    for table in tables:
+        show_table(console, table)
     matched = sum(c.scores is not None for c in comparisons)
     outside = sum(bool(c.outside) for c in comparisons)
     summary = f"{outside} of {matched} results outside the tolerance ({tolerance})"
@@ -170,7 +170,7 @@ def show_comparison(
     stem = (args.out or OUT) / (args.name or "against_published")
     files = write_files(
         {stem.with_name(f"{stem.name}.csv"): csv_text(COMPARISON_COLUMNS, comparisons)},
-        sheets,
+        tables,
         stem,
         published_figure(published, runs),
         [
@@ -184,18 +184,18 @@ def show_comparison(
 
 
 def show_deltas(console: Console, runs: RunCollection, args: argparse.Namespace) -> list[Path]:
-    """Prints Bjøntegaard's deltas of the runs' sweeps over others; writes them where asked to."""
+    """Print Bjøntegaard's deltas of the runs' sweeps over others; write them where asked to."""
     anchors = read_published() if args.than == ["published"] else collect_runs(args.than)
-    sheets = bd_sheets(pair_deltas(sweeps(runs), sweeps(anchors)))
-    for sheet in sheets:
-        print_sheet(console, sheet)
+    tables = bd_tables(pair_deltas(sweeps(runs), sweeps(anchors)))
+    for table in tables:
+        show_table(console, table)
     if not (args.out or args.name):
         return []
-    return write_files({}, sheets, (args.out or OUT) / (args.name or "deltas"))
+    return write_files({}, tables, (args.out or OUT) / (args.name or "deltas"))
 
 
 def sweeps(runs: RunCollection) -> list[Series]:
-    """The sweeps over β in some runs, sizes in KB."""
+    """Return the sweeps over β in some runs, sizes in KB."""
     return [
         line
         for results in runs.by_dataset().values()

@@ -27,7 +27,7 @@ from ladon.tasks import TASKS
 
 
 def parse_args(argv: list[str] | None = None) -> Sweep:
-    """Splits the command line into the sweep's own flags and those of the task script.
+    """Split the command line into the sweep's own flags and those of the task script.
 
     Raises:
         UsageError: there is no such task.
@@ -58,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> Sweep:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the sweep; returns the exit code."""
+    """Run the sweep; return the exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     return answer(lambda: _run(parse_args(argv)))
 

@@ -34,7 +34,7 @@ def shipped_folders() -> list[str]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = make_parser("validate", __doc__)
     parser.add_argument("paths", nargs="*", help="files or folders")
     parser.add_argument("--json", help="JSON object merged into every config")
@@ -49,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def validate(args: argparse.Namespace) -> int:
-    """Checks all files, prints all problems; returns the exit code."""
+    """Check all files, print all problems; return the exit code."""
     try:
         overrides = json.loads(args.json) if args.json else None
     except (ValueError, RecursionError) as error:
@@ -63,7 +63,7 @@ def validate(args: argparse.Namespace) -> int:
     problems: list[str] = []
     architectures = None
     if args.build:
-        from ladon.models.architecture import ArchitectureCheck
+        from ladon.models.architecture_check import ArchitectureCheck
 
         architectures = ArchitectureCheck()
     precheck = None
@@ -97,7 +97,7 @@ def validate(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the check; returns the exit code."""
+    """Run the check; return the exit code."""
     args = parse_args(argv)
     warnings.filterwarnings("ignore", category=FutureWarning)
     collects = gc.isenabled()

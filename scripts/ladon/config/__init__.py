@@ -9,15 +9,15 @@ Loading imports and builds nothing. `validate_config` imports libraries and bind
 builds nothing. `Config.build` builds each tagged node once, when it is first used.
 """
 
-from ladon.config.aliases import resolve_name
-from ladon.config.config import Config
+from ladon.config.core.aliases import resolve_name
+from ladon.config.core.config import Config
+from ladon.config.core.nodes import LazyCall
 from ladon.config.loader import find_config_files, load_config
-from ladon.config.nodes import Lazy
-from ladon.config.validate import Problem, check_config, format_report, validate_config
+from ladon.config.validate.whole_config import Problem, check_config, format_report, validate_config
 
 __all__ = [
     "Config",
-    "Lazy",
+    "LazyCall",
     "Problem",
     "check_config",
     "find_config_files",

@@ -12,22 +12,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ladon.config.config import Config
-from ladon.config.files import near, reachable, shown
-from ladon.config.interpolate import Resolver, escape, references_in
-from ladon.config.legacy import align, upgrade
-from ladon.config.merge import assign, drop_delete_marks, merge, parse_assignment
-from ladon.config.nodes import (
+from ladon.config.core.config import Config
+from ladon.config.core.files import near, reachable, shown
+from ladon.config.core.interpolate import Resolver, escape, references_in
+from ladon.config.core.merge import assign, drop_delete_marks, merge, parse_assignment
+from ladon.config.core.nodes import (
     ConfigList,
     ConfigMap,
-    Lazy,
+    LazyCall,
     LocatedError,
-    Mark,
+    SourceLocation,
     from_plain,
     kind_of,
 )
-from ladon.config.parse import parse_file
-from ladon.config.stages import fix_epoch, follow_stages, read_plan, sets_epoch
+from ladon.config.core.parse import parse_file
+from ladon.config.core.update_epoch import fix_epoch, follow_stages, read_stage_starts, sets_epoch
+from ladon.config.legacy.upgrade import align, upgrade
 from ladon.errors import ConfigError
 
 BASE = "_base_"
@@ -128,7 +128,7 @@ class _Files:
         return _over(root, own)
 
 
-def _base(path: Path, name: str, mark: Mark | None, chain: tuple[Path, ...]) -> Path:
+def _base(path: Path, name: str, mark: SourceLocation | None, chain: tuple[Path, ...]) -> Path:
     """Return the file that `path` names as a base.
 
     Raises:
@@ -149,7 +149,7 @@ def _base(path: Path, name: str, mark: Mark | None, chain: tuple[Path, ...]) -> 
 
 def _over(root: ConfigMap, layer: ConfigMap) -> ConfigMap:
     root, layer = align(root, layer)
-    before = read_plan(root)
+    before = read_stage_starts(root)
     merged = merge(root, layer)
     return merged if sets_epoch(layer) else follow_stages(merged, before)
 
@@ -159,12 +159,12 @@ def _as_layer(overrides: Mapping[str, Any]) -> ConfigMap:
         raise ConfigError(f"--json must be a JSON object of keys to values, not {overrides!r}")
     if BASE in overrides:
         raise ConfigError(f"--json cannot name a {BASE}: only a file can")
-    return from_plain(dict(overrides), Mark("--json"))
+    return from_plain(dict(overrides), SourceLocation("--json"))
 
 
 def _assign_all(root: ConfigMap, assignments: Sequence[str]) -> ConfigMap:
     """Apply every `--set` as one layer: their order does not decide whether the epoch moves."""
-    before = read_plan(root)
+    before = read_stage_starts(root)
     says_epoch = False
     for text in assignments:
         pieces, value = parse_assignment(text)
@@ -178,15 +178,15 @@ def _assign_all(root: ConfigMap, assignments: Sequence[str]) -> ConfigMap:
 def _move_data_root(root: ConfigMap, argument: str | None) -> ConfigMap:
     """Settle `data_root`, and let literal `~/datasets/...` of published files follow it."""
     variable = os.environ.get(DATA_ROOT_VARIABLE)
-    mark: Mark | None
+    mark: SourceLocation | None
     if argument:
-        value, mark = escape(argument), Mark("--data_root")
+        value, mark = escape(argument), SourceLocation("--data_root")
     elif variable:
-        value, mark = escape(variable), Mark(DATA_ROOT_VARIABLE)
+        value, mark = escape(variable), SourceLocation(DATA_ROOT_VARIABLE)
     elif root.get("data_root") is not None:
         value = root["data_root"]
         mark = root.mark_of("data_root")
-        if isinstance(value, Lazy):
+        if isinstance(value, LazyCall):
             value = escape(str(Resolver(root).resolve(value)))
         if not isinstance(value, str) or not value:
             raise LocatedError(
@@ -217,7 +217,7 @@ def _change_text(node: Any, change: Callable[[str], str], seen: set[int]) -> Non
     if id(node) in seen:
         return
     seen.add(id(node))
-    if isinstance(node, Lazy):
+    if isinstance(node, LazyCall):
         if isinstance(node.value, str):
             node.value = change(node.value)
         _change_text(node.value, change, seen)

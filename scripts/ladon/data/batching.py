@@ -1,6 +1,6 @@
 """Batches as loaders give them: unpacked, of one size each, collated.
 
-for samples in bucketed(build_eval_loader(...), image_size, at_once):
+for samples in batch_by_size(build_eval_loader(...), image_size, at_once):
     indices, batch, targets = collate(samples, collate_fn)
 """
 
@@ -62,7 +62,7 @@ def registered(get: Callable[[Any], Any], key: str | None) -> Any:
         ) from None
 
 
-def iterate(loader: Iterable) -> Iterator[Any]:
+def unpacked_batches(loader: Iterable) -> Iterator[Any]:
     """Go through a loader; a worker's DataError arrives as the one line it was raised with.
 
     Args:
@@ -80,7 +80,7 @@ def iterate(loader: Iterable) -> Iterator[Any]:
         raise own from None
 
 
-def bucketed(
+def batch_by_size(
     loader: Iterable[list[tuple]],
     size_key: Callable[[Any], Hashable],
     batch_size: Callable[[Any], int],
@@ -100,7 +100,7 @@ def bucketed(
     """
     buckets: dict[Hashable, list[tuple]] = defaultdict(list)
     since: dict[Hashable, int] = {}  # which of the loader's batches they wait in
-    for number, samples in enumerate(iterate(loader)):
+    for number, samples in enumerate(unpacked_batches(loader)):
         for triple in samples:
             key = size_key(triple[1])
             buckets[key].append(triple)
@@ -115,14 +115,14 @@ def bucketed(
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """Gives a tensor memory of its own: one that waits must not keep its whole batch's."""
+    """Give a tensor memory of its own: one that waits must not keep its whole batch's."""
     return tensor.clone() if tensor.is_shared() else tensor
 
 
 def collate(
     samples: Sequence[tuple], collate_fn: str | Callable | None = None, *, pin_memory: bool = False
 ) -> tuple[list[int], Any, Any]:
-    """Make a batch of what `bucketed` yields.
+    """Make a batch of what `batch_by_size` yields.
 
     Args:
         samples: (index, sample, target) triples.
@@ -143,7 +143,7 @@ def collate(
 
 
 def _stack_pinned(pairs: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
-    """What torch's default_collate does, into pinned memory.
+    """Do what torch's default_collate does, into pinned memory.
 
     That is kept and used again, while new memory for each batch costs thousands of page faults.
     """

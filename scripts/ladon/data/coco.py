@@ -28,8 +28,8 @@ from ladon.errors import DataError
 
 # COCO's category id of each VOC class, in VOC's class order; 0 is background.
 COCO_IDS_OF_VOC = (
-    *(0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21),
-    *(67, 18, 19, 4, 1, 64, 20, 63, 7, 72),
+    0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21,
+    67, 18, 19, 4, 1, 64, 20, 63, 7, 72,
 )  # fmt: skip
 _VOC_CLASS = {coco_id: voc for voc, coco_id in enumerate(COCO_IDS_OF_VOC) if voc > 0}
 _SIDES = {"height", "width"}

@@ -27,7 +27,7 @@ from ladon.tensors import map_tensors
 
 @dataclass(frozen=True)
 class DeviceInput:
-    """What is left to do for the images of a batch.
+    """The work that is left for the images of a batch.
 
     Attributes:
         mean: per channel, of images in 0..1; None where nothing is normalised.
@@ -41,7 +41,7 @@ class DeviceInput:
     multiplies: bool = False
 
     def __call__(self, images: Any) -> Any:
-        """Turns uint8 images [..., 3, H, W] on any device into the network's input.
+        """Turn uint8 images [..., 3, H, W] on any device into the network's input.
 
         Args:
             images: a batch, or a list of images.
@@ -70,7 +70,7 @@ class DeviceInput:
 
 
 def split_input(dataset: Any) -> tuple[Any, DeviceInput | None]:
-    """Takes the conversion to floats out of a dataset's items.
+    """Take the conversion to floats out of a dataset's items.
 
     Args:
         dataset: of images; it is left as it is.
@@ -92,7 +92,7 @@ def split_input(dataset: Any) -> tuple[Any, DeviceInput | None]:
 
 
 def _split_dataset(dataset: Any) -> tuple[dict[str, Any], DeviceInput] | None:
-    """The attributes of a dataset that change, and what is left to do."""
+    """Return the attributes of a dataset that change, and what is left to do."""
     if isinstance(dataset, CocoDataset) and not dataset.is_segment and dataset.transforms is None:
         return {"converts": F.pil_to_tensor}, DeviceInput()
     # only where it is sure that each item goes through them, and through nothing after them
@@ -111,7 +111,7 @@ def _own(dataset: Any, kind: Any) -> bool:
 
 
 def _split_steps(composed: Any) -> tuple[Callable, DeviceInput] | None:
-    """A composition without its floating-point end, and that end."""
+    """Return a composition without its floating-point end, and that end."""
     if type(composed) not in (tv.Compose, v2.Compose, CustomCompose):
         return None
     steps = list(composed.transforms)
@@ -129,7 +129,7 @@ def _split_steps(composed: Any) -> tuple[Callable, DeviceInput] | None:
 
 
 def _as_bytes(step: Any) -> list[Callable] | None:
-    """What takes the place of a conversion to floats; None if the step is none."""
+    """Return what takes the place of a conversion to floats; None if the step is none."""
     if type(step) is tv.ToTensor:
         return [tv.PILToTensor()]
     if type(step) is CustomToTensor and step.converts_sample:

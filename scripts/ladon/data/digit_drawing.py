@@ -36,7 +36,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class Material:
-    """What one split's scenes are made of.
+    """Ingredients of one split's scenes.
 
     Attributes:
         digits: for each digit 0 to 9, its 8x8 images: float64 [N, 8, 8] in 0..1.

@@ -29,7 +29,7 @@ _RESIZES = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
 
 def use_fast_input(dataset: Any) -> bool:
-    """Makes a folder of images decode, resize and crop on uint8 tensors.
+    """Make a folder of images decode, resize and crop on uint8 tensors.
 
     Args:
         dataset: changed in place, if it is an ImageFolder whose transforms are resizing, central
@@ -48,7 +48,8 @@ def use_fast_input(dataset: Any) -> bool:
         odd = [type(s).__name__ for s, f in zip(steps or [], fast, strict=True) if f is None]
         logger.warning(
             "input: fast has no form for %s%s: using the reference",
-            *(type(dataset).__name__, f" with {', '.join(odd)}" if odd else ""),
+            type(dataset).__name__,
+            f" with {', '.join(odd)}" if odd else "",
         )
         return False
     dataset.loader, dataset.transform = read_tensor, v2.Compose(fast)
@@ -56,7 +57,7 @@ def use_fast_input(dataset: Any) -> bool:
 
 
 def read_tensor(path: str | os.PathLike) -> Tensor:
-    """Reads an image as uint8 [3, H, W], RGB; of other than plain files the reference's pixels.
+    """Read an image as uint8 [3, H, W], RGB; of other than plain files the reference's pixels.
 
     Raises:
         DataError: the reference refuses the file.
@@ -88,7 +89,7 @@ def _is_plain(path: str | os.PathLike) -> bool:
 
 
 def _fast_form(step: Any) -> Any:
-    """The same transform on uint8 tensors; None where there is none."""
+    """Return the same transform on uint8 tensors; None where there is none."""
     if type(step) in (tv.Resize, WrappedResize) and step.interpolation in _RESIZES:
         return v2.Resize(step.size, step.interpolation, step.max_size, antialias=True)
     if type(step) is tv.CenterCrop:

@@ -19,8 +19,12 @@ logger = logging.getLogger(__name__)
 
 # What programs and systems leave beside the classes, thumbnails of the images included.
 _NO_CLASSES = {
-    *("__pycache__", "__MACOSX", "@eaDir", "lost+found"),
-    *("$RECYCLE.BIN", "System Volume Information"),
+    "__pycache__",
+    "__MACOSX",
+    "@eaDir",
+    "lost+found",
+    "$RECYCLE.BIN",
+    "System Volume Information",
 }
 
 

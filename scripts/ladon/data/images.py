@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from ladon.errors import DataError, in_one_line
 
 MOVE_ROOT = "or say where your datasets are with --data_root or LADON_DATA_ROOT"
-"""What a person can do about a folder that is not where the config says."""
+"""Advice where a folder is not where the config says."""
 
 MAX_PIXELS = 89_478_485
 """An image has no more, so that a small file cannot take all memory; from here on Pillow warns."""

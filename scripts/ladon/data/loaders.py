@@ -3,8 +3,8 @@
 Neither the number of workers nor where a run was interrupted changes what a sample looks like:
 
 - training: `build_train_loader`, then per epoch `loader.batch_sampler.set_epoch(epoch, skip)` and
-  `for batch in iterate(loader)`;
-- evaluation: `build_eval_loader`, then `for samples in bucketed(loader, image_size, at_once)`
+  `for batch in unpacked_batches(loader)`;
+- evaluation: `build_eval_loader`, then `for samples in batch_by_size(loader, image_size, at_once)`
   and `collate(samples, collate_fn)`.
 """
 
@@ -64,7 +64,7 @@ def get_num_iterations(dataset: MapDataset, batch_size: int, world_size: int) ->
     return math.ceil(len(dataset) / batch_size / world_size)
 
 
-class EpochBatches:
+class EpochBatchSampler:
     """Batch sampler of one process: pairs (epoch, index), ordered by (seed, epoch) alone.
 
     The user's sampler and batch sampler run in every process with the same random numbers; each
@@ -184,14 +184,14 @@ def build_train_loader(
         pin_memory: unless the config says.
 
     Returns:
-        Loader whose `batch_sampler` is an `EpochBatches`; call its `set_epoch` before each epoch
-        and go through it with `iterate`, which unpacks what its workers packed.
+        Loader whose `batch_sampler` is an `EpochBatchSampler`: call its `set_epoch` before each
+        epoch and go through it with `unpacked_batches`, which unpacks what its workers packed.
     """
     _check_not_empty(dataset, loader_config)
     wrapped, is_wrapped = _wrap(dataset, loader_config)
     requires_supp = loader_config.get("requires_supp", True) and not is_wrapped
     kwargs = loader_config.get("kwargs") or {}
-    batches = EpochBatches(
+    batches = EpochBatchSampler(
         wrapped,
         loader_config.get("sampler"),
         loader_config.get("batch_sampler"),
@@ -226,10 +226,10 @@ def build_eval_loader(
         rank: of this process.
         world_size: number of processes.
         network_on_cpu: leave the cores to the network and start few workers, maybe none; take
-            the samples ahead in a thread then (`ladon.engine.pipeline.taken_ahead`).
+            the samples ahead in a thread then (`ladon.engine.pipeline.prefetch`).
 
     Returns:
-        Loader of lists of (index, sample, target), packed by its workers, for `bucketed`.
+        Loader of lists of (index, sample, target), packed by its workers, for `batch_by_size`.
     """
     _check_not_empty(dataset, loader_config)
     wrapped, _ = _wrap(dataset, loader_config)

@@ -54,11 +54,11 @@ class Packed:
         map_tensors(lambda p: self._view(p).copy_(next(following)), self._content, _Place)
 
     def unpack(self) -> Any:
-        """Returns the content; its tensors are views into the block, which lives as long."""
+        """Return the content; its tensors are views into the block, which lives as long."""
         return map_tensors(self._view, self._content, _Place)
 
     def pin_memory(self, device: Any = None) -> Packed:
-        """Moves the block to pinned memory: torch's pin-memory thread calls it."""
+        """Move the block to pinned memory: torch's pin-memory thread calls it."""
         self._block = self._block.pin_memory()
         return self
 
@@ -79,13 +79,13 @@ class Packing:
         self._collate_fn = collate_fn
 
     def __call__(self, samples: Any) -> Any:
-        """Makes a batch; in a worker, packs it."""
+        """Make a batch; in a worker, packs it."""
         batch = self._collate_fn(samples)
         return batch if get_worker_info() is None else Packed(batch)
 
 
 def unpacked(batch: Any) -> Any:
-    """Returns a batch of a loader that may have packed it."""
+    """Return a batch of a loader that may have packed it."""
     return batch.unpack() if isinstance(batch, Packed) else batch
 
 

@@ -1,1 +1,1 @@
-"""The engine: one ``train`` and one ``evaluate`` for all tasks."""
+"""The engine: one `train` and one `evaluate` for all tasks."""

@@ -1,4 +1,4 @@
-"""What a run's labels mean: the classes of its model, to which every dataset is held.
+"""Meaning of a run's labels: the classes of its model, to which every dataset is held.
 
 A label is a number, and a dataset that numbers its classes by itself may number them otherwise than
 the one that the model has learnt from.
@@ -46,11 +46,11 @@ class Classes:
         self.teacher: list[str] | None = None
 
     def take(self, names: Sequence[str] | None, source: str) -> None:
-        """Takes the names in a checkpoint or a training set; None: they are not known."""
+        """Take the names in a checkpoint or a training set; None: they are not known."""
         self.names, self.source = None if names is None else list(names), source
 
     def take_from_training(self, config: Config, stage: StagePlan) -> None:
-        """Takes the names of the folder that a stage trains on, if it is one and is there.
+        """Take the names of the folder that a stage trains on, if it is one and is there.
 
         For a checkpoint that knows no names. The folder's images are not looked at.
         """
@@ -62,7 +62,7 @@ class Classes:
             self.take(folder_class_names(root), f"the training set {root}")
 
     def hold(self, dataset: Any) -> None:
-        """Makes a dataset's labels mean what they mean to the model.
+        """Make a dataset's labels mean what they mean to the model.
 
         Args:
             dataset: the labels of a folder of images may change, in place.
@@ -76,7 +76,7 @@ class Classes:
             check_num_classes(dataset, self.number)
 
     def doubt(self, dataset: Any) -> None:
-        """Warns where nothing tells whether a test set's labels are the model's."""
+        """Warn where nothing tells whether a test set's labels are the model's."""
         folder = base_dataset(dataset)
         if self.names is None and self.number is not None and isinstance(folder, DatasetFolder):
             found = len(folder.classes)
@@ -85,7 +85,10 @@ class Classes:
                     "%s has %d class folders, the model has %d classes, and its checkpoint does "
                     "not tell their names: the folders count as the first %d in the order of "
                     "their names; give the dataset class_names if they are others",
-                    *(folder.root, found, self.number, found),
+                    folder.root,
+                    found,
+                    self.number,
+                    found,
                 )
         if self.teacher is None or self.names is None:
             return
@@ -93,13 +96,16 @@ class Classes:
             if ours and theirs and ours != theirs:
                 logger.warning(
                     "class %d is '%s' in %s, but '%s' to the teacher: its own scores mean nothing",
-                    *(label, ours, self.source, theirs),
+                    label,
+                    ours,
+                    self.source,
+                    theirs,
                 )
                 return
 
 
 def common_classes(runs: Sequence[Classes]) -> Classes:
-    """Returns the classes that runs share which are tested on the same images.
+    """Return the classes that runs share which are tested on the same images.
 
     Raises:
         UsageError: their checkpoints name them differently.

@@ -56,7 +56,7 @@ class World:
         return self.size > 1
 
     def gather(self, value: Any) -> list[Any]:
-        """Returns the picklable values of all processes, in order of rank, on every process."""
+        """Return the picklable values of all processes, in order of rank, on every process."""
         if not self.distributed:
             return [value]
         values: list[Any] = [None] * self.size
@@ -65,7 +65,7 @@ class World:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """Returns the main process's value on every process."""
+        """Return the main process's value on every process."""
         if not self.distributed:
             return value
         values = [value]
@@ -74,17 +74,17 @@ class World:
         return values[0]
 
     def maximum(self, value: int) -> int:
-        """Returns the largest of the processes' small integers."""
+        """Return the largest of the processes' small integers."""
         vote = Vote(self)
         vote.ask(value)
         return vote.settle()
 
     def barrier(self) -> None:
-        """Waits for all processes."""
+        """Wait for all processes."""
         self.maximum(0)
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Gives all processes the main one's buffers.
+        """Give all processes the main one's buffers.
 
         Running statistics follow from each process's own batches until the next training step
         makes them equal: without this, what is validated would not be what is saved.
@@ -118,7 +118,7 @@ class World:
             raise self.explain(error) from error
 
     def explain(self, error: BaseException) -> LadonError:
-        """Returns which process it was that an operation failed for."""
+        """Return which process it was that an operation failed for."""
         if self.board is None:
             return LadonError(f"the other processes do not answer: {connection_reason(error)}")
         return self.board.explain(error)
@@ -136,7 +136,7 @@ class Vote:
         self._answer = 0
 
     def ask(self, value: int) -> int:
-        """Starts a vote, unless the one before has an answer other than 0; returns that answer.
+        """Start a vote, unless the one before has an answer other than 0; return that answer.
 
         A process on its own is answered at once.
         """
@@ -154,7 +154,7 @@ class Vote:
         return before
 
     def settle(self) -> int:
-        """Waits for the vote that is under way; returns the last answer."""
+        """Wait for the vote that is under way; return the last answer."""
         if self._asked is not None:
             asked, work = self._asked
             self._asked = None
@@ -166,9 +166,9 @@ class Vote:
 
 
 def choose_device(name: str) -> torch.device:
-    """Returns the device asked for; ``auto`` is cuda if there is one, else cpu.
+    """Return the device asked for; `auto` is cuda if there is one, else cpu.
 
-    A CUDA device has its index: ``cuda`` is ``cuda:0``.
+    A CUDA device has its index: `cuda` is `cuda:0`.
 
     Raises:
         UsageError: for a device that is unknown or not there.
@@ -196,7 +196,7 @@ def choose_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class _Place:
-    """A process's place as its launcher gave it: ``local`` counts on its machine."""
+    """A process's place as its launcher gave it: `local` counts on its machine."""
 
     rank: int
     size: int
@@ -205,7 +205,7 @@ class _Place:
 
 
 def _place(world_size: int) -> _Place:
-    """Reads the place of this process from the environment; that of a single one without any.
+    """Read the place of this process from the environment; that of a single one without any.
 
     Raises:
         UsageError: if the environment does not make sense.
@@ -234,7 +234,7 @@ def _place(world_size: int) -> _Place:
 
 
 def _check_whole(env: Mapping[str, str]) -> None:
-    """Refuses half of what a launcher sets: each of several processes would run as the only one.
+    """Refuse half of what a launcher sets: each of several processes would run as the only one.
 
     Raises:
         UsageError: names what is missing.
@@ -264,7 +264,7 @@ def _number(name: str, default: int | None = None) -> int:
 
 
 def _own_gpu(name: str, place: _Place) -> torch.device:
-    """Returns the GPU of one of several processes.
+    """Return the GPU of one of several processes.
 
     Raises:
         UsageError: if there is none for it.
@@ -286,10 +286,10 @@ def _own_gpu(name: str, place: _Place) -> torch.device:
 
 
 def join_world(device_name: str, world_size: int, dist_url: str) -> World:
-    """Joins the processes that torchrun or SLURM started, if they did.
+    """Join the processes that torchrun or SLURM started, if they did.
 
     Args:
-        device_name: the ``--device`` argument.
+        device_name: the `--device` argument.
         world_size: number of processes, where the environment doesn't say (SLURM).
         dist_url: how the processes find each other.
 
@@ -333,7 +333,7 @@ def join_world(device_name: str, world_size: int, dist_url: str) -> World:
 
 
 def leave_world(world: World) -> None:
-    """Leaves the process group, if this process joined one, once all have come here.
+    """Leave the process group, if this process joined one, once all have come here.
 
     Raises:
         LadonError: if another process fails before.
@@ -347,7 +347,7 @@ def leave_world(world: World) -> None:
 
 
 def abort_world(world: World) -> None:
-    """Leaves the process group without waiting for what is under way, after a failure."""
+    """Leave the process group without waiting for what is under way, after a failure."""
     if world.board is None:
         return
     abort = getattr(dist.distributed_c10d, "_abort_process_group", dist.destroy_process_group)

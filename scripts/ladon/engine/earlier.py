@@ -1,4 +1,4 @@
-"""What earlier runs left: files that a new one must not lose, take for its own, or keep."""
+"""Traces of earlier runs: files that a new one must not lose, take for its own, or keep."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 def previous_of(path: Path) -> Path:
-    """Where a file goes that a new run would write over: ``best.pt`` to ``best.previous.pt``."""
+    """Where a file goes that a new run would write over: `best.pt` to `best.previous.pt`."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def put_last_away(last: Path, *, overwrite: bool) -> None:
-    """Takes an earlier run's ``last.pt`` away, so that no ``--resume`` takes it for this one's.
+    """Take an earlier run's `last.pt` away, so that no `--resume` takes it for this one's.
 
     Args:
         last: the file.
@@ -39,13 +39,13 @@ def put_last_away(last: Path, *, overwrite: bool) -> None:
 
 
 def keep_best(best: Path, last: Path | None = None) -> None:
-    """Keeps an earlier run's best checkpoint under a second name before it is written over.
+    """Keep an earlier run's best checkpoint under a second name before it is written over.
 
     Of a run that was not finished nothing is kept if that would cost a finished one's.
 
     Args:
         best: the checkpoint; it stays where it is until the new run writes its own.
-        last: ``last.pt`` of the run that wrote it, where it may be.
+        last: `last.pt` of the run that wrote it, where it may be.
 
     Raises:
         LadonError: if it cannot be kept.
@@ -72,7 +72,7 @@ def keep_best(best: Path, last: Path | None = None) -> None:
 
 
 def bring_best(before: Path, now: Path) -> None:
-    """Brings a resumed run's best checkpoint to where the config wants it now.
+    """Bring a resumed run's best checkpoint to where the config wants it now.
 
     What lies there is another run's, which must not be tested as this one's.
 
@@ -104,7 +104,7 @@ def _is_unfinished(last: Path | None) -> bool:
 
 
 def remove_orphans(folder: Path, name: str | None = None) -> None:
-    """Removes the temporary files of runs that were killed while they wrote.
+    """Remove the temporary files of runs that were killed while they wrote.
 
     Call it with the folder or file locked: a temporary file of this process's own number is then
     one of an earlier process that had the same number, as in containers.
@@ -140,9 +140,9 @@ def _is_alive(pid: int) -> bool:
 
 
 def drop_epochs_from(path: Path, epoch: int) -> None:
-    """Drops the lines of ``metrics.jsonl`` that a resumed run will write again.
+    """Drop the lines of `metrics.jsonl` that a resumed run will write again.
 
-    A run that is killed between its epoch's line and ``last.pt`` trains that epoch once more; a
+    A run that is killed between its epoch's line and `last.pt` trains that epoch once more; a
     line that was cut off goes, too.
 
     Args:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from torch import Tensor, nn
 
-from ladon.bottlenecks import Payloads
+from ladon.bottlenecks import PayloadSizes
 from ladon.data.batching import (
-    bucketed,
+    batch_by_size,
     collate,
 )
 from ladon.data.device_input import split_input
@@ -26,7 +26,7 @@ from ladon.engine.distributed import World
 from ladon.engine.finite import FiniteRecord, Watch, watching_detections
 from ladon.engine.forwarding import batch_names, naming_images
 from ladon.engine.interrupt import StopRequest
-from ladon.engine.pipeline import Stopwatch, run_ahead, taken_ahead
+from ladon.engine.pipeline import Stopwatch, pipelined_map, prefetch
 from ladon.errors import LadonError
 from ladon.logs import progress
 from ladon.metrics.base import Metric
@@ -48,7 +48,7 @@ CPU_PIXELS = 4 * 416 * 416
 
 @dataclass
 class Evaluation:
-    """What an evaluation found.
+    """The findings of an evaluation.
 
     Attributes:
         metrics: metric values by name.
@@ -75,7 +75,7 @@ class Evaluation:
     sizes: list[tuple[int, int, float]] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        """Returns what ``metrics.json`` holds of it."""
+        """Return what `metrics.json` holds of it."""
         found = {
             "metrics": self.metrics,
             "data_size_kb": self.data_size_kb,
@@ -90,19 +90,24 @@ class Evaluation:
         return {key: value for key, value in found.items() if value is not None}
 
     def log(self) -> None:
-        """Logs the published result lines, and the payloads' own bytes."""
+        """Log the published result lines, and the payloads' own bytes."""
         for line in self.lines:
             logger.info(line)
         if self.data_size_kb is not None and self.payload_bytes is not None:
             kib, payload = self.data_size_kb, self.payload_bytes
             logger.info(
                 "Bottleneck size [KB]: mean %s std %s for %s samples",
-                *(kib["mean"], kib["std"], kib["n"]),
+                kib["mean"],
+                kib["std"],
+                kib["n"],
             )
             logger.info("Payload [bytes]: mean %s std %s", payload["mean"], payload["std"])
             logger.info(
                 "That is %.1f ± %.1f bytes of payload, %.3f ± %.3f KB as published, an image",
-                *(payload["mean"], payload["std"], kib["mean"], kib["std"]),
+                payload["mean"],
+                payload["std"],
+                kib["mean"],
+                kib["std"],
             )
         if self.part_bytes is not None:
             parts = (f"{part} {found['mean']:.1f}" for part, found in self.part_bytes.items())
@@ -115,17 +120,17 @@ def _statistics(values: list[float]) -> dict[str, float]:
 
 
 class Sizes(NamedTuple):
-    """Sizes of a batch's payloads, as `Payloads` has them."""
+    """Sizes of a batch's payloads, as `PayloadSizes` has them."""
 
     by_part: list[dict[str, int]]
     nbytes: list[int]
     published_kib: list[float]
 
 
-class _Job:
+class ModelEvaluator:
     """One model's part of an evaluation."""
 
-    payloads: Payloads
+    payloads: PayloadSizes
 
     def __init__(
         self, model: nn.Module, task: Task, dataset: Any, options: Mapping[str, Any]
@@ -139,7 +144,7 @@ class _Job:
         self._seen, self._seconds = 0, 0.0
 
     def predict(self, images: Any) -> tuple[Any, Sizes, Any, float]:
-        """Returns a batch's outputs, its payloads' sizes, what was finite, and the seconds."""
+        """Return a batch's outputs, its payloads' sizes, what was finite, and the seconds."""
         start = time.perf_counter()
         outputs = self._task.predict(self.model, images)
         self.watch.note("the model's outputs", _ranked(outputs))
@@ -160,7 +165,7 @@ class _Job:
         flags: Mapping[str, Tensor],
         seconds: float,
     ) -> None:
-        """Scores what ``predict`` returned.
+        """Scores what `predict` returned.
 
         Raises:
             LadonError: for what is not finite, and what the metric cannot take.
@@ -181,7 +186,7 @@ class _Job:
         self._seconds += seconds
 
     def _check_finite(self) -> None:
-        """Ends an evaluation whose numbers would mean nothing.
+        """End an evaluation whose numbers would mean nothing.
 
         Raises:
             LadonError: something was not finite.
@@ -196,7 +201,7 @@ class _Job:
             )
 
     def finish(self, world: World, start: float, loading_seconds: float) -> Evaluation:
-        """Brings the processes' parts together.
+        """Bring the processes' parts together.
 
         Raises:
             LadonError: something was not finite.
@@ -221,7 +226,7 @@ class _Job:
 
 
 def _ranked(outputs: Any) -> Any:
-    """What of a model's outputs is scored: a segmenter's auxiliary head is not."""
+    """Return the scored part of a model's outputs: a segmenter's auxiliary head is none."""
     return outputs["out"] if isinstance(outputs, Mapping) and "out" in outputs else outputs
 
 
@@ -249,7 +254,7 @@ def evaluate(
     stop: StopRequest,
     **how: Any,
 ) -> Evaluation | None:
-    """Evaluates one model; see ``evaluate_all``, whose keyword arguments it takes."""
+    """Evaluate one model; see `evaluate_all`, whose keyword arguments it takes."""
     found = evaluate_all([model], dataset, loader_section, task, world, stop, **how)
     return None if found is None else found[0]
 
@@ -268,7 +273,7 @@ def evaluate_all(
     compiled: bool = False,
     title: str = "Test",
 ) -> list[Evaluation] | None:
-    """Evaluates models on a dataset, each image loaded and decoded once for all of them.
+    """Evaluate models on a dataset, each image loaded and decoded once for all of them.
 
     Results depend on neither batch size nor processes. On a GPU several batches are under way: one
     runs through the network while another's payloads are coded and a third is loaded.
@@ -281,9 +286,9 @@ def evaluate_all(
         world: device and processes; each image is evaluated by one process.
         stop: asked between batches.
         options: for the task's metric.
-        mode: how latents are coded, one of ``ladon.choices.MODES``; equal scores in all.
-        precision: of decoder, body and heads, one of ``ladon.choices.PRECISIONS``.
-        compiled: use ``torch.compile`` on them.
+        mode: how latents are coded, one of `ladon.choices.MODES`; equal scores in all.
+        precision: of decoder, body and heads, one of `ladon.choices.PRECISIONS`.
+        compiled: use `torch.compile` on them.
         title: what the progress bar and the log call it.
 
     Returns:
@@ -292,10 +297,10 @@ def evaluate_all(
     is_cuda = world.device.type == "cuda"
     as_bytes, finish_input = split_input(dataset)
     loader = build_eval_loader(
-        *(as_bytes, loader_section, world.rank, world.size), network_on_cpu=not is_cuda
+        as_bytes, loader_section, world.rank, world.size, network_on_cpu=not is_cuda
     )
     workers_asked = (loader_section.get("kwargs") or {}).get("num_workers")
-    jobs = [_Job(model, task, dataset, options or {}) for model in models]
+    jobs = [ModelEvaluator(model, task, dataset, options or {}) for model in models]
     collate_fn, waiting, stopped = loader_section.get("collate_fn"), Stopwatch(), False
 
     def sizes(sample: Any) -> tuple[tuple[int, ...], ...]:
@@ -325,11 +330,11 @@ def evaluate_all(
         # its workers start now, in this thread: a process that is forked by a thread which others
         # wait for ends by waiting for itself
         loaded = iter(loader)
-        batches = bucketed(loaded, sizes, _images_at_once(loader_section, world))
+        batches = batch_by_size(loaded, sizes, _images_at_once(loader_section, world))
         if workers_asked:  # 0 means that the main thread loads
-            batches = taken_ahead(batches)
+            batches = prefetch(batches)
         under_way, cores = (GPU_AHEAD, GPU_THREAD_CORES) if is_cuda else (1, None)
-        for results in run_ahead(predict, waiting.around(batches), under_way, cores=cores):
+        for results in pipelined_map(predict, waiting.around(batches), under_way, cores=cores):
             if stop:
                 stopped = True
                 break

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a training, where ``--tensorboard`` asks for it."""
+"""Curves of a training for TensorBoard, where `--tensorboard` asks for it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Events:
             self._writer = SummaryWriter(str(folder))
 
     def add(self, name: str, value: float, step: int) -> None:
-        """Adds a point to a curve."""
+        """Add a point to a curve."""
         if self._writer is not None:
             with self._explained():
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Write what is left."""
         if self._writer is not None:
             with self._explained():
                 self._writer.flush()  # says what went wrong in the writer's thread; close does not
@@ -56,7 +56,7 @@ class Events:
 
 
 def _quiet(show: Any) -> Any:
-    """A hook that leaves out the writer's thread: whoever adds to it next is told the same."""
+    """Leave the writer's thread out of a hook: whoever adds to it next is told the same."""
 
     def hook(args: Any) -> None:
         if type(args.thread).__name__ != "_AsyncWriterThread":

@@ -38,10 +38,10 @@ _FAILED = "failed"
 
 
 def device_failure(error: BaseException, device: torch.device, where: str = "") -> LadonError:
-    """Returns what a device's error means.
+    """Return what a device's error means.
 
     Args:
-        error: one of ``ACCELERATOR_ERRORS``.
+        error: one of `ACCELERATOR_ERRORS`.
         device: of this process.
         where: stage and dataset, if known.
     """
@@ -66,13 +66,13 @@ def is_connection_error(error: BaseException) -> bool:
 
 
 def connection_reason(error: BaseException) -> str:
-    """Returns what a connection error says in its first sentence, without torch's source lines."""
+    """Return what a connection error says in its first sentence, without torch's source lines."""
     text = re.sub(r"^\[[^\]]*\]\s*", "", " ".join(str(error).split()))
     return text.split(". ")[0].rstrip(".")
 
 
 class Noticeboard:
-    """What the processes of a distributed run leave for each other when one fails.
+    """Messages that the processes of a distributed run leave for each other when one fails.
 
     A thread looks at it, so that a process ends soon after another one's failure even while it
     waits for its device.
@@ -97,7 +97,7 @@ class Noticeboard:
         self._thread.start()
 
     def tell(self, text: str) -> None:
-        """Leaves why this process failed, unless another one failed before, and lets them read."""
+        """Leave why this process failed, unless another one failed before, and lets them read."""
         self._told = True
         try:
             self._store.compare_set(_FAILED, "", json.dumps([self._rank, text]))
@@ -107,7 +107,7 @@ class Noticeboard:
             return
 
     def explain(self, error: BaseException) -> LadonError:
-        """Returns which process it was that an operation failed for, and why if it has said so."""
+        """Return which process it was that an operation failed for, and why if it has said so."""
         reason = connection_reason(error)
         try:
             failure = self._read(self._store)
@@ -131,7 +131,7 @@ class Noticeboard:
         )
 
     def close(self) -> None:
-        """Stops looking: this process leaves."""
+        """Stop looking: this process leaves."""
         self._left.set()
         self._thread.join(timeout=1.0)
 
@@ -142,7 +142,7 @@ class Noticeboard:
         return rank, text
 
     def _wait_for(self, key: str, ranks: Sequence[int], seconds: float) -> list[int]:
-        """Waits until these ranks have set a key; returns those that did not."""
+        """Wait until these ranks have set a key; return those that did not."""
         end = time.monotonic() + seconds
         while True:
             missing = [rank for rank in ranks if not self._store.check([f"{key}/{rank}"])]
@@ -164,7 +164,7 @@ class Noticeboard:
             self._end(self._heard)
 
     def _end(self, failure: tuple[int, str]) -> NoReturn:
-        """Ends a process that waits for what will not come; nothing else could."""
+        """End a process that waits for what will not come; nothing else could."""
         if not self._told:
             own = f"rank {self._rank}: " if self._rank else ""
             logger.error("%s%s", own, _failed_elsewhere(*failure))

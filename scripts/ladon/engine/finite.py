@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
-from ladon.modules import replaced
+from ladon.modules import override_methods
 from ladon.tensors import is_finite, map_tensors
 
 
 def not_finite(model: nn.Module) -> list[str]:
-    """Returns the names of what a model's checkpoint would hold of NaN or infinite tensors.
+    """Return the names of what a model's checkpoint would hold of NaN or infinite tensors.
 
     The device is waited for once.
     """
@@ -41,20 +41,20 @@ class Watch(threading.local):
         self._flags: dict[str, Tensor] = {}
 
     def note(self, what: str, value: Any) -> None:
-        """Looks at the tensors in a nested value."""
+        """Look at the tensors in a nested value."""
         for tensor in _floats(value):
             flag, before = is_finite(tensor), self._flags.get(what)
             self._flags[what] = flag if before is None else before & flag
 
     def pop(self) -> dict[str, Tensor]:
-        """Returns what this thread noted since its last call, and forgets it."""
+        """Return what this thread noted since its last call, and forgets it."""
         flags, self._flags = self._flags, {}
         return flags
 
 
 @contextmanager
 def watching_detections(model: nn.Module, watch: Watch) -> Iterator[None]:
-    """Looks at a detector's scores and boxes before it drops those that are no numbers.
+    """Look at a detector's scores and boxes before it drops those that are no numbers.
 
     torchvision keeps what scores above a threshold: of NaN nothing is left that would show.
     """
@@ -75,7 +75,7 @@ def watching_detections(model: nn.Module, watch: Watch) -> Iterator[None]:
             else:
                 continue
             method = watched(what, getattr(module, name))
-            stack.enter_context(replaced(module, **{name: method}))
+            stack.enter_context(override_methods(module, **{name: method}))
         yield
 
 
@@ -86,7 +86,7 @@ class FiniteRecord:
         self._first: dict[str, Tensor] = {}
 
     def add(self, flags: Mapping[str, Tensor], index: int) -> None:
-        """Takes what ``Watch.pop`` returned of a batch.
+        """Take what `Watch.pop` returned of a batch.
 
         Args:
             flags: by what they are of.
@@ -99,7 +99,7 @@ class FiniteRecord:
             self._first[what] = torch.where((first < 0) & ~flag, index, first)
 
     def read(self) -> tuple[str, int] | None:
-        """Waits for the device; returns what was not finite, and in which batch, or None."""
+        """Wait for the device; return what was not finite, and in which batch, or None."""
         if not self._first:
             return None
         firsts = torch.stack(list(self._first.values())).tolist()

@@ -1,4 +1,4 @@
-"""What a network raises, as an error that names the images which it was given."""
+"""Errors of a network, as one line that names the images which it was given."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def batch_names(dataset: Any, indices: Sequence[int]) -> str:
 
 @contextmanager
 def naming_images(names: Callable[[], str], doing: str) -> Iterator[None]:
-    """Turns what a network raises within into one line.
+    """Turn what a network raises within into one line.
 
     What says more by itself stays: errors of this project, of memory, of the device, of the
     connections between processes.
 
     Args:
         names: returns what to call the batch; called only if something is raised.
-        doing: what could not be done with it, like ``the student cannot take``.
+        doing: what could not be done with it, like `the student cannot take`.
 
     Raises:
         LadonError: with the images and the reason.

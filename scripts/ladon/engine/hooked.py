@@ -25,12 +25,12 @@ DEFAULT_FORWARD = "forward_batch_only"
 
 
 def _paths(values: Any) -> list[str]:
-    """Module paths of a list that may be missing; torchdistill's patterns are not paths."""
+    """Return module paths of a list that may be missing; torchdistill's patterns are not paths."""
     return [p for p in values or [] if not p.startswith(("instance(", "+"))]
 
 
 def _refusal(section: Mapping[str, Any], label: str, key: str, text: str) -> ConfigError:
-    """The error for a key, with its file and line where the section knows them."""
+    """Return the error for a key, with its file and line where the section knows them."""
     where = section.place(key) if isinstance(section, PlacedSection) else f"train: {label}.{key}"
     return ConfigError(f"{where}: {text}")
 
@@ -40,7 +40,7 @@ class HookedModel:
 
     Args:
         model: the whole model; its modules and parameters are shared, not copied.
-        section: the stage's ``teacher``, ``student`` or ``model`` section.
+        section: the stage's `teacher`, `student` or `model` section.
         label: teacher or student, for the log.
         device: where the model is.
     """
@@ -53,25 +53,25 @@ class HookedModel:
         for key, text in path_problems(model, section):
             raise _refusal(section, label, key, text)
         section = {key: value for key, value in section.items() if value is not None}
-        self.whole = model
-        self.module = redesign_model(model, section, label)
+        self.model = model
+        self.stage_model = redesign_model(model, section, label)
         self.forward_proc = get_forward_proc_func(section.get("forward_proc") or DEFAULT_FORWARD)
         self._io: dict[str, Any] = {}
-        self._handles = set_hooks(self.module, model, section, self._io)
+        self._handles = set_hooks(self.stage_model, model, section, self._io)
         self._device = device
         self._frozen = [get_module(model, p) for p in _paths(section.get("frozen_modules"))]
         self._freeze_batch_norm = bool(section.get("freeze_batch_norm", False))
         if not section.get("requires_grad", True):
-            freeze_module_params(self.module)
+            freeze_module_params(self.stage_model)
 
     def stop_after(self, paths: set[str] | None) -> None:
-        """Ends later forward passes as soon as all of these modules have run.
+        """End later forward passes as soon as all of these modules have run.
 
         Args:
             paths: hooked modules that are read; None, or with the model itself among them, to run
                 the whole model.
         """
-        hooked = {path: get_module(self.whole, path) for path, _ in self._handles}
+        hooked = {path: get_module(self.model, path) for path, _ in self._handles}
         if not paths or SELF_MODULE_PATH in paths or not paths <= hooked.keys():
             return
         missing: set[str] = set(paths)
@@ -88,13 +88,13 @@ class HookedModel:
             self._handles.append((path, handle))
 
     def __call__(self, images: Any, targets: Any, supp: Any) -> tuple[Any, dict[str, Any]]:
-        """Runs the model; returns its output and the hooked modules' inputs and outputs."""
-        return self.run(self.module, images, targets, supp)
+        """Run the model; return its output and the hooked modules' inputs and outputs."""
+        return self.run(self.stage_model, images, targets, supp)
 
     def run(
         self, module: nn.Module, images: Any, targets: Any, supp: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """Like calling it, with ``module`` in the place of the model."""
+        """Like calling it, with `module` in the place of the model."""
         outputs = None
         with contextlib.suppress(_EnoughSeen):
             outputs = self.forward_proc(module, images, targets, supp)
@@ -106,7 +106,7 @@ class HookedModel:
     def train(self) -> None:
         """Train mode, less the BatchNorm of frozen modules where the stage freezes it too."""
         clear_io_dict(self._io)
-        self.module.train()
+        self.stage_model.train()
         if self._freeze_batch_norm:
             for frozen in self._frozen:
                 for module in frozen.modules():
@@ -114,10 +114,10 @@ class HookedModel:
                         module.eval()
 
     def close(self) -> None:
-        """Takes the hooks off and thaws the parameters."""
+        """Take the hooks off and thaws the parameters."""
         for _, handle in self._handles:
             handle.remove()
-        unfreeze_module_params(self.whole)
+        unfreeze_module_params(self.model)
 
 
 class _EnoughSeen(Exception):
@@ -125,10 +125,10 @@ class _EnoughSeen(Exception):
 
 
 def paths_read_of_teacher(criterion: Mapping[str, Any]) -> set[str] | None:
-    """Returns the modules of the teacher that a criterion reads ('.' for its output).
+    """Return the modules of the teacher that a criterion reads ('.' for its output).
 
     Args:
-        criterion: a stage's ``criterion`` section.
+        criterion: a stage's `criterion` section.
 
     Returns:
         Their paths; None if a term is of a kind whose reading is not known.

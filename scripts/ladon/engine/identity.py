@@ -1,6 +1,6 @@
-"""What makes a training the one that it is: the part of a config that its weights depend on.
+"""Identity of a training: the part of a config that its weights depend on.
 
-``last.pt`` keeps it, so that ``--resume`` goes on with the same training or says what differs.
+`last.pt` keeps it, so that `--resume` goes on with the same training or says what differs.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _NULL, _MAPPING = "tag:yaml.org,2002:null", "tag:yaml.org,2002:map"
 def fingerprint(
     config: Config, plan: Plan, seed: int, *, adjust_lr: bool = False
 ) -> dict[str, str]:
-    """Returns what a training depends on, as text by dotted key.
+    """Return what a training depends on, as text by dotted key.
 
-    The place of the data may change, its definition may not: paths under ``data_root`` are kept
+    The place of the data may change, its definition may not: paths under `data_root` are kept
     relative to it.
 
     Args:
@@ -64,7 +64,7 @@ def _relative(text: str, root: str) -> str:
 
 
 def _leaves(node: yaml.Node, key: str) -> Iterator[tuple[str, str]]:
-    """Yields the values of a YAML node by dotted key; what is empty counts as not there."""
+    """Yield the values of a YAML node by dotted key; what is empty counts as not there."""
     if isinstance(node, yaml.ScalarNode):
         if node.tag != _NULL:
             yield key, node.value if not node.tag.startswith("!") else f"{node.tag} {node.value}"
@@ -83,7 +83,7 @@ def _leaves(node: yaml.Node, key: str) -> Iterator[tuple[str, str]]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns the keys whose values differ; numbers are compared as numbers."""
+    """Return the keys whose values differ; numbers are compared as numbers."""
     keys = dict.fromkeys([*now, *before])
     return [key for key in keys if not _same(before.get(key), now.get(key))]
 
@@ -98,7 +98,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def in_words(keys: list[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Says of some keys what they are and were, and what cannot change for a reason of its own."""
+    """Say of some keys what they are and were, and what cannot change for a reason of its own."""
     parts = [
         f"{key} is {_shown(now.get(key))} here and was {_shown(before.get(key))}"
         for key in keys[:_SHOWN_KEYS]

@@ -46,7 +46,7 @@ class StopRequest:
 
 @contextmanager
 def catch_signals() -> Iterator[StopRequest]:
-    """Turns SIGINT and SIGTERM into a request that loops ask for between steps."""
+    """Turn SIGINT and SIGTERM into a request that loops ask for between steps."""
     request = StopRequest()
     previous = {s: signal.signal(s, request._receive) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

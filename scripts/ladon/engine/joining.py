@@ -57,7 +57,7 @@ def joined_world(args: argparse.Namespace) -> Iterator[World]:
 
 
 def _in_words(error: BaseException, world: World) -> BaseException:
-    """Returns the error that a person can read; the same one if there is no better."""
+    """Return the error that a person can read; the same one if there is no better."""
     if isinstance(error, torch.OutOfMemoryError):
         text = f"the memory of {world.device} does not suffice: lower batch_size"
         return LadonError(f"{text} ({in_one_line(error)})")
@@ -76,7 +76,7 @@ def _in_words(error: BaseException, world: World) -> BaseException:
 
 
 def _tell(failure: BaseException, world: World) -> None:
-    """Says what failed, to the person and to the other processes."""
+    """Say what failed, to the person and to the other processes."""
     if isinstance(failure, LadonError):
         text = str(failure)
         report(failure, world.rank)

@@ -43,7 +43,7 @@ class Locks:
         self._taken: list[tuple[Path, int]] = []
 
     def take(self, path: Path, what: str, advice: str) -> None:
-        """Locks a file, made if it is missing.
+        """Lock a file, made if it is missing.
 
         Where the file system cannot lock, that is said and nothing is locked; where there can be no
         folder, whoever writes there says it.
@@ -69,14 +69,15 @@ class Locks:
         except OSError as error:
             logger.warning(
                 "%s cannot be locked (%s): no second run may use it at the same time",
-                *(what, error.strerror or error),
+                what,
+                error.strerror or error,
             )
             return
         self._taken.append((path, descriptor))
         _held.add(descriptor)
 
     def release(self) -> None:
-        """Releases all."""
+        """Release all."""
         while self._taken:
             path, descriptor = self._taken.pop()
             _held.discard(descriptor)
@@ -87,7 +88,7 @@ class Locks:
 
 
 def _lock(path: Path) -> int:
-    """Locks a file and writes whose it is; returns its descriptor.
+    """Lock a file and write whose it is; return its descriptor.
 
     Raises:
         BlockingIOError: it is locked.
@@ -111,7 +112,7 @@ def _lock(path: Path) -> int:
 
 
 def _owner(path: Path) -> str:
-    """Says which process has a lock, as far as its file tells."""
+    """Say which process has a lock, as far as its file tells."""
     try:
         pid, host = path.read_text(encoding="utf-8").split()
     except (OSError, ValueError):

@@ -24,7 +24,7 @@ class LossMeter:
         self._bad_value = self._sum
 
     def add(self, loss: Tensor) -> None:
-        """Takes the loss of the next step, a scalar."""
+        """Take the loss of the next step, a scalar."""
         loss = loss.detach().double()
         is_first = (self._bad_step < 0) & ~loss.isfinite()
         self._bad_step = torch.where(is_first, self._step, self._bad_step)
@@ -34,7 +34,7 @@ class LossMeter:
         self._step += 1
 
     def read(self) -> tuple[float, float, tuple[int, float] | None]:
-        """Waits for the device; returns last loss, sum, and the first bad step with its loss."""
+        """Wait for the device; return last loss, sum, and the first bad step with its loss."""
         kept = [self._last, self._sum, self._bad_step.double(), self._bad_value]
         last, total, step, value = torch.stack(kept).tolist()
         return last, total, None if step < 0 else (int(step), value)

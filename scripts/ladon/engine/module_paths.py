@@ -9,7 +9,7 @@ from torch import nn
 from torchdistill.common.constant import SELF_MODULE_PATH
 
 from ladon.config import Config
-from ladon.config.nodes import suggest
+from ladon.config.core.nodes import suggest
 
 _INSTANCE = "instance("
 
@@ -28,17 +28,17 @@ class PlacedSection(dict[str, Any]):
         self.config, self.key = config, key
 
     def place(self, key: str) -> str:
-        """Returns 'configs/x.yaml:12: train.student.KEY' for a key below the section."""
+        """Return 'configs/x.yaml:12: train.student.KEY' for a key below the section."""
         return place(self.config, f"{self.key}.{key}")
 
 
 def place(config: Config, key: str) -> str:
-    """Returns file, line and path of a key."""
+    """Return file, line and path of a key."""
     return f"{config.where(key)}: {key}"
 
 
 def find_module(model: nn.Module, path: str) -> Any:
-    """Returns the module or parameter at a path as torchdistill finds it, None if there is none."""
+    """Return the module or parameter at a path as torchdistill finds it, None if there is none."""
     found: Any = model
     for name in path.split("."):
         if hasattr(found, name):
@@ -53,13 +53,13 @@ def find_module(model: nn.Module, path: str) -> Any:
 
 
 def path_problems(model: nn.Module, section: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields (key below the section, what is wrong) for paths that lead nowhere.
+    """Yield (key below the section, what is wrong) for paths that lead nowhere.
 
     torchdistill would go on without freezing or hooking, or fail without a word of the key.
 
     Args:
         model: the whole model.
-        section: a stage's ``teacher``, ``student`` or ``model`` section.
+        section: a stage's `teacher`, `student` or `model` section.
     """
     hooks = section.get("forward_hook") or {}
     named = {key: section.get(key) for key in ("sequential", "frozen_modules")}
@@ -76,7 +76,7 @@ def path_problems(model: nn.Module, section: Mapping[str, Any]) -> Iterator[tupl
 
 
 def module_problem(model: nn.Module, path: str, *, or_parameter: bool = False) -> str | None:
-    """Says that the model has no such module and which one may be meant; None if it has."""
+    """Say that the model has no such module and which one may be meant; None if it has."""
     found = find_module(model, path)
     if isinstance(found, nn.Module) or (or_parameter and found is not None):
         return None
@@ -85,7 +85,7 @@ def module_problem(model: nn.Module, path: str, *, or_parameter: bool = False) -
 
 
 def _class_problem(pattern: str, is_sequential: bool) -> str | None:
-    """Says what is wrong with a pattern like ``instance(BatchNorm2d)``, if anything is."""
+    """Say what is wrong with a pattern like `instance(BatchNorm2d)`, if anything is."""
     name = pattern[len(_INSTANCE) :].removesuffix(")")
     if is_sequential:
         return f"{pattern!r} is no module path: beside sequential, name the modules"
@@ -97,7 +97,7 @@ def _class_problem(pattern: str, is_sequential: bool) -> str | None:
 def optimizer_problems(
     model: nn.Module, student: Mapping[str, Any], optimizer: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    """Yields (key below ``optimizer``, what is wrong) for modules that would not be trained.
+    """Yield (key below `optimizer`, what is wrong) for modules that would not be trained.
 
     Args:
         model: the whole student.

@@ -15,18 +15,18 @@ import torch
 T = TypeVar("T")
 
 
-def run_ahead(
+def pipelined_map(
     function: Callable[[T], Any], items: Iterable[T], ahead: int, *, cores: int | None = None
 ) -> Iterator[Any]:
-    """Applies a function to items, several of them under way at once; results come in order.
+    """Apply a function to items, several of them under way at once; results come in order.
 
     What the function does for an item may be made of stages that each use another part of the
     machine (GPU, coder, copies). With as many items under way as there are stages, each part
     always has the next item to work on, and the slowest sets the pace.
 
     Args:
-        function: called in threads of its own if ``ahead`` is more than 1.
-        items: taken from in this thread, never more than ``ahead`` before the oldest is done.
+        function: called in threads of its own if `ahead` is more than 1.
+        items: taken from in this thread, never more than `ahead` before the oldest is done.
         ahead: items under way at once; with 1 nothing overlaps and no thread is started.
         cores: that an operation may take in each of the threads; None for torch's own choice.
 
@@ -47,8 +47,8 @@ def run_ahead(
             yield under_way.popleft().result()
 
 
-def taken_ahead(items: Iterable[T]) -> Iterator[T]:
-    """Yields the items; a thread takes the next one while this one is worked on.
+def prefetch(items: Iterable[T]) -> Iterator[T]:
+    """Yield the items; a thread takes the next one while this one is worked on.
 
     The thread computes with one core, because the others are busy. Where it waits for a disk it
     costs nothing.
@@ -66,7 +66,7 @@ def taken_ahead(items: Iterable[T]) -> Iterator[T]:
 
 @contextmanager
 def _threads(number: int, name: str, cores: int | None) -> Iterator[Callable[..., Future]]:
-    """Yields what submits calls to threads in which an operation takes so many cores."""
+    """Yield what submits calls to threads in which an operation takes so many cores."""
     with ThreadPoolExecutor(number, name) as pool:
         if cores is not None:
             everyones, all_there = torch.get_num_threads(), threading.Barrier(number)
@@ -93,7 +93,7 @@ class Stopwatch:
         self.seconds = 0.0
 
     def around(self, items: Iterable[T]) -> Iterator[T]:
-        """Yields the items, and measures how long each was waited for."""
+        """Yield the items, and measures how long each was waited for."""
         iterator = iter(items)
         while True:
             start = time.perf_counter()

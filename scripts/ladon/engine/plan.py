@@ -1,4 +1,4 @@
-"""The training plan: stages with their epochs, read from the config's ``train`` section."""
+"""The training plan: stages with their epochs, read from the config's `train` section."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StagePlan:
     """One stage's place in the training.
 
     Attributes:
-        name: ``stage1`` and so on.
+        name: `stage1` and so on.
         key: where it stands in the config.
         number: 1, 2, …
         first_epoch: its first epoch, counted over all stages.
@@ -67,10 +67,10 @@ class Plan:
 
 
 def read_plan(config: Config) -> Plan:
-    """Reads the plan of a config.
+    """Read the plan of a config.
 
     Raises:
-        ConfigError: if it has no ``train`` section.
+        ConfigError: if it has no `train` section.
     """
     train = config.section("train")
     if not train:
@@ -88,7 +88,7 @@ def read_plan(config: Config) -> Plan:
 
 
 def build_stage_section(config: Config, plan: StagePlan) -> dict[str, Any]:
-    """Returns a stage's config, built, less what is derived from the stage itself.
+    """Return a stage's config, built, less what is derived from the stage itself.
 
     The loaders are left out: their arguments may build datasets.
 
@@ -113,7 +113,7 @@ def build_stage_section(config: Config, plan: StagePlan) -> dict[str, Any]:
 
 
 def teacher_problem(config: Config) -> str | None:
-    """Says that the teacher has no weights, with file, line and key; None if it has, or is none."""
+    """Say that the teacher has no weights, with file, line and key; None if it has, or is none."""
     teacher = config.section(TEACHER)
     if not teacher or teacher.get("src_ckpt") or has_pretrained_weights(teacher):
         return None
@@ -124,7 +124,7 @@ def teacher_problem(config: Config) -> str | None:
 def _drop_computed_length(
     config: Config, plan: StagePlan, section: Mapping[str, Any], kwargs: dict[str, Any]
 ) -> None:
-    """Removes a computed ``num_iterations``: it would build a dataset only to be replaced."""
+    """Remove a computed `num_iterations`: it would build a dataset only to be replaced."""
     length = kwargs.get("num_iterations")
     if isinstance(length, (int, float)):
         return  # the stage compares it with its own
@@ -135,5 +135,6 @@ def _drop_computed_length(
     if counted is not None and counted is not config.get("datasets")[dataset_id]:
         logger.warning(
             "%s: num_iterations is counted on another dataset than %s: using the stage's own",
-            *(config.where(f"{plan.key}.scheduler"), dataset_id),
+            config.where(f"{plan.key}.scheduler"),
+            dataset_id,
         )

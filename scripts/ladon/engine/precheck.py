@@ -1,4 +1,4 @@
-"""What shows once a model is built without weights: module paths, a teacher that knows nothing."""
+"""Checks of models built without weights: module paths, a teacher that knows nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from ladon.config import Config, Lazy
-from ladon.config.registries import entries, model_kinds
+from ladon.config import Config, LazyCall
+from ladon.config.validate.registries import entries, model_kinds
 from ladon.engine.module_paths import optimizer_problems, path_problems, place
 from ladon.engine.plan import read_plan, teacher_problem
 from ladon.errors import LadonError
@@ -30,7 +30,7 @@ class Precheck:
         self._models: dict[str, nn.Module | None] = {}
 
     def check(self, config: Config) -> list[str]:
-        """Returns the problems of a config that has none by itself, with file, line and key."""
+        """Return the problems of a config that has none by itself, with file, line and key."""
         text = teacher_problem(config)
         problems = [] if text is None else [text]
         seen: set[tuple[str, str, str]] = set()
@@ -43,7 +43,7 @@ class Precheck:
         return problems
 
     def _path_problems(self, config: Config) -> Iterator[tuple[str, str]]:
-        """Yields (key, what is wrong) for each module path that leads nowhere."""
+        """Yield (key, what is wrong) for each module path that leads nowhere."""
         for plan in read_plan(config).stages if config.section("train") else ():
             student_part = "student" if config.get(f"{plan.key}.student") else "model"
             student = _plain(config, f"{plan.key}.{student_part}")
@@ -62,7 +62,7 @@ class Precheck:
                     yield f"{plan.key}.optimizer.{key}", text
 
     def _model(self, config: Config, role: str) -> nn.Module | None:
-        """Returns a config's model on the meta device; None if it is not built here."""
+        """Return a config's model on the meta device; None if it is not built here."""
         key = next((f"models.{n}" for n in _PARTS[role] if config.section(f"models.{n}")), None)
         if key is None:
             return None
@@ -76,7 +76,7 @@ class Precheck:
             kind = model_kinds(section["key"])[0].split()[0]
             try:
                 with on_meta_device():
-                    model = build_model(architecture, kind, key, replaced=True)
+                    model = build_model(architecture, kind, key, load_weights=False)
             except LadonError:
                 model = None
             self._models[identity] = model
@@ -84,7 +84,7 @@ class Precheck:
 
 
 def _plain(config: Config, key: str) -> dict[str, Any]:
-    """Returns a section less what has to be built before anything can be said."""
+    """Return a section less what has to be built before anything can be said."""
     return {k: v for k, v in config.section(key).items() if v is not None and not _calls(v)}
 
 
@@ -105,7 +105,7 @@ def _is_known(section: Mapping[str, Any]) -> bool:
 
 def _calls(value: Any) -> bool:
     """Whether a value holds a node that would run something."""
-    if isinstance(value, Lazy):
+    if isinstance(value, LazyCall):
         return value.tag in _CALLS or _calls(value.value)
     if isinstance(value, Mapping):
         return any(map(_calls, value.values()))

@@ -1,9 +1,9 @@
 """Randomness by design: where each random draw of a run comes from.
 
-- data order: (seed, epoch); augmentation: (seed, epoch, sample) — see ``ladon.data.loaders``;
-- quantisation noise: a generator of the student — see ``ladon.bottlenecks``;
+- data order: (seed, epoch); augmentation: (seed, epoch, sample) — see `ladon.data.loaders`;
+- quantisation noise: a generator of the student — see `ladon.bottlenecks`;
 - the rest (initial weights, dropout, the detector's sampling): the global generators, seeded here
-  per process, and saved with ``last`` so that a resumed run draws on.
+  per process, and saved with `last` so that a resumed run draws on.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the global generators of Python, numpy and torch (all devices)."""
+    """Seed the global generators of Python, numpy and torch (all devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def global_states(device: torch.device) -> dict[str, Any]:
-    """Returns the states of the global generators, readable with ``weights_only``.
+    """Return the states of the global generators, readable with `weights_only`.
 
     Args:
         device: of the run; other devices' generators are left alone, and so are the devices.
@@ -39,10 +39,10 @@ def global_states(device: torch.device) -> dict[str, Any]:
 
 
 def restore_global_states(states: dict[str, Any], device: torch.device) -> None:
-    """Puts the global generators where ``global_states`` found them.
+    """Put the global generators where `global_states` found them.
 
     Args:
-        states: from ``global_states``.
+        states: from `global_states`.
         device: of the run; its generator stays as it is if the states are of another type's.
     """
     version, internal, gauss = states["python"]

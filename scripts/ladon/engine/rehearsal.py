@@ -15,22 +15,22 @@ from ladon.errors import ConfigError, LadonError, in_one_line
 
 
 def rehearse(stage: Stage, batch: tuple[Any, Any]) -> None:
-    """Runs teacher, student and criterion of a stage once on the meta device.
+    """Run teacher, student and criterion of a stage once on the meta device.
 
     Args:
         stage: built there, in the training's precision or not.
-        batch: images and targets on the meta device, as a task's ``example`` gives them.
+        batch: images and targets on the meta device, as a task's `example` gives them.
 
     Raises:
         ConfigError: naming the module in which they do not fit, or the criterion.
     """
     images, targets = batch
-    student = stage.student.whole
+    student = stage.student.model
     # meta tensors draw nothing, but ask for a generator; CompressAI's own forward reads a tensor
     use_own_noise(student, 0, torch.device("cpu"))
     models = {"student": student}
     if stage.teacher is not None:
-        models["teacher"] = stage.teacher.whole
+        models["teacher"] = stage.teacher.model
     stage.begin_epoch()
     with _followed(models) as inside:
         try:
@@ -47,7 +47,7 @@ def rehearse(stage: Stage, batch: tuple[Any, Any]) -> None:
 
 @contextmanager
 def _followed(models: dict[str, nn.Module]) -> Iterator[list[str]]:
-    """Yields the names of the modules that are running, the innermost last."""
+    """Yield the names of the modules that are running, the innermost last."""
     inside: list[str] = []
     handles = []
 

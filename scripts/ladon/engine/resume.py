@@ -1,4 +1,4 @@
-"""Where a training stands: everything that ``last.pt`` keeps, so that a resumed run goes on
+"""Where a training stands: everything that `last.pt` keeps, so that a resumed run goes on
 exactly as if it had not been interrupted, also in the middle of an epoch."""
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class Progress:
     finished: bool = False
 
     def next_epoch(self) -> None:
-        """Moves on to the start of the next epoch."""
+        """Move on to the start of the next epoch."""
         self.epoch += 1
         self.step, self.loss_sum, self.seconds = 0, 0.0, 0.0
 
 
 @dataclass
 class Resumed:
-    """What ``last.pt`` held.
+    """The contents of `last.pt`.
 
     Attributes:
         progress: how far the training was.
@@ -73,7 +73,7 @@ class Resumed:
     steps: int | None = None
 
     def restore_generators(self, world: World, noise: torch.Generator | None) -> None:
-        """Puts this process's generators where they were."""
+        """Put this process's generators where they were."""
         if world.rank >= len(self.generators):
             logger.warning("resumed with more processes than before: random draws will differ")
             return
@@ -89,7 +89,8 @@ class Resumed:
         logger.warning(
             "resumed on %s a run that was trained on %s: random draws on the device (quantisation "
             "noise, dropout) will differ from those of an uninterrupted run",
-            *(now, before),
+            now,
+            before,
         )
 
 
@@ -109,7 +110,7 @@ def save_last(
     identity: Mapping[str, str] | None = None,
     steps: int | None = None,
 ) -> None:
-    """Writes ``last.pt``; every process must call it.
+    """Write `last.pt`; every process must call it.
 
     Args:
         path: the file.
@@ -118,7 +119,7 @@ def save_last(
         progress: how far the training is.
         world: device and processes.
         noise: the student's own generator.
-        identity: what makes the training the one that it is (``ladon.engine.identity``).
+        identity: what makes the training the one that it is (`ladon.engine.identity`).
         steps: batches of an epoch of the stage.
 
     Raises:
@@ -144,7 +145,7 @@ def save_last(
 
 
 def read_last(path: Path) -> dict[str, Any]:
-    """Reads ``last.pt``.
+    """Read `last.pt`.
 
     Raises:
         CheckpointError: if the file is damaged or another one.
@@ -160,12 +161,12 @@ def _not_last(path: Path) -> CheckpointError:
 
 
 def load_last(path: Path, student: nn.Module, content: dict[str, Any] | None = None) -> Resumed:
-    """Reads ``last.pt`` and loads the student.
+    """Read `last.pt` and load the student.
 
     Args:
         path: the file.
         student: the model that learns.
-        content: what ``read_last`` returned, if it is read already.
+        content: what `read_last` returned, if it is read already.
 
     Raises:
         CheckpointError: if the file is damaged or belongs to another model.

@@ -137,21 +137,21 @@ class Run:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the task's metric may want to know: `num_classes`, `iou_types`."""
+        """Options of the task's metric: `num_classes`, `iou_types`."""
         iou_types = getattr(self.args, "iou_types", None)
         return {"num_classes": self.classes.number, "iou_types": iou_types}
 
     def setting(self, name: str, section: str, default: Any) -> Any:
-        """Returns what the command line says of `name`, or else the config's section."""
+        """Return what the command line says of `name`, or else the config's section."""
         flag = getattr(self.args, name, None)
         return self.config.get(f"{section}.{name}") or default if flag is None else flag
 
     def place(self, key: str) -> str:
-        """A key of the config with file and line, for messages."""
+        """Return a key of the config with file and line, for messages."""
         return f"{key} in {self.config.where(key)}"
 
     def dataset(self, dataset_id: str) -> Any:
-        """Returns a dataset of the config, built when it is first asked for.
+        """Return a dataset of the config, built when it is first asked for.
 
         Raises:
             DataError: if it cannot be used, or its classes are not the model's.
@@ -161,7 +161,7 @@ class Run:
         return dataset
 
     def open(self) -> None:
-        """Opens the run's log and folder, unless it is a dry run; other runs are kept from both.
+        """Open the run's log and folder, unless it is a dry run; other runs are kept from both.
 
         Raises:
             UsageError: another run is using the folder or the best checkpoint, `last.pt` is of
@@ -185,7 +185,7 @@ class Run:
         _ = self.student_section  # what is wrong with it stands in the log, too
 
     def close(self) -> None:
-        """Lets other runs use the folder."""
+        """Let other runs use the folder."""
         self._locks.release()
 
     def _check_start(self) -> None:
@@ -203,7 +203,7 @@ class Run:
         return Path(path).expanduser() if isinstance(path, str) and path else None
 
     def _lock(self, best: Path | None) -> None:
-        """Keeps other runs from the folder, and from the best checkpoint, until ``close``.
+        """Keep other runs from the folder, and from the best checkpoint, until `close`.
 
         Args:
             best: where a training writes it, None in a test.
@@ -224,7 +224,7 @@ class Run:
             remove_orphans(best.parent, best.name)
 
     def _open_folder(self, best: Path | None) -> None:
-        """Makes the folder and writes the resolved config and where the run comes from.
+        """Make the folder and write the resolved config and where the run comes from.
 
         A training that starts anew puts away what an earlier one left, before anything else.
 
@@ -232,9 +232,9 @@ class Run:
             best: where a training writes its best checkpoint, None in a test.
 
         Raises:
-            UsageError: if ``last.pt`` is of another training.
+            UsageError: if `last.pt` is of another training.
             LadonError: if the folder cannot be written.
-            CheckpointError: if ``last.pt`` is damaged.
+            CheckpointError: if `last.pt` is damaged.
         """
         if not self.world.is_main:
             return
@@ -265,12 +265,12 @@ class Run:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What makes this training the one that it is."""
+        """The identity of this training, as text by dotted key."""
         adjusts = self.args.adjust_lr
         return fingerprint(self.config, self.plan, self.seed, adjust_lr=adjusts)
 
     def _check_identity(self) -> None:
-        """Refuses to go on with another training.
+        """Refuse to go on with another training.
 
         Raises:
             UsageError: names what differs, and both values.
@@ -293,19 +293,20 @@ class Run:
             )
 
     def take_last(self) -> dict[str, Any] | None:
-        """Returns what ``last.pt`` holds if it was read already; the second time None."""
+        """Return what `last.pt` holds if it was read already; the second time None."""
         content, self._last = self._last, None
         return content
 
     def _compare_with_before(self, resolved: Path) -> None:
-        """Warns if a resumed run is not quite the one that was interrupted."""
+        """Warn if a resumed run is not quite the one that was interrupted."""
         now = self.config.dump(variables=False).splitlines()
         before = resolved.read_text("utf-8", errors="replace").splitlines()
         changed = [line.strip() for line in now if line not in before]
         if now != before:
             logger.warning(
                 "--resume: the config differs from the one that %s began with: %s",
-                *(self.folder, "; ".join(changed[:3]) or "lines were removed"),
+                self.folder,
+                "; ".join(changed[:3]) or "lines were removed",
             )
         try:
             best = json.loads((self.folder / "run.json").read_text("utf-8")).get("dst_ckpt")
@@ -324,7 +325,7 @@ class Run:
         }
 
     def log_epoch(self, record: Mapping[str, Any]) -> None:
-        """Adds a line to ``metrics.jsonl``.
+        """Add a line to `metrics.jsonl`.
 
         Raises:
             LadonError: if it cannot be written.

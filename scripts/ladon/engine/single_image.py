@@ -37,7 +37,7 @@ def foreseeing_single_image(model: nn.Module, num_images: int, where: str) -> It
 
 
 def _groups(module: nn.Module) -> int | None:
-    """Number of means that a layer takes over a batch of one image; None if it takes none."""
+    """Count the means that a layer takes over a batch of one image; None if it takes none."""
     if isinstance(module, nn.GroupNorm):
         return module.num_groups
     # over several processes, there is more than one image

@@ -56,7 +56,7 @@ class StudentLoss(nn.Module):
     ) -> None:
         super().__init__()
         self._device, self._precision = device, precision
-        self.module = student.module
+        self.module = student.stage_model
         self._student = [student]  # in a list: no submodule, no second name for its parameters
         self.criterion = get_high_level_loss(criterion_section)
         self._model_losses = get_func2extract_model_output(
@@ -67,7 +67,7 @@ class StudentLoss(nn.Module):
             criterion.register_forward_hook(self._keeping(name, weight))
 
     def _keeping(self, name: str, weight: float) -> Callable[..., None]:
-        """A hook that keeps a term's value: not what it was computed from, which is large."""
+        """Return a hook that keeps a term's value, not the large tensors it comes from."""
 
         def keep(_module: nn.Module, _inputs: Any, value: Tensor) -> None:
             self._terms[name] = weight * value.detach()
@@ -75,7 +75,7 @@ class StudentLoss(nn.Module):
         return keep
 
     def forward(self, images: Any, targets: Any, supp: Any, teacher_io: Any) -> Tensor:
-        """Returns the weighted sum of the stage's losses, a scalar."""
+        """Return the weighted sum of the stage's losses, a scalar."""
         with autocast(self._device, self._precision):
             outputs, io = self._student[0].run(self.module, images, targets, supp)
         if self._precision != "float32":
@@ -94,7 +94,7 @@ class StudentLoss(nn.Module):
             raise DataError(f"a label does not fit the model's classes: {error}") from error
 
     def terms(self) -> dict[str, float]:
-        """Returns the last batch's loss terms by name, to say which of them is not finite."""
+        """Return the last batch's loss terms by name, to say which of them is not finite."""
         return {name: float(value) for name, value in self._terms.items()}
 
 
@@ -119,7 +119,7 @@ def setting_up(where: str) -> Iterator[None]:
 
 
 def _times(rates: Any, factor: float) -> Any:
-    """A learning rate, or one for each parameter group, multiplied."""
+    """Return a learning rate, or one for each parameter group, multiplied."""
     if isinstance(rates, list | tuple):
         return [rate * factor for rate in rates]
     return rates * factor
@@ -137,7 +137,7 @@ class Stage:
         lr_factor: multiplies the learning rates of the optimizer, and those that a schedule sets
             in their place; a floor that a schedule goes down to (`eta_min`, `min_lr`) stays.
         precision: of the teacher, and of the student's decoder, body and heads; losses are float32.
-        compile_layers: use ``torch.compile`` on the student's decoder and body, and the teacher's.
+        compile_layers: use `torch.compile` on the student's decoder and body, and the teacher's.
         greater_is_better: direction of the score that `end_epoch` is given, which a schedule that
             waits for a plateau follows unless its config says otherwise.
     """
@@ -185,7 +185,7 @@ class Stage:
                 self._open.enter_context(float32_where_it_matters(model))
 
     def _synchronised(self) -> nn.Module:
-        """The loss module, averaging gradients over the processes of a distributed run."""
+        """Return the loss module, averaging gradients over the processes of a distributed run."""
         learns = [p for p in self.loss.parameters() if p.requires_grad]
         if not self._world.distributed or not learns:
             return self.loss
@@ -197,7 +197,7 @@ class Stage:
     def _build_optimizer(
         self, section: Mapping[str, Any], lr_factor: float
     ) -> tuple[torch.optim.Optimizer, float | None, int]:
-        model = self.student.module
+        model = self.student.stage_model
         given = [n for n in ("module_wise_kwargs", "module_wise_configs") if section.get(n)]
         trained: Any = nn.ModuleList([model])
         if given:
@@ -244,7 +244,9 @@ class Stage:
                 if kwargs.get(key, value) != value:
                     logger.warning(
                         "scheduler.kwargs.%s is %s, but the stage has %s: using the stage's",
-                        *(key, kwargs[key], value),
+                        key,
+                        kwargs[key],
+                        value,
                     )
                 kwargs[key] = value
         elif section["key"] == "OneCycleLR" and not {"total_steps", "epochs"} & set(kwargs):
@@ -273,12 +275,12 @@ class Stage:
         """Student in train mode; the teacher in eval mode, always."""
         self.student.train()
         if self.teacher is not None:
-            self.teacher.whole.eval()
-            self.teacher.module.eval()
+            self.teacher.model.eval()
+            self.teacher.stage_model.eval()
 
     @torch.no_grad()
     def teacher_forward(self, images: Any, targets: Any, supp: Any) -> dict[str, Any]:
-        """Returns what the stage's losses read of the teacher: inputs and outputs by path."""
+        """Return what the stage's losses read of the teacher: inputs and outputs by path."""
         if self.teacher is None:
             return {}
         with autocast(self._world.device, self._precision):
@@ -288,14 +290,14 @@ class Stage:
     def student_loss(
         self, images: Any, targets: Any, supp: Any, teacher_io: dict[str, Any]
     ) -> Tensor:
-        """Returns the loss of a batch, a scalar that gradients flow from."""
+        """Return the loss of a batch, a scalar that gradients flow from."""
         return self._forward(images, targets, supp, teacher_io)
 
     def foreseeing_single_image(self, num_images: int, where: str) -> AbstractContextManager[None]:
-        """See ``single_image``; a compiled model would be compiled anew for it, and is left out."""
+        """See `single_image`; a compiled model would be compiled anew for it, and is left out."""
         if self._compiles:
             return nullcontext()
-        return foreseeing_single_image(self.student.module, num_images, where)
+        return foreseeing_single_image(self.student.stage_model, num_images, where)
 
     def step(self, loss: Tensor) -> None:
         """Backward, and the optimizer's step where enough gradients have come together.
@@ -303,7 +305,7 @@ class Stage:
         The bottleneck's auxiliary loss (its quantiles; no data in it) goes first while the CDF
         tables are not built yet.
         """
-        auxiliary = auxiliary_loss(self.student.whole)
+        auxiliary = auxiliary_loss(self.student.model)
         if auxiliary is not None:
             auxiliary.backward()
         self.grad_count += 1
@@ -321,7 +323,7 @@ class Stage:
             self._schedule(self.grad_count // self._scheduling_step, None)
 
     def end_epoch(self, metric: float | None) -> None:
-        """Steps a scheduler that counts epochs; ``metric`` is what a plateau is judged by."""
+        """Return steps a scheduler that counts epochs; `metric` is what a plateau is judged by."""
         if self._scheduling_step <= 0 and self.scheduler is not None:
             self._schedule(self.scheduler.last_epoch + 1, metric)
 
@@ -337,7 +339,7 @@ class Stage:
             self.scheduler.step()
 
     def skip_epochs(self, epochs: int, steps_per_epoch: int) -> None:
-        """Moves the schedule on as if ``epochs`` of the stage were done (``--start_epoch``)."""
+        """Move the schedule on as if `epochs` of the stage were done (`--start_epoch`)."""
         per_epoch = steps_per_epoch // self._scheduling_step if self._scheduling_step > 0 else 1
         for _ in range(epochs * per_epoch if self.scheduler is not None else 0):
             # no gradient step is skipped, torch need not warn
@@ -356,14 +358,14 @@ class Stage:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over what ``state_dict`` returned."""
+        """Take over what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self.grad_count = state["grad_count"]
 
     def close(self) -> None:
-        """Leaves the models as they were, but for what was learnt."""
+        """Leave the models as they were, but for what was learnt."""
         self._open.close()
         self.student.close()
         if self.teacher is not None:

@@ -86,7 +86,7 @@ class StudentTrainer:
         self.run.classes.take(names, source)
 
     def resume(self) -> None:
-        """Takes up what ``last.pt`` holds, if it is asked for and there."""
+        """Take up what `last.pt` holds, if it is asked for and there."""
         run = self.run
         there = run.world.broadcast(run.last_path.is_file())
         if run.args.resume and there:
@@ -104,7 +104,7 @@ class StudentTrainer:
             self._forget_best()
 
     def _forget_best(self) -> None:
-        """Lets the next epoch write the best checkpoint, because there is none.
+        """Let the next epoch write the best checkpoint, because there is none.
 
         Raises:
             CheckpointError: if there is no next epoch.
@@ -121,7 +121,7 @@ class StudentTrainer:
         logger.warning("The best checkpoint %s is gone: the next epoch's is kept as the best", best)
 
     def enter(self, plan: StagePlan, teacher: nn.Module | None, steps: int) -> None:
-        """Builds a stage, or brings it to where the run goes on.
+        """Build a stage, or brings it to where the run goes on.
 
         Args:
             plan: the stage's place in the training.
@@ -136,7 +136,12 @@ class StudentTrainer:
         lr_factor = float(run.world.size) if run.args.adjust_lr else 1.0
         with setting_up(f"{plan.key} in {run.config.where(plan.key)}"):
             self.stage = Stage(
-                *(section, self.student, teacher, steps, run.world, lr_factor),
+                section,
+                self.student,
+                teacher,
+                steps,
+                run.world,
+                lr_factor,
                 precision=run.setting("precision", "train", "float32"),
                 compile_layers=run.setting("compile", "train", False),
                 greater_is_better=run.task.decisive.greater_is_better,
@@ -152,7 +157,7 @@ class StudentTrainer:
             self._entered.skip_epochs(done, steps)
 
     def _check_steps(self, before: int | None) -> None:
-        """Refuses to go on in epochs of another length, where a place in them means something.
+        """Refuse to go on in epochs of another length, where a place in them means something.
 
         Raises:
             UsageError: the data or the number of processes has changed.
@@ -166,7 +171,7 @@ class StudentTrainer:
         )
 
     def leave(self) -> None:
-        """Leaves the stage."""
+        """Leave the stage."""
         if self.stage is not None:
             self.stage.close()
             self.stage = None
@@ -187,7 +192,7 @@ class StudentTrainer:
         self._losses = LossMeter(progress.loss_sum, progress.step, self.run.world.device)
 
     def _update_bottleneck(self) -> None:
-        """Builds the CDF tables and turns entropy coding on; equal tables in every process."""
+        """Build the CDF tables and turn entropy coding on; equal tables in every process."""
         bottleneck = find_bottleneck(self.student)
         if bottleneck is None or bottleneck.updated:
             return
@@ -197,7 +202,7 @@ class StudentTrainer:
         set_tables(bottleneck, self.run.world.broadcast(built))
 
     def teacher_forward(self, images: Any, targets: Any, supp: Any) -> dict[str, Any]:
-        """What the stage's losses read of the teacher."""
+        """Return what the stage's losses read of the teacher."""
         return self._entered.teacher_forward(images, targets, supp)
 
     def learn(
@@ -240,7 +245,7 @@ class StudentTrainer:
         progress.seconds = seconds + time.perf_counter() - clock
 
     def read_losses(self) -> float:
-        """Waits for the losses so far; returns the last one.
+        """Wait for the losses so far; return the last one.
 
         Raises:
             LadonError: if one of them was not finite.
@@ -271,7 +276,7 @@ class StudentTrainer:
         self.check_weights()
 
     def check_weights(self) -> None:
-        """Looks at all weights, before they are validated or saved.
+        """Look at all weights, before they are validated or saved.
 
         Raises:
             LadonError: if one is not finite.
@@ -288,7 +293,7 @@ class StudentTrainer:
         )
 
     def log_step(self, steps: int, batch: int) -> None:
-        """Logs where the epoch stands.
+        """Log where the epoch stands.
 
         Args:
             steps: of the epoch.
@@ -300,8 +305,14 @@ class StudentTrainer:
         eta = timedelta(seconds=int((steps - progress.step) / steps_per_s))
         logger.info(
             "Epoch: [%d]\t[%d/%d]\teta: %s\tlr: %.6g\timg/s: %.2f\tloss: %.4f (%.4f)",
-            *(progress.epoch, progress.step - 1, steps, eta, lr),
-            *(steps_per_s * batch, loss, progress.loss_sum / progress.step),
+            progress.epoch,
+            progress.step - 1,
+            steps,
+            eta,
+            lr,
+            steps_per_s * batch,
+            loss,
+            progress.loss_sum / progress.step,
         )
         global_step = progress.epoch * steps + progress.step
         self._events.add("train/loss", loss, global_step)
@@ -310,7 +321,7 @@ class StudentTrainer:
     def end_epoch(
         self, steps: int, dataset_id: str | None, results: Sequence[Evaluation] | None
     ) -> None:
-        """Keeps the student if it is the best so far, and all that a resumed run needs.
+        """Keep the student if it is the best so far, and all that a resumed run needs.
 
         Args:
             steps: of the epoch.
@@ -330,7 +341,7 @@ class StudentTrainer:
         self.save_last(between_stages=progress.epoch == self._plan.end_epoch)
 
     def _keep_best(self, dataset_id: str | None, value: float | None) -> bool:
-        """Writes the best checkpoint if this epoch is better on the same validation set."""
+        """Write the best checkpoint if this epoch is better on the same validation set."""
         progress = self.progress
         if dataset_id != progress.best_dataset:
             progress.best_value, progress.best_dataset = None, dataset_id
@@ -375,10 +386,15 @@ class StudentTrainer:
         self.run.log_epoch(record)
 
     def save_last(self, *, between_stages: bool = False) -> None:
-        """Writes what a resumed run goes on from."""
+        """Write what a resumed run goes on from."""
         run, stage = self.run, None if between_stages else self.stage
         save_last(
-            *(run.last_path, self.student, stage, self.progress, run.world, self._noise),
+            run.last_path,
+            self.student,
+            stage,
+            self.progress,
+            run.world,
+            self._noise,
             identity=self._identity,
             steps=self._steps,
         )
@@ -395,7 +411,7 @@ class StudentTrainer:
         return [self.run.last_path]
 
     def finish(self) -> None:
-        """Notes that all stages are done."""
+        """Note that all stages are done."""
         self.progress.finished = True
         self.save_last()
         self._events.close()

@@ -11,9 +11,9 @@ from typing import Any, NoReturn, Protocol
 
 from torch import nn
 
-from ladon.data.batching import iterate
+from ladon.data.batching import unpacked_batches
 from ladon.data.class_names import class_names
-from ladon.data.loaders import EpochBatches, build_train_loader
+from ladon.data.loaders import EpochBatchSampler, build_train_loader
 from ladon.engine.distributed import Vote
 from ladon.engine.evaluate import Evaluation, evaluate_all
 from ladon.engine.failures import ACCELERATOR_ERRORS, device_failure
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Trainee(Protocol):
-    """What goes through the loop: one student (`StudentTrainer`), or those of a fused sweep.
+    """Whoever goes through the training loop: a `StudentTrainer`, or those of a fused sweep.
 
     Attributes:
         run: whose data it learns from.
@@ -139,7 +139,7 @@ class Trainer:
         self._run.world.barrier()
 
     def _open_datasets(self, stages: list[StagePlan]) -> None:
-        """Builds all data that is still needed: what is missing must not show after hours."""
+        """Build all data that is still needed: what is missing must not show after hours."""
         for plan in stages:
             self._training_set(plan)
             validated = self._run.config.get(f"{plan.key}.{VAL_LOADER}.dataset_id")
@@ -151,7 +151,7 @@ class Trainer:
                 self._run.dataset(tested)
 
     def _training_set(self, plan: StagePlan) -> Any:
-        """Returns a stage's training set, which gives the labels their meaning from here on."""
+        """Return a stage's training set, which gives the labels their meaning from here on."""
         dataset_id = self._run.config.get(f"{plan.key}.{TRAIN_LOADER}.dataset_id")
         self._run.classes.take(None, "")
         dataset = self._run.dataset(dataset_id)
@@ -193,7 +193,7 @@ class Trainer:
         steps, step = len(order), at.step
         trainee.begin_epoch(self._plan.update_epoch, order.smallest)
         with progress_bar(f"Epoch {at.epoch} ({plan.name})", steps - step) as advance:
-            for batch in iterate(loader):
+            for batch in unpacked_batches(loader):
                 self._learn(batch, step, steps, order)
                 step += 1
                 advance(1)
@@ -204,8 +204,8 @@ class Trainer:
             self._interrupt()
         trainee.read_losses()
 
-    def _learn(self, batch: Sequence[Any], step: int, steps: int, order: EpochBatches) -> None:
-        """Teaches one batch.
+    def _learn(self, batch: Sequence[Any], step: int, steps: int, order: EpochBatchSampler) -> None:
+        """Teach one batch.
 
         A method of its own, so that the teacher's features are gone before the next batch's come.
         """
@@ -223,7 +223,7 @@ class Trainer:
             self._trainee.log_step(steps, len(images))
 
     def _validate(self, section: Mapping[str, Any]) -> Sequence[Evaluation] | None:
-        """Validates what learns, each image loaded once; None where the stage has no validation."""
+        """Validate what learns, each image loaded once; None where the stage has no validation."""
         run = self._run
         if not section:
             return None

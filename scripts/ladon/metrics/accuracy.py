@@ -24,11 +24,11 @@ class Accuracy(Metric):
         self._count = 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Takes logits [N, K] and labels [N].
+        """Take logits [N, K] and labels [N].
 
         Raises:
             DataError: for a label outside the classes, which would count as a wrong answer; on a
-                GPU ``state`` raises it, because looking at labels here would make the host wait.
+                GPU `state` raises it, because looking at labels here would make the host wait.
         """
         self._num_classes = outputs.shape[1]
         self._labels.add(targets)
@@ -50,7 +50,7 @@ class Accuracy(Metric):
             )
 
     def state(self) -> tuple[list[int], int]:
-        """Returns the number of correct images for each k, and of images.
+        """Return the number of correct images for each k, and of images.
 
         Raises:
             DataError: for a label outside the classes.
@@ -60,11 +60,11 @@ class Accuracy(Metric):
         return correct, self._count
 
     def compute(self, states: Sequence[tuple[list[int], int]]) -> dict[str, Any]:
-        """Returns ``acc1`` and ``acc5`` in percent."""
+        """Return `acc1` and `acc5` in percent."""
         count = max(1, sum(n for _, n in states))
         correct = [sum(c[i] for c, _ in states) for i in range(len(self._top))]
         return {f"acc{t}": 100.0 * c / count for t, c in zip(self._top, correct, strict=True)}
 
     def lines(self, values: Mapping[str, Any]) -> list[str]:
-        """Returns the published ``* Acc@1 …`` line."""
+        """Return the published `* Acc@1 …` line."""
         return [" * " + "\t".join(f"Acc@{t} {values[f'acc{t}']:.4f}" for t in self._top)]

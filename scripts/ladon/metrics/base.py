@@ -1,4 +1,4 @@
-"""What a metric must do, and what several need."""
+"""The base of metrics, and what several of them need."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch import Tensor
 class Metric(ABC):
     """Scores of one evaluation, mergeable across processes.
 
-    ``state`` returns a picklable summary of what ``update`` saw; ``compute`` turns the summaries
+    `state` returns a picklable summary of what `update` saw; `compute` turns the summaries
     of all processes into numbers, so that each image counts once wherever it was evaluated.
     """
 
     @abstractmethod
     def update(self, outputs: Any, targets: Any) -> None:
-        """Takes a batch of model outputs and its targets."""
+        """Take a batch of model outputs and its targets."""
 
     @abstractmethod
     def state(self) -> Any:
-        """Returns the picklable summary of this process."""
+        """Return the picklable summary of this process."""
 
     @abstractmethod
     def compute(self, states: Sequence[Any]) -> dict[str, Any]:
-        """Returns metric values by name from all processes' summaries."""
+        """Return metric values by name from all processes' summaries."""
 
     @abstractmethod
     def lines(self, values: Mapping[str, Any]) -> list[str]:
-        """Returns the published result lines for these values."""
+        """Return the published result lines for these values."""
 
 
 class LabelRange:
@@ -41,7 +41,7 @@ class LabelRange:
         self._extremes: Tensor | None = None
 
     def add(self, labels: Tensor) -> None:
-        """Takes labels of any shape, one at least."""
+        """Take labels of any shape, one at least."""
         extremes = torch.stack(labels.aminmax())
         if self._extremes is not None:
             both = torch.stack([self._extremes, extremes])
@@ -49,7 +49,7 @@ class LabelRange:
         self._extremes = extremes
 
     def outside(self, num_classes: int) -> int | None:
-        """Returns a label that is not in 0..num_classes-1, None if there was none."""
+        """Return a label that is not in 0..num_classes-1, None if there was none."""
         if self._extremes is None:
             return None
         lowest, highest = self._extremes.tolist()

@@ -40,7 +40,7 @@ class CocoMetric(Metric):
         self._summary: list[str] = []
 
     def update(self, outputs: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping]) -> None:
-        """Takes per image boxes [N, 4] (xyxy, pixels), scores [N], labels [N], and its target."""
+        """Take per image boxes [N, 4] (xyxy, pixels), scores [N], labels [N], and its target."""
         counts = [len(output["boxes"]) for output, _ in zip(outputs, targets, strict=True)]
         columns = [
             torch.cat([output[key] for output in outputs]).double()
@@ -55,7 +55,7 @@ class CocoMetric(Metric):
         self._counts.append(np.array(counts, dtype=np.int64))
 
     def state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the detections of this process and the images they were looked for in.
+        """Return the detections of this process and the images they were looked for in.
 
         Returns:
             Detections float64 [N, 6] (x, y, width and height in pixels, score, category id), image
@@ -71,7 +71,7 @@ class CocoMetric(Metric):
     def compute(
         self, states: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
     ) -> dict[str, Any]:
-        """Returns COCO's twelve numbers (fractions; -1 where the set has no such objects).
+        """Return COCO's twelve numbers (fractions; -1 where the set has no such objects).
 
         Raises:
             DataError: the targets hold ids of images that the annotations do not list.
@@ -103,7 +103,7 @@ class CocoMetric(Metric):
         return dict(zip(COCO_STATS, (float(s) for s in stats), strict=True))
 
     def _truth(self, image_ids: list[int]) -> COCO:
-        """Copies the objects of some images, numbered: the evaluation writes into what it gets."""
+        """Copy the objects of some images, numbered: the evaluation writes into what it gets."""
         unknown = [i for i in image_ids if i not in self._coco.imgs]
         if unknown:
             raise DataError(
@@ -128,14 +128,14 @@ class CocoMetric(Metric):
         )
 
     def lines(self, values: Mapping[str, Any]) -> list[str]:
-        """Returns ``IoU metric: bbox`` and pycocotools' twelve lines."""
+        """Return `IoU metric: bbox` and pycocotools' twelve lines."""
         return ["IoU metric: bbox", *self._summary]
 
 
 def _detected(image_numbers: np.ndarray, detections: np.ndarray) -> COCO:
-    """Makes faster-coco-eval's object of detections float64 [N, 6] and their images int64 [N].
+    """Make faster-coco-eval's object of detections float64 [N, 6] and their images int64 [N].
 
-    Its own ``loadRes`` would add to each a polygon, which only masks need, and print.
+    Its own `loadRes` would add to each a polygon, which only masks need, and print.
     """
     areas = detections[:, 2] * detections[:, 3]
     columns = (image_numbers.tolist(), detections.tolist(), areas.tolist())

@@ -18,7 +18,7 @@ class ConfusionMatrix(Metric):
     """Pixel counts [label, prediction]; pixels labelled 255 don't count.
 
     A class that neither labels nor predictions contain has no IoU: it is left out of the mean and
-    named (the published code printed ``nan`` for the whole mean).
+    named (the published code printed `nan` for the whole mean).
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -28,10 +28,10 @@ class ConfusionMatrix(Metric):
         self._labels = LabelRange()
 
     def update(self, outputs: Mapping[str, Tensor] | Tensor, targets: Tensor) -> None:
-        """Takes logits [N, K, H, W] (or a dict with them under 'out') and labels [N, H, W].
+        """Take logits [N, K, H, W] (or a dict with them under 'out') and labels [N, H, W].
 
         Raises:
-            DataError: for a label outside the classes; on a GPU ``state`` raises it, because
+            DataError: for a label outside the classes; on a GPU `state` raises it, because
                 looking at labels here would make the host wait.
         """
         logits = outputs["out"] if isinstance(outputs, Mapping) else outputs
@@ -61,7 +61,7 @@ class ConfusionMatrix(Metric):
             )
 
     def state(self) -> list[list[int]]:
-        """Returns the confusion matrix.
+        """Return the confusion matrix.
 
         Raises:
             DataError: for a label outside the classes.
@@ -71,7 +71,7 @@ class ConfusionMatrix(Metric):
         return [[0] * n for _ in range(n)] if self._counts is None else self._counts.tolist()
 
     def compute(self, states: Sequence[list[list[int]]]) -> dict[str, Any]:
-        """Returns ``mean_iou``, ``pixel_accuracy`` in percent, ``iou`` and ``row_correct`` lists.
+        """Return `mean_iou`, `pixel_accuracy` in percent, `iou` and `row_correct` lists.
 
         Classes without a pixel have None in the lists.
         """
@@ -91,7 +91,7 @@ class ConfusionMatrix(Metric):
         }
 
     def lines(self, values: Mapping[str, Any]) -> list[str]:
-        """Returns the published ``mean IoU: …`` line, and one that names absent classes."""
+        """Return the published `mean IoU: …` line, and one that names absent classes."""
 
         def shown(numbers: list[float | None]) -> list[str]:
             return ["nan" if v is None else f"{v:.1f}" for v in numbers]

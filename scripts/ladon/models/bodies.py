@@ -20,7 +20,7 @@ _LEVELS = 4
 
 
 def as_body(backbone: nn.Module, key: str) -> nn.Module:
-    """Returns a backbone whose children run one after another, each a part that a head may take.
+    """Return a backbone whose children run one after another, each a part that a head may take.
 
     Args:
         backbone: a classification model.
@@ -33,7 +33,7 @@ def as_body(backbone: nn.Module, key: str) -> nn.Module:
 
 
 def channels_of(body: nn.Module, section: Mapping[str, Any]) -> dict[str, int]:
-    """Returns how many channels each stage delivers, by its name, as far as that is known.
+    """Return how many channels each stage delivers, by its name, as far as that is known.
 
     Args:
         body: the backbone by its parts.
@@ -56,7 +56,7 @@ def channels_of(body: nn.Module, section: Mapping[str, Any]) -> dict[str, int]:
 def pyramid_arguments(
     body: nn.Module, section: Mapping[str, Any], given: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    """Returns the arguments of a detector's pyramid, with what follows from the backbone.
+    """Return the arguments of a detector's pyramid, with what follows from the backbone.
 
     Args:
         body: the backbone by its parts.
@@ -88,7 +88,7 @@ def pyramid_arguments(
 def segmentation_arguments(
     body: nn.Module, section: Mapping[str, Any], given: Mapping[str, Any], where: str
 ) -> tuple[dict[str, str], int, int]:
-    """Returns the parts that a segmenter's heads take, and the channels of `out` and `aux`.
+    """Return the parts that a segmenter's heads take, and the channels of `out` and `aux`.
 
     Args:
         body: the backbone by its parts.
@@ -117,7 +117,7 @@ def segmentation_arguments(
 
 
 def check_parts(body: nn.Module, names: Iterable[str], where: str) -> None:
-    """Refuses names of parts that a backbone does not have.
+    """Refuse names of parts that a backbone does not have.
 
     Raises:
         ConfigError: naming one, and the parts there are.

@@ -1,7 +1,7 @@
 """Builds models from config sections through sc2bench's and torchdistill's registries.
 
 The libraries' loaders only log a missing checkpoint and unpickle it unsafely, so every checkpoint
-path is taken out of what they are given and read by ``ladon.models.checkpoint``.
+path is taken out of what they are given and read by `ladon.models.checkpoint`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _LIBRARY_LOADERS = {
 
 @contextmanager
 def on_meta_device() -> Iterator[None]:
-    """Lets ``build_model`` build architectures without memory or initialisation, in no time.
+    """Let `build_model` build architectures without memory or initialisation, in no time.
 
     The bottleneck is built on the CPU and moved: CompressAI mixes devices in its constructors.
     First weights are not drawn: on the meta device that took two thirds of the time.
@@ -81,7 +81,7 @@ class _NoDraws(TorchFunctionMode):
 
 
 def without_paths(value: Any) -> Any:
-    """Returns a model's arguments less what names checkpoints: that changes no architecture."""
+    """Return a model's arguments less what names checkpoints: that changes no architecture."""
     if isinstance(value, Mapping):
         items = (
             (k, v) for k, v in value.items() if not str(k).endswith(("_ckpt", "_path", "_url"))
@@ -99,15 +99,16 @@ def has_pretrained_weights(section: Mapping[str, Any]) -> bool:
 
 
 def build_model(
-    section: Mapping[str, Any], kind: str, where: str, *, replaced: bool = False
+    section: Mapping[str, Any], kind: str, where: str, *, load_weights: bool = True
 ) -> nn.Module:
-    """Builds a model on the CPU, with the weights it starts from.
+    """Build a model on the CPU, with the weights it starts from.
 
     Args:
-        section: ``key``, ``kwargs`` and so on, built (no lazy nodes).
-        kind: which of the libraries' registries has it, ``Task.model_kind``.
+        section: `key`, `kwargs` and so on, built (no lazy nodes).
+        kind: which of the libraries' registries has it, `Task.model_kind`.
         where: the section's place in the config, for errors.
-        replaced: a checkpoint will replace every weight, so load (and download) none.
+        load_weights: load (and download) those that its section names; False where a checkpoint
+            will replace them all.
 
     Raises:
         ConfigError: for a key that no registry knows, or arguments it does not take.
@@ -124,8 +125,8 @@ def build_model(
     try:
         with naming_missing_files(section["key"], member_of(section), where):
             if builder is not None:
-                return builder(section, where, replaced)
-            return _from_library(section, kind, where, replaced)
+                return builder(section, where, load_weights)
+            return _from_library(section, kind, where, load_weights)
     except LadonError:
         raise
     except Exception as error:  # whatever a library makes of arguments that it cannot use
@@ -133,15 +134,21 @@ def build_model(
         raise ConfigError(f"{where}: cannot build {section['key']}: {reason}") from error
 
 
-def _from_library(section: Mapping[str, Any], kind: str, where: str, replaced: bool) -> nn.Module:
+def _from_library(
+    section: Mapping[str, Any], kind: str, where: str, load_weights: bool
+) -> nn.Module:
     kwargs = dict(section.get("kwargs") or {})
     original = kwargs.pop(_ORIGINAL, None)
     strict = kwargs.pop("org_ckpt_strict", True)
-    if replaced or original:
+    if original or not load_weights:
         kwargs = _without_weights(kwargs)
     kwargs = with_local_file(member_of(section), kwargs)
     config = {k: v for k, v in section.items() if k not in ("src_ckpt", "dst_ckpt")}
-    if replaced and _has_backbone_weights(config["key"]) and "pretrained_backbone" not in kwargs:
+    if (
+        not load_weights
+        and _has_backbone_weights(config["key"])
+        and "pretrained_backbone" not in kwargs
+    ):
         kwargs["weights_backbone"] = None  # torchvision's default would fetch ImageNet's
     with warnings.catch_warnings():
         # published files say `pretrained`, which torchvision still takes
@@ -156,7 +163,7 @@ def _from_library(section: Mapping[str, Any], kind: str, where: str, replaced: b
         )
     if model is None:
         raise ConfigError(f"{where}: no model called {section['key']}")
-    if original and not replaced:
+    if original and load_weights:
         checkpoint = read_checkpoint(original, f"{where}.kwargs.{_ORIGINAL}")
         _load_original(model, checkpoint, strict)
     return model
@@ -169,7 +176,7 @@ def _has_backbone_weights(key: str) -> bool:
 
 
 def _load_original(model: nn.Module, checkpoint: Any, strict: bool) -> None:
-    """Loads a plain network's weights into the stages that a splittable model took from it."""
+    """Load a plain network's weights into the stages that a splittable model took from it."""
     own = model.state_dict()
     names = getattr(model, "plain_names", None) or {name: name for name in own}
     taken = {n: checkpoint.model[p] for n, p in names.items() if p in checkpoint.model}
@@ -200,27 +207,27 @@ def _without_weights(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _backbone(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Module:
-    """A classification model as a body, from its own checkpoint if it names one."""
+def _backbone(section: Mapping[str, Any], where: str, load_weights: bool) -> nn.Module:
+    """Return a classification model as a body, from its own checkpoint if it names one."""
     where = f"{where}.kwargs.backbone_config"
     source = section.get("src_ckpt")
     backbone = build_model(
-        section, "classification", where, replaced=replaced or source is not None
+        section, "classification", where, load_weights=load_weights and source is None
     )
-    if source is not None and not replaced:
+    if source is not None and load_weights:
         checkpoint = read_checkpoint(source, f"{where}.src_ckpt")
         load_into(backbone, checkpoint, absent_modules_ok=True)
     return as_body(backbone, section["key"])
 
 
-def _start_from(model: nn.Module, path: str | None, where: str, replaced: bool) -> nn.Module:
-    if path is not None and not replaced:
+def _start_from(model: nn.Module, path: str | None, where: str, load_weights: bool) -> nn.Module:
+    if path is not None and load_weights:
         load_into(model, read_checkpoint(path, f"{where}.kwargs.start_ckpt_file_path"))
     return model
 
 
-def _faster_rcnn(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Module:
-    """sc2bench's ``faster_rcnn_model`` with its checkpoints and normalisation done right.
+def _faster_rcnn(section: Mapping[str, Any], where: str, load_weights: bool) -> nn.Module:
+    """sc2bench's `faster_rcnn_model` with its checkpoints and normalisation done right.
 
     sc2bench passes the class FrozenBatchNorm2d as `norm_layer`, which torchvision's networks ignore
     and timm's choke on (timm >= 1.0). Here the backbone is built with BatchNorm2d and loaded, and
@@ -237,7 +244,7 @@ def _faster_rcnn(section: Mapping[str, Any], where: str, replaced: bool) -> nn.M
                 f"{where}.kwargs.{key}: only the backbone's src_ckpt or start_ckpt_file_path "
                 "can give faster_rcnn_model its weights"
             )
-    backbone = _backbone(backbone_section, where, replaced)
+    backbone = _backbone(backbone_section, where, load_weights)
     family = family_of(backbone_section["key"])
     if family is not None and family.freezes_batch_norm:
         backbone = freeze_batch_norm(backbone)
@@ -245,11 +252,11 @@ def _faster_rcnn(section: Mapping[str, Any], where: str, replaced: bool) -> nn.M
         backbone, backbone_section, fpn_kwargs, f"{where}.kwargs.backbone_fpn_kwargs"
     )
     model = BaseRCNN(create_faster_rcnn_fpn(backbone, **fpn_kwargs, **kwargs), analysis_config)
-    return _start_from(model, start, where, replaced)
+    return _start_from(model, start, where, load_weights)
 
 
-def _deeplabv3(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Module:
-    """sc2bench's ``deeplabv3_model`` with checkpoints read by our reader."""
+def _deeplabv3(section: Mapping[str, Any], where: str, load_weights: bool) -> nn.Module:
+    """sc2bench's `deeplabv3_model` with checkpoints read by our reader."""
     kwargs = dict(section.get("kwargs") or {})
     if kwargs.get("pretrained") and kwargs.get("pretrained_backbone_name"):
         raise ConfigError(
@@ -257,7 +264,7 @@ def _deeplabv3(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Mod
             "can give deeplabv3_model its weights"
         )
     section = kwargs["backbone_config"]
-    backbone = _backbone(section, where, replaced)
+    backbone = _backbone(section, where, load_weights)
     returned, num_input_channels, num_aux_channels = segmentation_arguments(
         backbone, section, kwargs, f"{where}.kwargs"
     )
@@ -276,11 +283,11 @@ def _deeplabv3(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Mod
         num_aux_channels=num_aux_channels,
         num_classes=kwargs.get("num_classes", 21),
     )
-    return _start_from(model, kwargs.get("start_ckpt_file_path"), where, replaced)
+    return _start_from(model, kwargs.get("start_ckpt_file_path"), where, load_weights)
 
 
-def _three_headed(section: Mapping[str, Any], where: str, replaced: bool) -> nn.Module:
-    """The three-headed model from its three checkpoints (``replaced``: without them)."""
+def _three_headed(section: Mapping[str, Any], where: str, load_weights: bool) -> nn.Module:
+    """Return the three-headed model from its three checkpoints (or without them)."""
     classifier = dict(section["classification"])
     family = family_of(classifier["key"])
     if family is None or family.key != classifier["key"]:
@@ -296,7 +303,7 @@ def _three_headed(section: Mapping[str, Any], where: str, replaced: bool) -> nn.
             (section["segmentation"].get("kwargs") or {}).get("start_ckpt_file_path")
         ),
     }
-    built = {"classification": _from_library(classifier, "classification", where, True)}
+    built = {"classification": _from_library(classifier, "classification", where, False)}
     skipped = [n for n in family.head if getattr(built["classification"], n, None) is None]
     if skipped:
         raise ConfigError(
@@ -308,8 +315,8 @@ def _three_headed(section: Mapping[str, Any], where: str, replaced: bool) -> nn.
         kwargs = dict(part.get("kwargs") or {}) | {"backbone_config": classifier}
         kwargs.pop("start_ckpt_file_path", None)
         part["kwargs"] = kwargs
-        built[head] = build(part, f"{where}.{head}", True)
-    if replaced:
+        built[head] = build(part, f"{where}.{head}", False)
+    if not load_weights:
         return ThreeHeadedLadon(
             built["classification"], family, built["detection"], built["segmentation"]
         )
@@ -323,7 +330,7 @@ def _three_headed(section: Mapping[str, Any], where: str, replaced: bool) -> nn.
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:
-    """Returns the module with every BatchNorm2d replaced by an equal FrozenBatchNorm2d."""
+    """Return the module with every BatchNorm2d replaced by an equal FrozenBatchNorm2d."""
     if isinstance(module, nn.BatchNorm2d):
         frozen = FrozenBatchNorm2d(module.num_features, eps=module.eps)
         own = frozen.state_dict()

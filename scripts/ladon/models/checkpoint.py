@@ -1,9 +1,9 @@
 """Checkpoints: the one place that reads and writes them.
 
-The published format is a dict ``{model, optimizer, best_value, lr_scheduler, args}`` pickled by
-``torch.save`` (torchdistill's ``save_ckpt``). Reading never executes code (``safe_load``) and is
-strict: every tensor of the model must be in the file and the other way round (``fit``). What is
-written holds plain values only, so that ``torch.load`` reads it with its defaults.
+The published format is a dict `{model, optimizer, best_value, lr_scheduler, args}` pickled by
+`torch.save` (torchdistill's `save_ckpt`). Reading never executes code (`safe_load`) and is
+strict: every tensor of the model must be in the file and the other way round (`fit`). What is
+written holds plain values only, so that `torch.load` reads it with its defaults.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ _KNOWN = {"best_value", "optimizer", "lr_scheduler", "args", "classes"}
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The contents of a checkpoint file.
 
     Attributes:
         path: the file.
-        model: tensor by name, with today's names; its ``_metadata`` holds the modules' versions.
+        model: tensor by name, with today's names; its `_metadata` holds the modules' versions.
         best_value: best validation value, if the file has one.
         optimizer: optimizer state, if any.
         lr_scheduler: scheduler state, if any.
@@ -60,7 +60,7 @@ class Checkpoint:
         classes: names of the model's classes, if the file has them.
         extra: what else a file with more than a state dict holds.
         is_bare: the file is a state dict and nothing else.
-        has_old_names: the file uses names of an older library, which ``model`` has no more.
+        has_old_names: the file uses names of an older library, which `model` has no more.
     """
 
     path: Path
@@ -76,7 +76,7 @@ class Checkpoint:
 
 
 def require(path: str | os.PathLike, where: str) -> Path:
-    """Returns the path of an existing checkpoint file.
+    """Return the path of an existing checkpoint file.
 
     Args:
         path: file, or a URL whose file torch's hub cache holds or can fetch.
@@ -113,7 +113,7 @@ def _fetch(url: str, where: str) -> Path:
 
 
 def read_checkpoint(path: str | os.PathLike, where: str, key: str | None = None) -> Checkpoint:
-    """Reads a published, current or bare (state dict only) checkpoint.
+    """Read a published, current or bare (state dict only) checkpoint.
 
     Args:
         path: the file.
@@ -160,7 +160,7 @@ def _classes(names: Any, file: Path) -> list[str] | None:
 
 
 def plain(value: Any) -> Any:
-    """Returns a value of nothing but plain ones, as any safe loader reads them; others as text."""
+    """Return a value of nothing but plain ones, as any safe loader reads them; others as text."""
     if isinstance(value, argparse.Namespace):
         value = vars(value)
     if isinstance(value, Mapping):
@@ -198,7 +198,7 @@ def write_checkpoint(
     args: argparse.Namespace | Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
 ) -> None:
-    """Writes a checkpoint in the published format, whole or not at all.
+    """Write a checkpoint in the published format, whole or not at all.
 
     Args:
         path: the file.
@@ -232,7 +232,7 @@ def write_checkpoint(
 
 
 def save_atomically(content: Any, path: str | os.PathLike) -> None:
-    """Saves with ``torch.save`` to a temporary file beside ``path`` and renames it.
+    """Save with `torch.save` to a temporary file beside `path` and rename it.
 
     It is on the disk, not in its cache, before the old one goes: a power cut leaves one of them.
 
@@ -252,7 +252,7 @@ def save_atomically(content: Any, path: str | os.PathLike) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Puts the rename itself on the disk, where the file system can."""
+    """Put the rename itself on the disk, where the file system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -262,7 +262,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def check_writable(path: str | os.PathLike, where: str) -> None:
-    """Sees before a training that its checkpoint can be written; makes the folder.
+    """See before a training that its checkpoint can be written; make the folder.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""``torch.compile`` of what follows the payload, while a context is open.
+"""`torch.compile` of what follows the payload, while a context is open.
 
 Never of the encoder: the bitstream must not depend on whether somebody compiles.
 """
@@ -20,7 +20,7 @@ _MOST_FORMS = 256  # layers of a teacher and a student, each for some shapes and
 
 @contextmanager
 def compiled(model: nn.Module) -> Iterator[None]:
-    """Compiles decoder, body and FPN in place; shapes beyond the first are made dynamic.
+    """Compile decoder, body and FPN in place; shapes beyond the first are made dynamic.
 
     A layer that somebody's hook watches (losses read layers so) is compiled block by block: the
     hook stays outside, and is called as ever.
@@ -46,7 +46,7 @@ def compiled(model: nn.Module) -> Iterator[None]:
 
 
 def _unwatched(module: nn.Module) -> Iterator[nn.Module]:
-    """The largest parts of a module that hold no watched one."""
+    """Return the largest parts of a module that hold no watched one."""
     if isinstance(module, nn.ModuleList) or any(map(is_watched, module.modules())):
         for child in module.children():
             yield from _unwatched(child)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, told from its tensors' names and shapes alone."""
+"""Description of a checkpoint, told from its tensors' names and shapes alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BETA = re.compile(r"beta(\d+(?:\.\d+)?)")
 
 @dataclass(frozen=True)
 class Description:
-    """What ``describe`` found; None where the file does not tell.
+    """The findings of `describe`; None where the file does not tell.
 
     Attributes:
         kind: what sort of file it is.
@@ -52,7 +52,7 @@ class Description:
     num_bytes: int
 
     def lines(self) -> list[str]:
-        """Returns one line per fact, for people."""
+        """Return one line per fact, for people."""
 
         def known(value: Any) -> str:
             return "not told by the file" if value is None else str(value)
@@ -80,7 +80,7 @@ class Description:
 
 
 def describe(path: str, key: str | None = None) -> Description:
-    """Reads a checkpoint without executing anything from it, and says what it holds.
+    """Read a checkpoint without executing anything from it, and says what it holds.
 
     Args:
         path: the file.
@@ -93,7 +93,7 @@ def describe(path: str, key: str | None = None) -> Description:
 
 
 def description(checkpoint: Checkpoint) -> Description:
-    """Says what a checkpoint holds that was read already."""
+    """Say what a checkpoint holds that was read already."""
     state = checkpoint.model
     quantiles = [n for n in state if n.endswith("entropy_bottleneck.quantiles")]
     prefix = quantiles[0].removesuffix("entropy_bottleneck.quantiles") if quantiles else ""
@@ -142,7 +142,7 @@ _LAST = (
 
 
 def num_classes_of(state: Mapping[str, Tensor]) -> int | None:
-    """Returns how many classes a model's head has; None if it is none of those known here.
+    """Return how many classes a model's head has; None if it is none of those known here.
 
     Args:
         state: its tensors by name.
@@ -157,7 +157,7 @@ def num_classes_of(state: Mapping[str, Tensor]) -> int | None:
 
 
 def _told(checkpoint: Checkpoint, name: str, kind: type) -> Any:
-    """What ``convert`` wrote beside the weights."""
+    """Return what `convert` wrote beside the weights."""
     value = checkpoint.extra.get(name)
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
 

@@ -29,16 +29,16 @@ _LISTED = 5
 
 
 def load_into(model: nn.Module, checkpoint: Checkpoint, *, absent_modules_ok: bool = False) -> None:
-    """Copies a checkpoint's tensors into a model, strictly, CDF tables included.
+    """Copy a checkpoint's tensors into a model, strictly, CDF tables included.
 
     Tables of the entropy bottleneck are taken over as they are (sender and receiver must agree to
     the bit) or emptied where the checkpoint has none; the model's "updated" flags follow.
 
     Args:
         model: the model, on any device.
-        checkpoint: what ``read_checkpoint`` returned.
+        checkpoint: what `read_checkpoint` returned.
         absent_modules_ok: let tensors pass whose top-level module the model does not have, as
-            when a classifier becomes a backbone without its ``fc``.
+            when a classifier becomes a backbone without its `fc`.
 
     Raises:
         CheckpointError: naming the tensors that are missing, left over, of another shape, not
@@ -70,7 +70,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, *, absent_modules_ok: bo
 def check_finite(
     state: Mapping[str, Tensor], path: Path, own: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Refuses weights that are NaN or infinite, and variances below zero.
+    """Refuse weights that are NaN or infinite, and variances below zero.
 
     Args:
         state: tensors by name.
@@ -89,7 +89,7 @@ def check_finite(
 
 
 def first_bad(state: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None) -> str | None:
-    """Returns what is wrong with the first tensor that no sound training gives, or None."""
+    """Return what is wrong with the first tensor that no sound training gives, or None."""
     for name, tensor in state.items():
         if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.is_meta:
             continue
@@ -109,7 +109,7 @@ def first_bad(state: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = No
 
 
 def _wrapped_as(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The state with the prefix that all of the model's own names have, if it lacks it."""
+    """Return the state with the prefix that all of the model's own names have, if it lacks it."""
     own = list(model.state_dict())
     for prefix in PREFIXES:
         wanted = bool(own) and all(name.startswith(prefix) for name in own)
@@ -133,7 +133,7 @@ def _with_metadata(items: Iterable[tuple[str, Tensor]], metadata: Any) -> Ordere
 
 
 def _know_mnasnet(model: nn.Module, state: OrderedDict[str, Tensor]) -> None:
-    """Gives an MNASNet the version that it asks for where the file does not say it.
+    """Give an MNASNet the version that it asks for where the file does not say it.
 
     The first version differs by its stem of 32 channels only.
     """
@@ -151,7 +151,7 @@ def _know_mnasnet(model: nn.Module, state: OrderedDict[str, Tensor]) -> None:
 
 
 def _check_converted(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Raises unless the modules' own ``_load_from_state_dict`` make the state fit.
+    """Raise unless the modules' own `_load_from_state_dict` make the state fit.
 
     They convert on the way: torchvision's of FPN, RPN, RetinaNet, Mask R-CNN, ViT and MNASNet,
     CompressAI's and torch's own. They do so here on a copy without memory, so that a model is
@@ -190,7 +190,7 @@ def _convert(
     converted: dict[str, Tensor],
     unexpected: list[str],
 ) -> None:
-    """What ``nn.Module.load_state_dict`` does, keeping what each module made of its part."""
+    """Do what `nn.Module.load_state_dict` does, keeping what each module made of its part."""
     metadata = (getattr(state, "_metadata", None) or {}).get(prefix[:-1], {})
     module._load_from_state_dict(given, prefix, metadata, True, [], unexpected, [])
     local = {*module._parameters, *module._buffers}
@@ -203,7 +203,7 @@ def _convert(
 
 
 def _make_room(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Gives the tables the size of the checkpoint's."""
+    """Give the tables the size of the checkpoint's."""
     given = ((n, t, state[n]) for n, t in tables(model).items() if n in state)
     set_tables(model, {name: own.new_empty(source.shape) for name, own, source in given})
 
@@ -211,7 +211,7 @@ def _make_room(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 def _check_entropy_model(
     prefix: str, module: nn.Module, state: Mapping[str, Tensor], path: Path
 ) -> None:
-    """Refuses tables and quantiles that a coder cannot use.
+    """Refuse tables and quantiles that a coder cannot use.
 
     Raises:
         CheckpointError: naming the file and the tensors.

@@ -12,7 +12,7 @@ with inference(model, "full", precision="bf16") as payloads:
 - bf16 is autocast of decoder, body and heads, whose weights are held in bf16; encoder, quantisation
   and entropy model stay in float32 and in their one pinned form of execution, so that the payloads
   are the same to the bit;
-- the bottleneck codes with this project's coder (``ladon.bottlenecks``).
+- the bottleneck codes with this project's coder (`ladon.bottlenecks`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.backbones import FAMILIES
-from ladon.bottlenecks import Payloads, entropy_coding, find_bottleneck, known_bottleneck
+from ladon.bottlenecks import PayloadSizes, entropy_coding, find_bottleneck, known_bottleneck
 from ladon.models.compiled import compiled as compiling
 from ladon.models.precision import float32_where_it_matters
 from ladon.modules import is_watched
 
 try:
-    from ladon.models.fused_blocks import replaced_blocks
-    from ladon.models.winograd import WinogradConv2d
+    from ladon.kernels.fused_blocks import replaced_blocks
+    from ladon.kernels.winograd import WinogradConv2d
 except ImportError:  # numba does not come for every new Python at once
     WinogradConv2d = None
 
@@ -63,7 +63,7 @@ class FoldedGDN1(nn.Module):
         self.register_buffer("gamma", gamma.contiguous(memory_format=torch.channels_last))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises [N, C, H, W]."""
+        """Normalise [N, C, H, W]."""
         norm = functional.conv2d(x.abs(), self.gamma, self.beta)
         if not self.inverse:
             norm.reciprocal_()
@@ -77,19 +77,19 @@ def inference(
     *,
     precision: str = "float32",
     compiled: bool = False,
-) -> Iterator[Payloads]:
+) -> Iterator[PayloadSizes]:
     """Everything that makes evaluation fast, while it is open.
 
     Args:
         model: in eval mode and channels_last, on its device.
-        mode: how latents are coded, one of ``ladon.choices.MODES``.
-        precision: one of ``ladon.choices.PRECISIONS``; the autocast itself is entered by
-            ``forward_only``, because it belongs to a thread.
-        compiled: let ``torch.compile`` have decoder, body and heads (not the encoder: the
+        mode: how latents are coded, one of `ladon.choices.MODES`.
+        precision: one of `ladon.choices.PRECISIONS`; the autocast itself is entered by
+            `forward_only`, because it belongs to a thread.
+        compiled: let `torch.compile` have decoder, body and heads (not the encoder: the
             bitstream must not depend on it).
 
     Yields:
-        Payloads, filled by each forward pass.
+        PayloadSizes, filled by each forward pass.
     """
     with ExitStack() as stack:
         stack.enter_context(_folded(model, fused=not compiled))
@@ -103,9 +103,9 @@ def inference(
 
 @contextmanager
 def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
-    """Exchanges layers for folded ones, and takes them back in the end.
+    """Exchange layers for folded ones, and takes them back in the end.
 
-    With ``fused`` also for those of a CPU, which torch.compile would not look into.
+    With `fused` also for those of a CPU, which torch.compile would not look into.
     """
     exchanged: list[tuple[nn.Module, str, nn.Module]] = []
 
@@ -143,7 +143,7 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
 
 
 def _after_the_payload(model: nn.Module) -> list[nn.Module]:
-    """The parts of a model whose rounding no payload depends on."""
+    """Return the parts of a model whose rounding no payload depends on."""
     bottleneck = known_bottleneck(model)
     if bottleneck is None:
         return [model] if find_bottleneck(model) is None else []
@@ -172,7 +172,7 @@ def _can_fold(conv: Any, norm: Any) -> bool:
 
 
 def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
-    """Returns the convolution that gives what convolution and normalisation give together."""
+    """Return the convolution that gives what convolution and normalisation give together."""
     weight, bias = fuse_conv_bn_weights(
         conv.weight,
         conv.bias,
@@ -183,8 +183,16 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
         norm.bias,
     )
     folded = nn.Conv2d(
-        *(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding),
-        *(conv.dilation, conv.groups, True, conv.padding_mode, "meta"),
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        True,
+        conv.padding_mode,
+        "meta",
     )
     weight = weight.detach().contiguous(memory_format=torch.channels_last)
     folded.weight = nn.Parameter(weight, requires_grad=False)
@@ -194,7 +202,7 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
 
 @contextmanager
 def _cast_weights(model: nn.Module) -> Iterator[None]:
-    """Holds in bf16 what autocast would cast anew in every batch; the same values to the bit."""
+    """Hold in bf16 what autocast would cast anew in every batch; the same values to the bit."""
     held: list[tuple[nn.Module, str, nn.Parameter]] = []
     for module in (m for part in _after_the_payload(model) for m in part.modules()):
         if type(module) not in (nn.Conv2d, nn.Linear):

@@ -11,7 +11,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 
 def encoder_input_size(sample: Any, model: nn.Module) -> tuple[int, ...]:
-    """Returns the size [H, W] at which the encoder sees a sample; a batch holds one size only.
+    """Return the size [H, W] at which the encoder sees a sample; a batch holds one size only.
 
     That is the sample's own size, or what the model's own transform resizes and pads it to.
 

@@ -1,6 +1,6 @@
 """The three-headed model: one image, one encode, one payload, one body, three answers.
 
-The device runs ``encode``; everything after it needs the payload only. Built from three
+The device runs `encode`; everything after it needs the payload only. Built from three
 checkpoints: the classifier's (encoder, entropy bottleneck, decoder, body, its head), the
 detector's and the segmenter's (their heads).
 """
@@ -61,7 +61,7 @@ class ThreeHeadedLadon(nn.Module):
         self.answering: str | None = None
 
     def encode(self, images: Tensor) -> dict[str, Any]:
-        """Device: turns normalised images [N, 3, H, W] into payloads ``{strings, shape}``."""
+        """Device: turns normalised images [N, 3, H, W] into payloads `{strings, shape}`."""
         return self.bottleneck_layer.encode(images)
 
     def body(self, encoded: Mapping[str, Any]) -> OrderedDict[str, Tensor]:
@@ -84,7 +84,7 @@ class ThreeHeadedLadon(nn.Module):
         """Boxes, labels and scores per image: where is it?
 
         Args:
-            features: from ``body``.
+            features: from `body`.
             images: the transform's ImageList (only its sizes are read).
             sizes: the images' sizes before the transform.
         """
@@ -100,17 +100,17 @@ class ThreeHeadedLadon(nn.Module):
         return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
     def head_state(self, head: str) -> dict[str, Tensor]:
-        """A head's own tensors, by the names they have in this model."""
+        """Return a head's own tensors, by the names they have in this model."""
         start = _HEADS.get(head, f"{self.family.head[-1]}.")
         return {n: t for n, t in self.state_dict().items() if n.startswith(start)}
 
     def forward(self, images: Sequence[Tensor] | Tensor, heads: Sequence[str] | None = None) -> Any:
-        """Answers of the asked heads, by name, from one encode; of `answering` just the answer.
+        """Answer of the asked heads, by name, from one encode; of `answering` just the answer.
 
         Args:
             images: list of (or batched) images [3, H, W] in 0..1; normalised, resized and padded
                 here as the detector's transform does.
-            heads: which of ``HEADS`` to run; by default `answering`, or all.
+            heads: which of `HEADS` to run; by default `answering`, or all.
         """
         if heads is None and self.answering is not None:
             return self(images, (self.answering,))[self.answering]
@@ -134,7 +134,7 @@ def assemble(
     checkpoints: Mapping[str, Checkpoint],
     body: str,
 ) -> ThreeHeadedLadon:
-    """Puts the three models together around one body.
+    """Put the three models together around one body.
 
     Args:
         models: model by head, built without weights.
@@ -170,7 +170,7 @@ def assemble(
 
 
 def _part(checkpoint: Checkpoint, prefix: str, levels: Sequence[str]) -> dict[str, Tensor]:
-    """Encoder, entropy bottleneck, decoder and body of a checkpoint, by the classifier's names."""
+    """Return bottleneck and body of a checkpoint, by the classifier's names."""
     found = {n.removeprefix(prefix): t for n, t in checkpoint.model.items() if n.startswith(prefix)}
     return {name: tensor for name, tensor in found.items() if name.split(".", 1)[0] in levels}
 
@@ -183,7 +183,7 @@ def _compare_bodies(
     body: str,
     all_levels: Sequence[str],
 ) -> None:
-    """Refuses bodies of another shape, and says by how much bodies of the same shape differ."""
+    """Refuse bodies of another shape, and says by how much bodies of the same shape differ."""
     learnt = {n for n in ours if not n.endswith("num_batches_tracked") and "._" not in n}
     other = {n for n in theirs if not n.endswith("num_batches_tracked") and "._" not in n}
     levels = [level for level in all_levels if any(n.startswith(f"{level}.") for n in other)]
@@ -217,13 +217,19 @@ def _compare_bodies(
     logger.warning(
         "%s: its body differs from that of %s in %d of %d tensors, %s. Largest difference: %.4g "
         "(%s). The body of the %s checkpoint is used; models.model.body chooses another",
-        *(their_checkpoint.path, our_checkpoint.path, len(differences), len(learnt), what),
-        *(differences[worst], worst, body),
+        their_checkpoint.path,
+        our_checkpoint.path,
+        len(differences),
+        len(learnt),
+        what,
+        differences[worst],
+        worst,
+        body,
     )
 
 
 def segmentation_checkpoint(path: str | None) -> str | None:
-    """The name that training writes, where a published three-headed file left out its end."""
+    """Return the name that training writes, where a published file left out its end."""
     if path is None or Path(path).expanduser().is_file():
         return path
     written = path.removesuffix(".pt") + "_two_stages.pt"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ladon.backbones import head_names
 from ladon.bottlenecks import known_bottleneck
-from ladon.modules import replaced
+from ladon.modules import override_methods
 from ladon.tensors import map_tensors
 
 # what anchors, boxes and upsampled logits are computed from must not have 8 bits of mantissa
@@ -21,7 +21,7 @@ _OTHER = ("classifier", "aux_classifier")
 
 @contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """The autocast of a precision (one of ``ladon.choices.PRECISIONS``), for this thread."""
+    """Return the autocast of a precision (one of `ladon.choices.PRECISIONS`), for this thread."""
     if device.type == "meta":  # a rehearsal: there is nothing to be cast
         yield
         return
@@ -38,7 +38,7 @@ def forward_only(device: torch.device, precision: str = "float32") -> Iterator[N
 
 @contextmanager
 def float32_where_it_matters(model: nn.Module) -> Iterator[None]:
-    """Keeps, under autocast, what decides about bits and coordinates in float32.
+    """Keep, under autocast, what decides about bits and coordinates in float32.
 
     What payloads depend on, encoder and entropy models, runs without autocast; the outputs of a
     few modules, from which anchors, boxes and upsampled logits are computed, become float32 again.
@@ -52,7 +52,7 @@ def float32_where_it_matters(model: nn.Module) -> Iterator[None]:
                 stack.callback(handle.remove)
         bottleneck = known_bottleneck(model)
         for module in () if bottleneck is None else bottleneck.pinned:
-            stack.enter_context(replaced(module, forward=_without_autocast(module.forward)))
+            stack.enter_context(override_methods(module, forward=_without_autocast(module.forward)))
         yield
 
 
@@ -65,5 +65,5 @@ def _without_autocast(inner: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def as_float32(value: Any) -> Any:
-    """Turns the floating-point tensors in nested dicts, lists and tuples into float32."""
+    """Turn the floating-point tensors in nested dicts, lists and tuples into float32."""
     return map_tensors(lambda t: t.float() if t.is_floating_point() else t, value)

@@ -38,7 +38,7 @@ def with_local_file(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def naming_missing_files(name: str, network: str, where: str) -> Iterator[None]:
-    """Turns a failed download into an error that says which file to put where.
+    """Turn a failed download into an error that says which file to put where.
 
     Args:
         name: the model, for the error.

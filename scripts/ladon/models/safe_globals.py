@@ -1,4 +1,4 @@
-"""What stands in the place of each name that a checkpoint's pickle may hold.
+"""Stand-ins for each name that a checkpoint's pickle may hold.
 
 Every function here is our own: it takes what torch, numpy and the published files write, and
 refuses the rest before anything is allocated. Tensors are views of storages whose bytes come from
@@ -47,7 +47,7 @@ _NUMBERS = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b
 
 @dataclass(frozen=True)
 class StorageType:
-    """What ``torch.FloatStorage`` and its like are here; None for bytes without a type."""
+    """The stand-in for `torch.FloatStorage` and its like; None for bytes without a type."""
 
     dtype: torch.dtype | None
 
@@ -72,7 +72,7 @@ class Builder:
         self._max_bytes = _COPIES * file_size + _ALWAYS
 
     def names(self) -> dict[str, Any]:
-        """Returns what stands for each name; ``<build>`` is called to give an object its state."""
+        """Return what stands for each name; `<build>` is called to give an object its state."""
         calls = {
             "torch._utils._rebuild_tensor": self._tensor,
             "torch._utils._rebuild_tensor_v2": self._tensor,
@@ -115,7 +115,7 @@ class Builder:
         return self._view(storage.raw, dtype, offset, size, stride)
 
     def _view(self, raw: Tensor, dtype: torch.dtype, offset: Any, size: Any, stride: Any) -> Tensor:
-        """A tensor over bytes of the file, after its place in them was worked out."""
+        """Return a tensor over bytes of the file, after its place in them was worked out."""
         if type(size) not in (tuple, torch.Size) or type(stride) is not tuple:
             raise Refused("refused: a tensor of no shape")
         numbers = (offset, *size, *stride)
@@ -216,7 +216,7 @@ def _scalar(dtype: Any, data: Any) -> np.generic:
 
 
 def _build(target: Any, state: Any) -> None:
-    """Gives an object its state; of torch's state dicts that is the modules' versions."""
+    """Give an object its state; of torch's state dicts that is the modules' versions."""
     if isinstance(target, argparse.Namespace) and type(state) is dict:
         if not all(type(name) is str for name in state):
             raise Refused("refused: arguments without names")

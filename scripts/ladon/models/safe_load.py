@@ -38,7 +38,7 @@ _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
 def load_safely(path: str | os.PathLike) -> Any:
-    """Loads a torch file; tensors are on the CPU, and none of them asks for a gradient.
+    """Load a torch file; tensors are on the CPU, and none of them asks for a gradient.
 
     Raises:
         CheckpointError: if the file is damaged, something else, or holds what is not let in.
@@ -128,7 +128,7 @@ def _main_record(records: dict[str, zipfile.ZipInfo]) -> str:
 
 
 def _read_record(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
-    """A record's bytes; zipfile compares their CRC-32 at its end."""
+    """Return a record's bytes; zipfile compares their CRC-32 at its end."""
     raw = torch.empty(info.file_size, dtype=torch.uint8)
     with archive.open(info) as record:
         _fill(raw, record)

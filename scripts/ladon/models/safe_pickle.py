@@ -1,8 +1,8 @@
 """A pickle machine for checkpoints: it runs nothing but functions of our own, within bounds.
 
-torch's ``weights_only`` machine calls the real classes with whatever a file says, so that a file
+torch's `weights_only` machine calls the real classes with whatever a file says, so that a file
 of a kilobyte can crash it or take all memory. This one knows the opcodes that torch writes, by
-default (protocol 2) or asked for a later one, calls only what ``ladon.models.safe_globals`` puts in
+default (protocol 2) or asked for a later one, calls only what `ladon.models.safe_globals` puts in
 the place of each name, and counts: objects, the work of each call, and in the end how deep and how
 large the result is when every reference in it is followed.
 """
@@ -22,19 +22,25 @@ _MAX_KEY = 1 << 60  # Python's hash of an integer is itself up to here: no colli
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _LITERALS = {"BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1"}
 _TEXTS = {
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING", "BINSTRING"),
-    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "SHORT_BINSTRING",
+    "BINSTRING",
+    "SHORT_BINBYTES",
+    "BINBYTES",
+    "BINBYTES8",
 }
 _SCALARS = (str, bytes, float, bool, type(None))
 _SIZED = (str, bytes, dict, list, tuple, set)
 
 
 class Refused(Exception):
-    """What a file holds that no checkpoint needs; the message says what."""
+    """A file holds something that no checkpoint needs; the message says what."""
 
 
 def printable(text: str) -> str:
-    """Returns text of a file so that it stays in one line and in any terminal's reach."""
+    """Return text of a file so that it stays in one line and in any terminal's reach."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -44,7 +50,7 @@ class Call:
     Args:
         name: the name in the file, for errors.
         function: called with the file's arguments, which it must check.
-        new: it is a class without arguments, made by ``cls.__new__``, not by a call.
+        new: it is a class without arguments, made by `cls.__new__`, not by a call.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], *, new: bool = False) -> None:
@@ -55,7 +61,7 @@ class SafeUnpickler:
     """Runs one pickle of a stream and leaves the stream behind its end.
 
     Args:
-        stream: with ``read``, ``readline`` and ``tell``; never reads more than there is.
+        stream: with `read`, `readline` and `tell`; never reads more than there is.
         names: what stands for each "module.name"; a Call, or a value that cannot be called.
         load_storage: makes a storage of a persistent id; its argument is a tuple.
     """
@@ -73,7 +79,7 @@ class SafeUnpickler:
         self._steps = 0
 
     def load(self) -> Any:
-        """Returns the object.
+        """Return the object.
 
         Raises:
             Refused: for anything that is not let in.
@@ -239,7 +245,7 @@ _HANDLERS: dict[str, Callable[[SafeUnpickler], None]] = {
 
 
 def check_key(key: Any) -> None:
-    """Refuses keys whose hash could recurse for ever or collide at will.
+    """Refuse keys whose hash could recurse for ever or collide at will.
 
     Raises:
         Refused: unless it is a plain value or a short, flat tuple of them.
@@ -253,7 +259,7 @@ def check_key(key: Any) -> None:
 
 
 def check_nesting(root: Any) -> None:
-    """Refuses what cannot be walked: cycles, absurd depth, and references nested so that a walk
+    """Refuse what cannot be walked: cycles, absurd depth, and references nested so that a walk
     over them has no end ("billion laughs").
 
     Raises:

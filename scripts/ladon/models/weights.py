@@ -35,7 +35,7 @@ _NEW_NAME = {"matrix": "matrices", "bias": "biases", "factor": "factors"}
 def find_weights(
     content: Mapping[Any, Any], file: Path, key: str | None = None
 ) -> tuple[Mapping[str, Tensor], str | None]:
-    """Returns the tensors by name, and the key under which they were (None: the file itself).
+    """Return the tensors by name, and the key under which they were (None: the file itself).
 
     Args:
         content: what the file holds.
@@ -89,7 +89,7 @@ def _tensors(value: Any) -> Mapping[str, Tensor] | None:
 
 
 def _state(value: Any) -> Mapping[str, Tensor] | None:
-    """Tensors by name, perhaps one level further down (``{'ema': {'state_dict': ...}}``)."""
+    """Tensors by name, perhaps one level further down (`{'ema': {'state_dict': ...}}`)."""
     if (state := _tensors(value)) is not None or not isinstance(value, Mapping):
         return state
     inner = [s for k in (*PLACES, "module") if (s := _tensors(value.get(k))) is not None]
@@ -97,11 +97,11 @@ def _state(value: Any) -> Mapping[str, Tensor] | None:
 
 
 def current_names(state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """Renames tensors of older libraries and of wrappers to today's plain names.
+    """Rename tensors of older libraries and of wrappers to today's plain names.
 
-    CompressAI 1.2.2's ``entropy_bottleneck._matrix0`` becomes ``entropy_bottleneck.matrices.0``
+    CompressAI 1.2.2's `entropy_bottleneck._matrix0` becomes `entropy_bottleneck.matrices.0`
     (likewise biases and factors). What a wrapper put before every name goes, an averaged model's
-    counter too. The modules' versions (``_metadata``) come along.
+    counter too. The modules' versions (`_metadata`) come along.
     """
     metadata = dict(getattr(state, "_metadata", None) or {})
     renamed: OrderedDict[str, Tensor] = OrderedDict(state)

@@ -52,7 +52,10 @@ def bd_rate(test: Series, anchor: Series) -> float:
 
     return float(
         bjontegaard.bd_rate(
-            *(anchor_sizes, anchor_scores, test_sizes, test_scores),
+            anchor_sizes,
+            anchor_scores,
+            test_sizes,
+            test_scores,
             method="pchip",
             require_matching_points=False,
             min_overlap=0,  # 'deltas' warns itself
@@ -76,7 +79,10 @@ def bd_accuracy(test: Series, anchor: Series) -> float:
 
     return float(
         bjontegaard.bd_psnr(
-            *(anchor_sizes, anchor_scores, test_sizes, test_scores),
+            anchor_sizes,
+            anchor_scores,
+            test_sizes,
+            test_scores,
             method="pchip",
             require_matching_points=False,
             min_overlap=0,
@@ -103,7 +109,7 @@ def deltas(test: Series, anchor: Series) -> BdResult:
 
 
 def pair_deltas(tests: Iterable[Series], anchors: Sequence[Series]) -> list[BdResult]:
-    """The deltas of every sweep over every other one on the same task and dataset.
+    """Return the deltas of every sweep over every other one on the same task and dataset.
 
     Raises:
         UsageError: nothing is comparable: the message says why for each pair.

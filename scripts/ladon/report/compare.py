@@ -52,7 +52,7 @@ class Comparison:
 
     @property
     def outside(self) -> list[str]:
-        """What differs by more than the tolerance: 'accuracy', 'data size'."""
+        """The values that differ by more than the tolerance: 'accuracy', 'data size'."""
         names = []
         if self.scores is not None:
             point = self.ours.view.first.point
@@ -85,13 +85,13 @@ def difference(pair: tuple[float, float]) -> float:
 
 
 def relative_difference(pair: tuple[float, float]) -> float:
-    """The difference in percent of the published."""
+    """Return the difference in percent of the published."""
     return 100 * (pair[0] - pair[1]) / pair[1]
 
 
 def compare(
     runs: Iterable[RunResult], published: Iterable[RunResult], tolerance: Tolerance
 ) -> list[Comparison]:
-    """Finds for each result the published one of the same task, dataset, model and β."""
+    """Find for each result the published one of the same task, dataset, model and β."""
     by_key = {result.key: result for result in published}
     return [Comparison(run, by_key.get(run.key), tolerance) for run in runs]

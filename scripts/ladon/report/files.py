@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from ladon.errors import cannot_write
 from ladon.report.plots import rate_accuracy_figure, save_figure
-from ladon.report.render import Sheet, csv_text, latex_document, markdown_document
+from ladon.report.render import Table, csv_text, latex_document, markdown_document
 from ladon.report.results import RunCollection
-from ladon.report.tables import RESULT_COLUMNS, result_sheets
+from ladon.report.tables import RESULT_COLUMNS, result_tables
 
 PLOT_NAME = "rate_accuracy"
 
@@ -19,7 +19,7 @@ PLOT_NAME = "rate_accuracy"
 def write_report(
     runs: RunCollection, out: Path, name: str = "report", extra_plot: Path | None = None
 ) -> list[Path]:
-    """Writes NAME.md, NAME.csv, NAME.tex, rate_accuracy.png and rate_accuracy.svg.
+    """Write NAME.md, NAME.csv, NAME.tex, rate_accuracy.png and rate_accuracy.svg.
 
     Args:
         runs: what to report.
@@ -37,7 +37,7 @@ def write_report(
     unfinished = ", ".join(f"`{path}`" for path in runs.unfinished)
     return write_files(
         {out / f"{name}.csv": csv_text(RESULT_COLUMNS, ordered)},
-        result_sheets(runs),
+        result_tables(runs),
         out / name,
         rate_accuracy_figure(runs),
         [out / f"{PLOT_NAME}.png", out / f"{PLOT_NAME}.svg", *([extra_plot] if extra_plot else [])],
@@ -47,17 +47,17 @@ def write_report(
 
 def write_files(
     texts: dict[Path, str],
-    sheets: Sequence[Sheet],
+    tables: Sequence[Table],
     stem: Path,
     figure: Figure | None = None,
     plots: Sequence[Path] = (),
     footer: str = "",
 ) -> list[Path]:
-    """Writes tables as STEM.md and STEM.tex, a figure, and other texts.
+    """Write tables as STEM.md and STEM.tex, a figure, and other texts.
 
     Args:
         texts: further files, by their paths.
-        sheets: the tables.
+        tables: the tables.
         stem: of the two documents' paths.
         figure: the plot, if there is one.
         plots: where to, the first one shown in the Markdown document.
@@ -71,10 +71,10 @@ def write_files(
     """
     documents = {
         stem.with_name(f"{stem.name}.md"): markdown_document(
-            sheets, plots[0].name if plots else None, footer
+            tables, plots[0].name if plots else None, footer
         ),
         **texts,
-        stem.with_name(f"{stem.name}.tex"): latex_document(sheets),
+        stem.with_name(f"{stem.name}.tex"): latex_document(tables),
     }
     path = stem
     try:

@@ -30,12 +30,12 @@ class Box:
 
     @classmethod
     def around(cls, center: Point, width: float, height: float) -> Box:
-        """The box of this size around a point."""
+        """Return the box of this size around a point."""
         x, y = center
         return cls(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
 
     def meets(self, other: Box) -> bool:
-        """True if the two share any area."""
+        """Tell whether the two share any area."""
         return (
             self.left < other.right
             and other.left < self.right
@@ -44,7 +44,7 @@ class Box:
         )
 
     def holds(self, other: Box) -> bool:
-        """True if the other one lies within."""
+        """Tell whether the other one lies within."""
         return (
             self.left <= other.left
             and self.bottom <= other.bottom
@@ -118,7 +118,7 @@ def _walk(line: Sequence[Point]) -> list[Point]:
 
 
 def keep_apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Moves ascending places up as far as keeps neighbours a gap apart, but none above 1.
+    """Move ascending places up as far as keeps neighbours a gap apart, but none above 1.
 
     Args:
         wanted: places in [0, 1], ascending.

@@ -45,7 +45,7 @@ _PAYLOAD = re.compile(r"^Payload \[bytes\]: mean (\S+)\s+std (\S+)", re.M)
 
 
 def is_log(path: Path) -> bool:
-    """True if a file is a run's log, by its name and first line."""
+    """Tell whether a file is a run's log, by its name and first line."""
     if path.suffix not in LOG_SUFFIXES:
         return False
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -53,7 +53,7 @@ def is_log(path: Path) -> bool:
 
 
 def read_log(path: Path) -> list[RunResult]:
-    """Reads the results of the last run in a log.
+    """Read the results of the last run in a log.
 
     Returns:
         The teacher's (if it was tested) and the student's; the student's is marked missing, with
@@ -128,7 +128,7 @@ def _metrics(text: str) -> tuple[str | None, dict[str, Any]]:
 
 
 def _sizes(text: str) -> dict[str, Any]:
-    """Data size, payload and number of images of a test."""
+    """Return data size, payload and number of images of a test."""
     size, payload = _SIZE.search(text), _PAYLOAD.search(text)
     count = int(size[3]) if size else 0
     return {
@@ -139,7 +139,7 @@ def _sizes(text: str) -> dict[str, Any]:
 
 
 def _experiment(path: Path, config: str | None) -> str:
-    """The experiment's name: the log's own, unless only its config's says β."""
+    """Return the experiment's name: the log's own, unless only its config's says β."""
     stem = path.name.removesuffix(path.suffix)
     if config is not None and beta_in(stem) is None:
         config_stem = Path(config).name.removesuffix(Path(config).suffix)
@@ -148,7 +148,7 @@ def _experiment(path: Path, config: str | None) -> str:
 
 
 def _dataset(path: Path, config: str | None) -> str:
-    """The dataset that the path of the log, or of the config it names, goes through."""
+    """Return the dataset that the path of the log, or of the config it names, goes through."""
     places = [path.resolve().parts[:-1], Path(config).parts[:-1] if config else ()]
     for parts in places:
         for part in reversed(parts):

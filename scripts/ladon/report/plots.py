@@ -39,7 +39,7 @@ LEVEL_GAP = 0.045  # of the axes' height: one line of text of that size
 
 @dataclass(frozen=True)
 class Panel:
-    """What one plot shows.
+    """Contents of one plot.
 
     Args:
         title: above the plot.
@@ -66,7 +66,7 @@ class Panel:
 
 
 def rate_accuracy_figure(runs: RunCollection) -> Figure:
-    """Draws results task by task: x = payload in bytes (log), y = the task's first metric.
+    """Draw results task by task: x = payload in bytes (log), y = the task's first metric.
 
     Where no payload is known (logs in the published wording), x is the published data size.
     """
@@ -84,7 +84,7 @@ def rate_accuracy_figure(runs: RunCollection) -> Figure:
 def published_figure(
     published: RunCollection, runs: RunCollection | None = None, dataset: str | None = None
 ) -> Figure:
-    """Draws published results dataset by dataset: x = the published data size in KB (log).
+    """Draw published results dataset by dataset: x = the published data size in KB (log).
 
     Args:
         published: lines, and levels of teachers and baselines.
@@ -113,7 +113,7 @@ def _place_among(lines: Sequence[Series], line: Series) -> int:
 
 
 def draw(panels: Sequence[Panel]) -> Figure:
-    """Draws panels side by side."""
+    """Draw panels side by side."""
     width = 5 * len(panels) if len(panels) > 1 else 6.4
     figure = Figure(figsize=(width, 4.6), layout="constrained")
     drawn = []
@@ -132,7 +132,7 @@ def draw(panels: Sequence[Panel]) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes the figure, the same bytes for the same results.
+    """Write the figure, the same bytes for the same results.
 
     Raises:
         UsageError: the file name's ending is none of `FORMATS`.
@@ -158,7 +158,8 @@ def _draw_series(axes: Axes, panel: Panel) -> None:
     for line, marker in zip(panel.own, _own_markers(panel), strict=True):
         sizes, scores = zip(*line.points, strict=True)
         axes.plot(
-            *(sizes, scores),
+            sizes,
+            scores,
             color="black",
             marker=marker,
             markersize=OWN_SIZE,
@@ -184,7 +185,7 @@ def _draw_series(axes: Axes, panel: Panel) -> None:
 
 
 def _own_markers(panel: Panel) -> list[str]:
-    """A run's marker goes with its backbone's published line, as far as there is one."""
+    """Return a run's marker goes with its backbone's published line, as far as there is one."""
     known = [line.subject for line in panel.lines]
     free = list(OWN_MARKERS[len(known) :])
     markers = []
@@ -205,7 +206,7 @@ def _short_number(value: float, position: int | None = None) -> str:
 
 
 def _draw_levels(axes: Axes, panel: Panel) -> list[Text]:
-    """Draws teachers and baselines as dashed lines, each named above its left end.
+    """Draw teachers and baselines as dashed lines, each named above its left end.
 
     Returns:
         The names.
@@ -237,7 +238,7 @@ def _draw_levels(axes: Axes, panel: Panel) -> list[Text]:
 
 
 def _annotate_betas(axes: Axes, panel: Panel, level_texts: Sequence[Text]) -> None:
-    """Writes β beside each point, clear of the lines, the markers and the names of the levels.
+    """Write β beside each point, clear of the lines, the markers and the names of the levels.
 
     A run's own markers go without where published lines name the βs.
     """

@@ -16,7 +16,7 @@ PUBLISHED = PACKAGE / "published" / "results.csv"
 
 
 def read_published(path: Path = PUBLISHED) -> RunCollection:
-    """Reads the published results: per task the backbones, each its teacher and its βs, then the
+    """Read the published results: per task the backbones, each its teacher and its βs, then the
     baselines. A missing result keeps its line, without metrics, its note saying why.
 
     Raises:

@@ -12,7 +12,7 @@ from ladon.errors import UsageError, cannot_write
 from ladon.report.plots import published_figure, save_figure
 from ladon.report.render import markdown_table
 from ladon.report.results import RunCollection
-from ladon.report.tables import PUBLISHED_COLUMNS, result_sheet
+from ladon.report.tables import PUBLISHED_COLUMNS, result_table
 
 BEGIN, END = "<!-- tables:begin -->", "<!-- tables:end -->"
 NEW_README = f"# Ladon\n\n{BEGIN}\n{END}\n"
@@ -24,7 +24,7 @@ def image_name(dataset: str) -> str:
 
 
 def region(published: RunCollection, images: str) -> str:
-    """What belongs between the marks.
+    """Return what belongs between the marks.
 
     Args:
         published: the results.
@@ -32,13 +32,13 @@ def region(published: RunCollection, images: str) -> str:
     """
     parts = ["<!-- written by `make tables` from scripts/ladon/published/results.csv -->"]
     for (_, dataset), results in published.by_dataset().items():
-        sheet = result_sheet(results, PUBLISHED_COLUMNS)
+        table = result_table(results, PUBLISHED_COLUMNS)
         picture = f"{images}/{image_name(dataset)}"
         alt = f"{results[0].view.first.label} against data size on {dataset}, published results"
         parts += [
-            f"### {sheet.title}",
-            markdown_table(sheet),
-            *([f"*{sheet.caption}*"] if sheet.caption else []),
+            f"### {table.title}",
+            markdown_table(table),
+            *([f"*{table.caption}*"] if table.caption else []),
             f'<img src="{picture}" alt="{alt}" width="640">',
         ]
     parts.append(
@@ -50,7 +50,7 @@ def region(published: RunCollection, images: str) -> str:
 
 
 def update_readme(path: Path, images: Path, published: RunCollection) -> list[Path]:
-    """Rewrites the region in README and draws its plots; twice gives the same bytes.
+    """Rewrite the region in README and draw its plots; twice gives the same bytes.
 
     Args:
         path: of README.md; made with a title and the region if there is none.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from ladon.tasks import TaskView
@@ -41,7 +41,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Table:
     """A table for people: rows, the columns to show, and a line below; a view if of one task."""
 
     title: str
@@ -51,69 +51,69 @@ class Sheet:
     caption: str = ""
 
     def cells(self, columns: Sequence[Column]) -> list[list[str]]:
-        """The header and the rows, of these columns."""
+        """Return the header and the rows, of these columns."""
         header = [column.header(self.view) if column.header else column.name for column in columns]
         return [header, *([column.text(row) for column in columns] for row in self.rows)]
 
 
 def number(value: float | None, digits: int, sign: str = "") -> str:
-    """A number with this many decimals, `MISSING` for None; sign '+' writes it always."""
+    """Return a number with this many decimals, `MISSING` for None; sign '+' writes it always."""
     return MISSING if value is None else f"{value:{sign}z.{digits}f}"  # z: never -0.000
 
 
-def rich_table(sheet: Sheet, columns: Sequence[Column], narrow: bool = False) -> Table:
-    """The table for the terminal, of these columns; narrow ones break headers between words."""
-    table = Table(
-        title=Text(sheet.title),  # not markup: headers and names hold brackets
+def rich_table(table: Table, columns: Sequence[Column], narrow: bool = False) -> RichTable:
+    """Return the table for the terminal; narrow columns break their headers between words."""
+    drawn = RichTable(
+        title=Text(table.title),  # not markup: headers and names hold brackets
         title_justify="left",
-        caption=Text(sheet.caption) if sheet.caption else None,
+        caption=Text(table.caption) if table.caption else None,
         caption_justify="left",
     )
-    header, *rows = sheet.cells(columns)
+    header, *rows = table.cells(columns)
     for column, name, *cells in zip(columns, header, *rows, strict=True):
         width = max(map(len, [*cells, *name.split()]))
         shown = "\n".join(textwrap.wrap(name, width)) if narrow else name
-        table.add_column(Text(shown), justify="left" if column.left else "right", no_wrap=True)
+        drawn.add_column(Text(shown), justify="left" if column.left else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+        drawn.add_row(*map(Text, row))
+    return drawn
 
 
-def print_sheet(console: Console, sheet: Sheet) -> None:
-    """Prints the table; where it is too wide, what stands aside follows below it."""
+def show_table(console: Console, table: Table) -> None:
+    """Print the table; where it is too wide, what stands aside follows below it."""
     # measured without the console's own limit, which would cut the answer
     unlimited = console.options.update(max_width=10_000)
     for narrow in (False, True):
-        table = rich_table(sheet, sheet.columns, narrow)
-        if console.measure(table, options=unlimited).maximum <= console.width:
-            console.print(table)
+        drawn = rich_table(table, table.columns, narrow)
+        if console.measure(drawn, options=unlimited).maximum <= console.width:
+            console.print(drawn)
             return
-    console.print(rich_table(sheet, [column for column in sheet.columns if not column.aside], True))
-    for column in (column for column in sheet.columns if column.aside):
-        for text in dict.fromkeys(filter(None, map(column.text, sheet.rows))):
+    console.print(rich_table(table, [column for column in table.columns if not column.aside], True))
+    for column in (column for column in table.columns if column.aside):
+        for text in dict.fromkeys(filter(None, map(column.text, table.rows))):
             console.print(f"  {text}", markup=False, soft_wrap=True)
 
 
-def markdown_table(sheet: Sheet) -> str:
-    """The table alone, in Markdown."""
-    header, *rows = sheet.cells(sheet.columns)
-    rule = [":---" if column.left else "---:" for column in sheet.columns]
+def markdown_table(table: Table) -> str:
+    """Return the table alone, in Markdown."""
+    header, *rows = table.cells(table.columns)
+    rule = [":---" if column.left else "---:" for column in table.columns]
     lines = [header, rule, *rows]
     return "\n".join("| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in lines)
 
 
-def markdown_document(sheets: Sequence[Sheet], plot: str | None = None, footer: str = "") -> str:
-    """A document of all tables.
+def markdown_document(tables: Sequence[Table], plot: str | None = None, footer: str = "") -> str:
+    """Return a document of all tables.
 
     Args:
-        sheets: the tables.
+        tables: the tables.
         plot: file name of a picture to show at the end.
         footer: a paragraph before the picture.
     """
     parts = ["# Results"]
-    for sheet in sheets:
-        parts += [f"## {sheet.title}", markdown_table(sheet)]
-        parts += [sheet.caption] if sheet.caption else []
+    for table in tables:
+        parts += [f"## {table.title}", markdown_table(table)]
+        parts += [table.caption] if table.caption else []
     parts += [footer] if footer else []
     if plot:
         parts.append(f"![Accuracy against size]({plot})")
@@ -129,17 +129,17 @@ def csv_text(columns: Sequence[Column], rows: Iterable[Any]) -> str:
     return buffer.getvalue()
 
 
-def latex_document(sheets: Sequence[Sheet]) -> str:
+def latex_document(tables: Sequence[Table]) -> str:
     r"""One `tabular` per table, to be `\input` into a document; needs no package."""
-    return "\n\n".join(map(_latex_table, sheets)) + "\n"
+    return "\n\n".join(map(_latex_table, tables)) + "\n"
 
 
-def _latex_table(sheet: Sheet) -> str:
-    columns = [column for column in sheet.columns if not column.aside]
+def _latex_table(table: Table) -> str:
+    columns = [column for column in table.columns if not column.aside]
     alignment = "".join("l" if column.left else "r" for column in columns)
-    header, *rows = sheet.cells(columns)
+    header, *rows = table.cells(columns)
     lines = [
-        *(f"% {line}" for line in (sheet.title, *sheet.caption.splitlines())),
+        *(f"% {line}" for line in (table.title, *table.caption.splitlines())),
         f"\\begin{{tabular}}{{{alignment}}}",
         "\\hline",
         _latex_row(header),
@@ -171,5 +171,5 @@ _LATEX = {
 
 
 def latex_escape(text: str) -> str:
-    """The text with every character that LaTeX would take for something else written out."""
+    """Return the text with every character that LaTeX would take for something else written out."""
     return "".join(_LATEX.get(character, character) for character in text)

@@ -1,4 +1,4 @@
-"""What a report shows: one `RunResult` per scored model, whichever way it was read."""
+"""Results as reports take them: one `RunResult` per scored model, whichever way it was read."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _LADON = re.compile(r"split+able_(?P<backbone>\w+?)-?fp[-_.]?beta")
 
 
 def beta_in(name: str) -> float | None:
-    """The β in an experiment's name, None if it holds none."""
+    """Return the β in an experiment's name, None if it holds none."""
     match = _BETA.search(name)
     return float(match[1]) if match else None
 
 
 def backbone_in(name: str) -> str | None:
-    """The backbone in the name of a Ladon experiment, None in any other name."""
+    """Return the backbone in the name of a Ladon experiment, None in any other name."""
     match = _LADON.search(name)
     return match["backbone"] if match else None
 
@@ -111,7 +111,7 @@ class RunResult:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What two results share if they score the same model on the same data."""
+        """The key that two results share if they score the same model on the same data."""
         return self.task, self.data, self.role, self.backbone, self.shown_beta
 
     @property
@@ -120,7 +120,7 @@ class RunResult:
         return self.score(self.view.first) is None
 
     def score(self, score: Score | None) -> float | None:
-        """A score's value, None if the run did not measure it."""
+        """Return a score's value, None if the run did not measure it."""
         value = None if score is None else self.metrics.get(score.key)
         return None if value is None else float(value)
 
@@ -157,5 +157,5 @@ def in_order(tasks: Iterable[str]) -> list[str]:
 
 
 def datasets(results: Sequence[RunResult]) -> list[str]:
-    """The datasets of some results, each once."""
+    """Return the datasets of some results, each once."""
     return list(dict.fromkeys(result.dataset for result in results))

@@ -21,7 +21,7 @@ RUN_MARKERS = ("run.json", "metrics.jsonl")
 
 
 def collect_runs(paths: Sequence[str | Path]) -> RunCollection:
-    """Reads run folders, metrics.json files, logs, and all runs below parent folders.
+    """Read run folders, metrics.json files, logs, and all runs below parent folders.
 
     A teacher that several runs scored alike is kept once; a student's runs are all kept. Of a run
     that left both a folder and a log, the folder counts.
@@ -59,7 +59,7 @@ def sort_key(result: RunResult) -> tuple[object, ...]:
 
 
 def read_metrics(path: Path) -> list[RunResult]:
-    """Reads one metrics.json.
+    """Read one metrics.json.
 
     Returns:
         One result per model in it.
@@ -126,7 +126,7 @@ def _spread(data: dict[str, Any] | None) -> Spread | None:
 
 
 def _find(path: Path) -> tuple[list[Path], list[Path]]:
-    """The files with results at or below a path, and the run folders without one."""
+    """Return the files with results at or below a path, and the run folders without one."""
     if path.is_file():
         return [path], []
     if not path.is_dir():

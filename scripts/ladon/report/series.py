@@ -49,7 +49,7 @@ class Series:
 
 
 def score(result: RunResult) -> float:
-    """The decisive metric, nan if it was not measured."""
+    """Return the decisive metric, nan if it was not measured."""
     value = result.score(result.view.first)
     return math.nan if value is None else value
 
@@ -57,7 +57,7 @@ def score(result: RunResult) -> float:
 def split_series(
     results: Sequence[RunResult], measure: Measure = PAYLOAD
 ) -> tuple[list[Series], list[RunResult]]:
-    """Sorts the results of one task into lines and levels.
+    """Sort the results of one task into lines and levels.
 
     Returns:
         Lines, of the results with a rate: one per experiment and dataset; an experiment that ran

@@ -15,7 +15,7 @@ from ladon.report.compare import (
     difference,
     relative_difference,
 )
-from ladon.report.render import MISSING, Column, Sheet, number, print_sheet
+from ladon.report.render import MISSING, Column, Table, number, show_table
 from ladon.report.results import RunCollection, RunResult, Spread, datasets, in_order
 from ladon.tasks import Score, TaskView
 
@@ -47,7 +47,7 @@ def _payload_text(result: RunResult) -> str:
 
 
 def _run_path(result: RunResult) -> str:
-    """The run folder, relative to the working directory where it lies below."""
+    """Return the run folder, relative to the working directory where it lies below."""
     absolute = os.path.abspath(result.run)
     relative = os.path.relpath(absolute)
     return absolute if relative.startswith(os.pardir) else Path(relative).as_posix()
@@ -112,8 +112,8 @@ def title(results: Sequence[RunResult]) -> str:
     return f"{results[0].view.title}: {', '.join(datasets(results))}"
 
 
-def result_sheet(results: Sequence[RunResult], names: Sequence[str] = ()) -> Sheet:
-    """The table of one task.
+def result_table(results: Sequence[RunResult], names: Sequence[str] = ()) -> Table:
+    """Return the table of one task.
 
     Args:
         results: of one task.
@@ -126,7 +126,7 @@ def result_sheet(results: Sequence[RunResult], names: Sequence[str] = ()) -> She
         for column in RESULT_COLUMNS
         if column.header and (column.name in names if names else column.name not in hidden)
     ]
-    return Sheet(title(results), results[0].view, columns, list(results), _missing_caption(results))
+    return Table(title(results), results[0].view, columns, list(results), _missing_caption(results))
 
 
 def _missing_caption(results: Sequence[RunResult]) -> str:
@@ -140,13 +140,13 @@ def _missing_caption(results: Sequence[RunResult]) -> str:
     return " – ".join(f"missing, {reason}: {'; '.join(n)}" for reason, n in reasons.items())
 
 
-def result_sheets(runs: RunCollection, names: Sequence[str] = ()) -> list[Sheet]:
-    """The tables of all tasks."""
-    return [result_sheet(results, names) for results in runs.by_task().values()]
+def result_tables(runs: RunCollection, names: Sequence[str] = ()) -> list[Table]:
+    """Return the tables of all tasks."""
+    return [result_table(results, names) for results in runs.by_task().values()]
 
 
 def make_console() -> Console:
-    """A console as wide as the terminal, or wide enough for a table where there is none."""
+    """Return a console as wide as the terminal, or wide enough for a table where there is none."""
     console = Console(highlight=False)
     return (
         console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL, highlight=False)
@@ -154,8 +154,8 @@ def make_console() -> Console:
 
 
 def print_table(console: Console, results: Sequence[RunResult]) -> None:
-    """Prints one task's table; where it is too wide, the run folders follow below it."""
-    print_sheet(console, result_sheet(results))
+    """Print one task's table; where it is too wide, the run folders follow below it."""
+    show_table(console, result_table(results))
 
 
 def _short(view: TaskView) -> str:
@@ -249,18 +249,18 @@ COMPARISON_COLUMNS = (
 )
 
 
-def comparison_sheets(comparisons: Sequence[Comparison], tolerance: Tolerance) -> list[Sheet]:
-    """Runs beside the published results, a table per task."""
+def comparison_tables(comparisons: Sequence[Comparison], tolerance: Tolerance) -> list[Table]:
+    """Return runs beside the published results, a table per task."""
     columns = [column for column in COMPARISON_COLUMNS if column.header]
-    sheets = []
+    tables = []
     for task in in_order(c.ours.task for c in comparisons):
         rows = [c for c in comparisons if c.ours.task == task]
         if rows:
             view = rows[0].ours.view
             headline = f"{title([c.ours for c in rows])}, against the published results"
             caption = f"Tolerance: {tolerance}. Δ: the run's minus the published."
-            sheets.append(Sheet(headline, view, columns, rows, caption))
-    return sheets
+            tables.append(Table(headline, view, columns, rows, caption))
+    return tables
 
 
 BD_COLUMNS = (
@@ -291,16 +291,16 @@ BD_COLUMNS = (
 )
 
 
-def bd_sheets(results: Sequence[BdResult]) -> list[Sheet]:
+def bd_tables(results: Sequence[BdResult]) -> list[Table]:
     """Bjøntegaard's deltas, a table per task."""
     columns = [column for column in BD_COLUMNS if column.header]
     caption = "BD-rate: more bytes for the same accuracy; BD-accuracy: gain at the same bytes."
-    sheets = []
+    tables = []
     for task in in_order(result.test.subject[0] for result in results):
         rows = [result for result in results if result.test.subject[0] == task]
         if rows:
             view = rows[0].test.results[0].view
             data = dict.fromkeys(result.test.subject[1] for result in rows)
             headline = f"{view.title}: {', '.join(data)}, Bjøntegaard's deltas"
-            sheets.append(Sheet(headline, view, columns, rows, caption))
-    return sheets
+            tables.append(Table(headline, view, columns, rows, caption))
+    return tables

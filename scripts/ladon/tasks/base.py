@@ -1,7 +1,7 @@
-"""What a task must say: its name, its scores, how its batches move, and how they are scored.
+"""The base of tasks: a task's name, its scores, how its batches move, and how they are scored.
 
 A task is one file with a `Task`, registered by `register`: the three of the paper stand beside this
-one, others in modules that a config names under ``dependencies``. Nothing here or in them loads
+one, others in modules that a config names under `dependencies`. Nothing here or in them loads
 torch before it is needed: reports and sweeps ask tasks, too.
 """
 
@@ -28,9 +28,9 @@ class Score:
     """One number of a metric, and how it is shown.
 
     Attributes:
-        key: its name in ``metrics.json``, and among the values that the metric computes.
+        key: its name in `metrics.json`, and among the values that the metric computes.
         label: in tables and plots, with its unit.
-        digits: decimals of a value from ``metrics.json``.
+        digits: decimals of a value from `metrics.json`.
         logged_digits: decimals that a log in the published wording holds (of Acc, all that count:
             50,000 images give multiples of 0.002).
         point: one percentage point in the score's own unit.
@@ -56,13 +56,13 @@ class Score:
         return value > than if self.greater_is_better else value < than
 
     def gain(self, value: float) -> float:
-        """A value such that greater is better."""
+        """Return a value such that greater is better."""
         return value if self.greater_is_better else -value
 
 
 @dataclass(frozen=True)
 class TaskView:
-    """What a report shows of a task: its title and its scores, the first one decisive."""
+    """A task as reports show it: its title and its scores, the first one decisive."""
 
     title: str
     scores: tuple[Score, ...]
@@ -78,12 +78,12 @@ class TaskView:
         return self.scores[1] if len(self.scores) > 1 else None
 
     def as_plain(self) -> dict[str, Any]:
-        """The view as ``metrics.json`` holds it."""
+        """Return the view as `metrics.json` holds it."""
         return asdict(self)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> TaskView:
-        """Reads what `as_plain` gave.
+        """Read what `as_plain` gave.
 
         Raises:
             KeyError, TypeError, ValueError: it holds something else.
@@ -99,14 +99,14 @@ class Task(ABC):
 
     Attributes:
         name: of the task, and of its script.
-        short_name: what the sweep's ``--task`` takes as well.
+        short_name: what the sweep's `--task` takes as well.
         title: headline in reports.
         scores: what its metric computes and reports show; the first chooses the best checkpoint.
         model_kind: which of the libraries' registries its models come from, and which head of a
             three-headed model answers it: 'classification', 'detection' or 'segmentation'.
         student_sections: config sections that may hold the model to be trained or tested.
         data_folders: of the published data, by which a log's path tells its task.
-        can_share_teacher: whether several students can learn in one process (``--fused``).
+        can_share_teacher: whether several students can learn in one process (`--fused`).
     """
 
     name: ClassVar[str]
@@ -120,7 +120,7 @@ class Task(ABC):
 
     @property
     def view(self) -> TaskView:
-        """What reports show."""
+        """The task as reports show it."""
         return TaskView(self.title, self.scores)
 
     @property
@@ -129,20 +129,20 @@ class Task(ABC):
         return self.scores[0]
 
     def add_flags(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027  (none by default)
-        """Adds the flags that only its script has."""
+        """Add the flags that only its script has."""
 
     def move(self, images: Any, targets: Any, device: torch.device) -> tuple[Any, Any]:
-        """Moves a collated batch to the device."""
+        """Move a collated batch to the device."""
         from ladon.tensors import to_device
 
         return to_device(images, device), to_device(targets, device)
 
     def predict(self, model: nn.Module, images: Any) -> Any:
-        """Runs the model in evaluation."""
+        """Run the model in evaluation."""
         return model(images)
 
     def example(self, device: torch.device) -> tuple[Any, Any] | None:
-        """Returns a small collated batch of nothing in particular, to see whether models fit.
+        """Return a small collated batch of nothing in particular, to see whether models fit.
 
         None where a model looks at what is in its images before it goes on.
         """
@@ -150,15 +150,15 @@ class Task(ABC):
 
     @abstractmethod
     def metric(self, dataset: Any, options: Mapping[str, Any]) -> Metric:
-        """Returns a fresh metric for a dataset.
+        """Return a fresh metric for a dataset.
 
         Args:
             dataset: the dataset that is evaluated.
-            options: ``num_classes`` and ``iou_types`` as far as known.
+            options: `num_classes` and `iou_types` as far as known.
         """
 
     def read_scores(self, text: str) -> dict[str, Any] | None:
-        """Reads the values back from the result lines that its metric wrote into a log.
+        """Read the values back from the result lines that its metric wrote into a log.
 
         Args:
             text: messages of a test, one in a line.
@@ -174,13 +174,13 @@ TASKS: dict[str, Task] = {}
 
 
 def register(task: type[Task]) -> type[Task]:
-    """Makes a task known; a class decorator."""
+    """Make a task known; a class decorator."""
     TASKS[task.name] = task()
     return task
 
 
 def find_task(name: str) -> Task:
-    """Returns a task by its name or short name.
+    """Return a task by its name or short name.
 
     Raises:
         UsageError: there is none; the known ones are named.
@@ -195,7 +195,7 @@ def find_task(name: str) -> Task:
 
 
 def moved(module: str, **names: str) -> Callable[[str], Any]:
-    """Returns a module's ``__getattr__`` that finds what others still import from there.
+    """Return a module's `__getattr__` that finds what others still import from there.
 
     Args:
         module: its name.

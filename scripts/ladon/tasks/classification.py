@@ -34,20 +34,20 @@ class ImageClassification(Task):
     can_share_teacher = True
 
     def example(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns two images [2, 3, 128, 128] and their labels [2]."""
+        """Return two images [2, 3, 128, 128] and their labels [2]."""
         import torch
 
         labels = torch.zeros(2, dtype=torch.int64, device=device)
         return torch.zeros(2, 3, 128, 128, device=device), labels
 
     def metric(self, dataset: Any, options: Mapping[str, Any]) -> Accuracy:
-        """Returns top-1 and top-5 accuracy."""
+        """Return top-1 and top-5 accuracy."""
         from ladon.metrics.accuracy import Accuracy
 
         return Accuracy()
 
     def read_scores(self, text: str) -> dict[str, Any] | None:
-        """Reads the last `* Acc@1 …` line of a log."""
+        """Read the last `* Acc@1 …` line of a log."""
         found = _LINE.findall(text)
         return dict(zip(("acc1", "acc5"), map(float, found[-1]), strict=True)) if found else None
 

@@ -36,17 +36,17 @@ class ObjectDetection(Task):
     data_folders = ("coco2017",)
 
     def add_flags(self, parser: argparse.ArgumentParser) -> None:
-        """Adds ``--iou_types``."""
+        """Add `--iou_types`."""
         parser.add_argument(
             "--iou_types", nargs="+", choices=["bbox"], default=["bbox"], help="bbox"
         )
 
     def move(self, images: Any, targets: Any, device: torch.device) -> tuple[list, list]:
-        """Moves a list of images [3, H, W] and of targets."""
+        """Move a list of images [3, H, W] and of targets."""
         return super().move(list(images), [dict(t) for t in targets], device)
 
     def metric(self, dataset: Any, options: Mapping[str, Any]) -> CocoMetric:
-        """Returns COCO's bounding-box metric.
+        """Return COCO's bounding-box metric.
 
         Raises:
             UsageError: for an IoU type other than bbox.
@@ -67,7 +67,7 @@ class ObjectDetection(Task):
         return CocoMetric(dataset.coco)
 
     def read_scores(self, text: str) -> dict[str, Any] | None:
-        """Reads pycocotools' last summary in a log, if all of it is there."""
+        """Read pycocotools' last summary in a log, if all of it is there."""
         if _HEADLINE not in text:
             return None
         summary = text.rpartition(_HEADLINE)[2].partition("IoU metric: ")[0]

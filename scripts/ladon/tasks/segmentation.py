@@ -43,7 +43,7 @@ class SemanticSegmentation(Task):
     data_folders = ("pascal_voc2012",)
 
     def add_flags(self, parser: argparse.ArgumentParser) -> None:
-        """Adds ``--num_classes``."""
+        """Add `--num_classes`."""
         parser.add_argument(
             "--num_classes",
             type=whole_number(1),
@@ -51,20 +51,20 @@ class SemanticSegmentation(Task):
         )
 
     def example(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns two images [2, 3, 128, 128] and their masks [2, 128, 128]."""
+        """Return two images [2, 3, 128, 128] and their masks [2, 128, 128]."""
         import torch
 
         masks = torch.zeros(2, 128, 128, dtype=torch.int64, device=device)
         return torch.zeros(2, 3, 128, 128, device=device), masks
 
     def metric(self, dataset: Any, options: Mapping[str, Any]) -> ConfusionMatrix:
-        """Returns a confusion matrix over the task's classes."""
+        """Return a confusion matrix over the task's classes."""
         from ladon.metrics.confusion import ConfusionMatrix
 
         return ConfusionMatrix(options.get("num_classes") or DEFAULT_NUM_CLASSES)
 
     def read_scores(self, text: str) -> dict[str, Any] | None:
-        """Reads the last `mean IoU: …` line of a log."""
+        """Read the last `mean IoU: …` line of a log."""
         found = _LINE.findall(text)
         if not found:
             return None

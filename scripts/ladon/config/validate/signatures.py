@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from ladon.backbones import FAMILIES
-from ladon.config.nodes import suggest
+from ladon.config.core.nodes import suggest
 
 _Parameter = inspect.Parameter
 

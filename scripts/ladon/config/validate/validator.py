@@ -6,16 +6,24 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ladon.config import schema
-from ladon.config.config import Config
-from ladon.config.nodes import ConfigList, ConfigMap, Lazy, LocatedError, Mark, kind_of, suggest
-from ladon.config.paths import Found
-from ladon.config.registries import entries
-from ladon.config.schema import Items, Named, OneOf, Rule, Section
-from ladon.config.signatures import call_problems
-from ladon.config.stages import is_count
+from ladon.config.core import schema
+from ladon.config.core.config import Config
+from ladon.config.core.nodes import (
+    ConfigList,
+    ConfigMap,
+    LazyCall,
+    LocatedError,
+    SourceLocation,
+    kind_of,
+    suggest,
+)
+from ladon.config.core.paths import Found
+from ladon.config.core.schema import ListOf, OneOf, RegistryKey, Rule, Section
+from ladon.config.core.update_epoch import is_count
+from ladon.config.validate.registries import entries
+from ladon.config.validate.signatures import call_problems
 
-Hook = Callable[["Walker", "View"], None]
+Hook = Callable[["Validator", "ConfigNode"], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ BROKEN = _Broken()
 
 
 @dataclass(frozen=True)
-class View:
+class ConfigNode:
     """A value with its path and place.
 
     A mapping or list is still raw inside; a scalar is final.
@@ -55,15 +63,15 @@ class View:
 
     path: str
     value: Any
-    mark: Mark | None = field(default=None)
+    mark: SourceLocation | None = field(default=None)
 
     @property
-    def is_open(self) -> bool:
+    def is_unresolved(self) -> bool:
         """Whether nothing can be said about the value before it is built."""
-        return self.value is BROKEN or isinstance(self.value, Lazy)
+        return self.value is BROKEN or isinstance(self.value, LazyCall)
 
 
-class Walker:
+class Validator:
     """Checks values against rules.
 
     Args:
@@ -76,76 +84,76 @@ class Walker:
         self.problems: dict[tuple[str, int | None, str, str], Problem] = {}
         self._hooks = hooks
 
-    def add(self, view: View, message: str) -> None:
+    def add(self, node: ConfigNode, message: str) -> None:
         """List a problem; an anchored section that stands in several places is listed once."""
-        mark = view.mark or Mark(str(self.config.path))
-        problem = Problem(mark.file, mark.line, view.path, message)
-        name = view.path.rpartition(".")[2]
+        mark = node.mark or SourceLocation(str(self.config.path))
+        problem = Problem(mark.file, mark.line, node.path, message)
+        name = node.path.rpartition(".")[2]
         self.problems.setdefault((mark.file, mark.line, name, message), problem)
 
-    def view(self, path: str, raw: Any, mark: Mark | None) -> View:
+    def node(self, path: str, raw: Any, mark: SourceLocation | None) -> ConfigNode:
         """Return the view of a raw value, with references followed."""
         resolver = self.config.resolver
         try:
             found = resolver.deref(Found(raw, mark))
             if isinstance(found.value, ConfigMap | ConfigList):
-                return View(path, found.value, mark)
-            return View(path, resolver.resolve(found.value, found.mark), mark)
+                return ConfigNode(path, found.value, mark)
+            return ConfigNode(path, resolver.resolve(found.value, found.mark), mark)
         except LocatedError:
-            return View(path, BROKEN, mark)
+            return ConfigNode(path, BROKEN, mark)
 
-    def root(self) -> View:
+    def root(self) -> ConfigNode:
         """Return the view of the whole config."""
-        return View("", self.config.root, Mark(str(self.config.path), 1))
+        return ConfigNode("", self.config.root, SourceLocation(str(self.config.path), 1))
 
-    def children(self, view: View) -> Iterator[tuple[Any, View]]:
+    def children(self, node: ConfigNode) -> Iterator[tuple[Any, ConfigNode]]:
         """Yield the key and view of each value in a mapping or list; nothing for anything else."""
-        prefix = f"{view.path}." if view.path else ""
-        node = view.value
-        if isinstance(node, dict):
-            for key, value in node.items():
-                mark = node.mark_of(key) if isinstance(node, ConfigMap) else view.mark
-                yield key, self.view(f"{prefix}{key}", value, mark)
-        elif isinstance(node, list):
-            marks = node.marks if isinstance(node, ConfigList) else [view.mark] * len(node)
-            for index, (value, mark) in enumerate(zip(node, marks, strict=True)):
-                yield index, self.view(f"{prefix}{index}", value, mark)
+        prefix = f"{node.path}." if node.path else ""
+        raw = node.value
+        if isinstance(raw, dict):
+            for key, value in raw.items():
+                mark = raw.mark_of(key) if isinstance(raw, ConfigMap) else node.mark
+                yield key, self.node(f"{prefix}{key}", value, mark)
+        elif isinstance(raw, list):
+            marks = raw.marks if isinstance(raw, ConfigList) else [node.mark] * len(raw)
+            for index, (value, mark) in enumerate(zip(raw, marks, strict=True)):
+                yield index, self.node(f"{prefix}{index}", value, mark)
 
-    def child(self, view: View, key: str) -> View | None:
+    def child(self, node: ConfigNode, key: str) -> ConfigNode | None:
         """Return the view of one value, None if it is missing or empty."""
-        node = view.value
-        if not isinstance(node, dict) or node.get(key) is None:
+        raw = node.value
+        if not isinstance(raw, dict) or raw.get(key) is None:
             return None
-        mark = node.mark_of(key) if isinstance(node, ConfigMap) else view.mark
-        child = self.view(f"{view.path}.{key}" if view.path else key, node[key], mark)
+        mark = raw.mark_of(key) if isinstance(raw, ConfigMap) else node.mark
+        child = self.node(f"{node.path}.{key}" if node.path else key, raw[key], mark)
         return None if child.value is None else child
 
-    def rule(self, view: View, rule: Rule) -> None:
+    def rule(self, node: ConfigNode, rule: Rule) -> None:
         """Check a value against a rule; an empty value passes (but see `required`)."""
-        if view.value is None or view.is_open:
+        if node.value is None or node.is_unresolved:
             return
         if isinstance(rule, Section):
-            self.section(view, rule)
-        elif isinstance(rule, Items):
-            if not isinstance(view.value, list):
-                self.add(view, f"must be a list, not {kind_of(view.value)}")
-            for _, item in self.children(view):
+            self.section(node, rule)
+        elif isinstance(rule, ListOf):
+            if not isinstance(node.value, list):
+                self.add(node, f"must be a list, not {kind_of(node.value)}")
+            for _, item in self.children(node):
                 self.rule(item, rule.rule)
-        elif isinstance(rule, Named):
-            self.entry(view, rule.registry)
+        elif isinstance(rule, RegistryKey):
+            self.entry(node, rule.registry)
         elif isinstance(rule, OneOf):
-            if view.value not in rule.words:
-                hint = suggest(view.value, rule.words) if isinstance(view.value, str) else ""
-                self.add(view, f"must be one of {', '.join(rule.words)}, not {view.value!r}{hint}")
+            if node.value not in rule.words:
+                hint = suggest(node.value, rule.words) if isinstance(node.value, str) else ""
+                self.add(node, f"must be one of {', '.join(rule.words)}, not {node.value!r}{hint}")
         else:
-            self._scalar(view, rule)
+            self._scalar(node, rule)
 
-    def section(self, view: View, spec: Section) -> None:
+    def section(self, node: ConfigNode, spec: Section) -> None:
         """Check a mapping against its section of the schema."""
-        if not isinstance(view.value, dict):
-            self.add(view, f"must be a mapping, not {kind_of(view.value)}")
+        if not isinstance(node.value, dict):
+            self.add(node, f"must be a mapping, not {kind_of(node.value)}")
             return
-        for key, child in self.children(view):
+        for key, child in self.children(node):
             if str(key).startswith("_"):
                 continue
             rule = spec.keys.get(key, spec.free)
@@ -154,57 +162,59 @@ class Walker:
             else:
                 self.rule(child, rule)
         for key in spec.required:
-            if view.value.get(key) is None:
+            if node.value.get(key) is None:
                 self.add(
-                    view, f'"{key}" is missing' if key not in view.value else f'"{key}" is empty'
+                    node, f'"{key}" is missing' if key not in node.value else f'"{key}" is empty'
                 )
         if spec.registry is not None:
-            key_view = self.child(view, "key")
+            key_view = self.child(node, "key")
             target = None if key_view is None else self.entry(key_view, spec.registry)
             if target is not None:
-                self.bind(view, target, given=spec.given, derived=spec.derived)
+                self.bind(node, target, given=spec.given, derived=spec.derived)
         if spec.check is not None:
-            self._hooks[spec.check](self, view)
+            self._hooks[spec.check](self, node)
 
-    def entry(self, view: View, registry: str) -> Callable[..., Any] | None:
+    def entry(self, node: ConfigNode, registry: str) -> Callable[..., Any] | None:
         """Look a key up in a registry; an unknown one is a problem."""
-        if view.is_open:
+        if node.is_unresolved:
             return None
-        if not isinstance(view.value, str):
+        if not isinstance(node.value, str):
             article = "an" if registry[0] in "aeiou" else "a"
-            self.add(view, f"must be the name of {article} {registry}, not {kind_of(view.value)}")
+            self.add(node, f"must be the name of {article} {registry}, not {kind_of(node.value)}")
             return None
         known = entries(registry)
-        if view.value not in known:
-            hint = suggest(view.value, known)
-            self.add(view, f'there is no {registry} "{view.value}"{hint}')
+        if node.value not in known:
+            hint = suggest(node.value, known)
+            self.add(node, f'there is no {registry} "{node.value}"{hint}')
             return None
-        return known[view.value]
+        return known[node.value]
 
     def bind(
         self,
-        view: View,
+        node: ConfigNode,
         target: Callable[..., Any],
         *,
         given: int = 0,
         derived: Collection[str] = (),
     ) -> None:
         """Check that `target` can be called with the `args` and `kwargs` of a section."""
-        args, kwargs = self.child(view, "args"), self.child(view, "kwargs")
+        args, kwargs = self.child(node, "args"), self.child(node, "kwargs")
         count = given
-        if args is not None and not args.is_open:
+        if args is not None and not args.is_unresolved:
             if not isinstance(args.value, list):
                 self.add(args, f"must be a list, not {kind_of(args.value)}")
                 return
             count += len(args.value)
-        if (args is not None and args.is_open) or (kwargs is not None and kwargs.is_open):
+        if (args is not None and args.is_unresolved) or (
+            kwargs is not None and kwargs.is_unresolved
+        ):
             return
-        self.bind_kwargs(kwargs, view, target, count, derived)
+        self.bind_kwargs(kwargs, node, target, count, derived)
 
     def bind_kwargs(
         self,
-        kwargs: View | None,
-        owner: View,
+        kwargs: ConfigNode | None,
+        owner: ConfigNode,
         target: Callable[..., Any],
         count: int,
         derived: Collection[str] = (),
@@ -224,14 +234,14 @@ class Walker:
         if kwargs is not None and not isinstance(kwargs.value, dict):
             self.add(kwargs, f"must be a mapping, not {kind_of(kwargs.value)}")
             return
-        views = {} if kwargs is None else {str(key): v for key, v in self.children(kwargs)}
-        values = {key: child.value for key, child in views.items()}
+        nodes = {} if kwargs is None else {str(key): v for key, v in self.children(kwargs)}
+        values = {key: child.value for key, child in nodes.items()}
         for keyword, message in call_problems(target, count, values, derived=derived):
             if keyword is not None or not is_partial:
-                self.add(views.get(keyword or "", kwargs or owner), message)
+                self.add(nodes.get(keyword or "", kwargs or owner), message)
 
-    def _scalar(self, view: View, rule: str) -> None:
-        value = view.value
+    def _scalar(self, node: ConfigNode, rule: str) -> None:
+        value = node.value
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         fits = {
             schema.ANY: True,
@@ -242,7 +252,7 @@ class Walker:
             schema.FLAG: isinstance(value, bool),
             schema.TEXT: isinstance(value, str),
             schema.PATHS: isinstance(value, list)
-            and all(isinstance(v.value, str) or v.is_open for _, v in self.children(view)),
+            and all(isinstance(v.value, str) or v.is_unresolved for _, v in self.children(node)),
             schema.DATASET: isinstance(value, str),
         }
         words = {
@@ -258,14 +268,14 @@ class Walker:
                 f"{kind_of(value)} ({value})" if isinstance(value, int | float) else kind_of(value)
             )
             shown = f'the text "{value}"' if isinstance(value, str) else shown
-            self.add(view, f"must be {words.get(rule, rule)}, not {shown}")
+            self.add(node, f"must be {words.get(rule, rule)}, not {shown}")
         elif rule == schema.DATASET:
-            self._dataset(view)
+            self._dataset(node)
 
-    def _dataset(self, view: View) -> None:
+    def _dataset(self, node: ConfigNode) -> None:
         datasets = self.child(self.root(), "datasets")
         if datasets is None or not isinstance(datasets.value, dict):
             return
-        if view.value not in datasets.value:
-            hint = suggest(view.value, datasets.value)
-            self.add(view, f'there is no dataset "{view.value}" under datasets{hint}')
+        if node.value not in datasets.value:
+            hint = suggest(node.value, datasets.value)
+            self.add(node, f'there is no dataset "{node.value}" under datasets{hint}')

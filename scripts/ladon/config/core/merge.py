@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ladon.config.files import shown
-from ladon.config.nodes import MAX_DEPTH, ConfigList, ConfigMap, Lazy, Mark, too_deep
-from ladon.config.parse import parse_text
-from ladon.config.paths import set_in
+from ladon.config.core.files import shown
+from ladon.config.core.nodes import (
+    MAX_DEPTH,
+    ConfigList,
+    ConfigMap,
+    LazyCall,
+    SourceLocation,
+    too_deep,
+)
+from ladon.config.core.parse import parse_text
+from ladon.config.core.paths import set_in
 from ladon.errors import ConfigError
 
 DELETE = "_delete_"
@@ -33,16 +40,16 @@ def _combine(old: Any, new: Any) -> Any:
     if isinstance(new, ConfigMap) and new.get(DELETE) is not True:
         if isinstance(old, ConfigMap):
             return merge(old, new)
-        if isinstance(old, Lazy) and isinstance(old.value, ConfigMap):
+        if isinstance(old, LazyCall) and isinstance(old.value, ConfigMap):
             old.value = merge(old.value, new)
             return old
-    if isinstance(new, Lazy) and isinstance(old, Lazy) and _same_callable(old, new):
+    if isinstance(new, LazyCall) and isinstance(old, LazyCall) and _same_callable(old, new):
         old.value = merge(old.value, new.value)
         return old
     return new
 
 
-def _same_callable(old: Lazy, new: Lazy) -> bool:
+def _same_callable(old: LazyCall, new: LazyCall) -> bool:
     if old.tag != new.tag or not isinstance(old.value, ConfigMap):
         return False
     if not isinstance(new.value, ConfigMap) or new.value.get(DELETE) is True:
@@ -56,7 +63,7 @@ def drop_delete_marks(node: Any, seen: set[int] | None = None) -> None:
     if id(node) in seen:
         return
     seen.add(id(node))
-    if isinstance(node, Lazy):
+    if isinstance(node, LazyCall):
         drop_delete_marks(node.value, seen)
     elif isinstance(node, ConfigMap):
         node.pop(DELETE, None)
@@ -80,10 +87,10 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
     if not path or not all(path.split(".")):
         raise ConfigError(f"--set {text}: the path before the = is empty or has an empty piece")
     if path.count(".") >= MAX_DEPTH:
-        raise too_deep(Mark(f"--set {shown(path)}"))
+        raise too_deep(SourceLocation(f"--set {shown(path)}"))
     return path.split("."), parse_text(value, f"--set {path}", has_lines=False)
 
 
 def assign(root: ConfigMap, pieces: list[str], value: Any) -> ConfigMap:
     """Return the root with one `--set` applied."""
-    return set_in(root, pieces, value, Mark("--set"))
+    return set_in(root, pieces, value, SourceLocation("--set"))

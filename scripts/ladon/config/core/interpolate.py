@@ -11,19 +11,19 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ladon.config.nodes import (
+from ladon.config.core.nodes import (
     MAX_DEPTH,
     ConfigList,
     ConfigMap,
-    Lazy,
+    LazyCall,
     LocatedError,
-    Mark,
+    SourceLocation,
     kind_of,
     too_deep,
 )
-from ladon.config.paths import Found, NoSuchPathError, find
+from ladon.config.core.paths import Found, NoSuchPathError, find
 
-OnLazy = Callable[[Lazy], Any]
+OnLazy = Callable[[LazyCall], Any]
 
 # References that lead to references; what one value may cost: a copied value or a reference is
 # one, so are 20 characters of text. The shipped files need 5 and 1,000.
@@ -46,10 +46,10 @@ def references_in(node: Any, found: set[str], seen: set[int] | None = None) -> N
     if isinstance(node, str):
         found.update(references(node))
         return
-    if not isinstance(node, Lazy | ConfigMap | ConfigList) or id(node) in seen:
+    if not isinstance(node, LazyCall | ConfigMap | ConfigList) or id(node) in seen:
         return
     seen.add(id(node))
-    if isinstance(node, Lazy):
+    if isinstance(node, LazyCall):
         references_in(node.value, found, seen)
         return
     for child in node.values() if isinstance(node, ConfigMap) else node:
@@ -76,9 +76,11 @@ class Resolver:
         self.root = root
         self._active: list[str] = []
         self._depth = self._work = 0
-        self._origin: Mark | None = None
+        self._origin: SourceLocation | None = None
 
-    def resolve(self, value: Any, mark: Mark | None = None, on_lazy: OnLazy | None = None) -> Any:
+    def resolve(
+        self, value: Any, mark: SourceLocation | None = None, on_lazy: OnLazy | None = None
+    ) -> Any:
         """Copy a raw value into plain dicts and lists, with text interpolated.
 
         A plain dict or list (one that came out of here before) is copied too; its text is final.
@@ -93,14 +95,14 @@ class Resolver:
         """
         if isinstance(value, str):
             return self._text(value, mark, on_lazy)
-        if not isinstance(value, Lazy | dict | list | tuple):
+        if not isinstance(value, LazyCall | dict | list | tuple):
             return value
         if self._depth > MAX_DEPTH:
             raise too_deep(self._origin if self._active else mark)
         self._begin()
         self._depth += 1
         try:
-            if isinstance(value, Lazy):
+            if isinstance(value, LazyCall):
                 return self._tagged(value, on_lazy)
             if self._active:
                 self._count(len(value))
@@ -125,7 +127,7 @@ class Resolver:
             self._work = 0
 
     def _count(self, work: int) -> None:
-        """Refuses what would become more than anybody could write ("billion laughs")."""
+        """Refuse what would become more than anybody could write ("billion laughs")."""
         self._work += work
         if self._work > MAX_WORK:
             text = "this would become too much: ${...} repeat others, and these others again"
@@ -154,7 +156,7 @@ class Resolver:
         finally:
             del self._active[depth:]
 
-    def _enter(self, name: str, mark: Mark | None) -> None:
+    def _enter(self, name: str, mark: SourceLocation | None) -> None:
         if name in self._active:
             circle = " -> ".join([*self._active[self._active.index(name) :], name])
             raise LocatedError(mark, f"${{{name}}} refers to itself: {circle}")
@@ -167,13 +169,13 @@ class Resolver:
         self._count(1)
         self._active.append(name)
 
-    def _find_reference(self, name: str, mark: Mark | None) -> Found:
+    def _find_reference(self, name: str, mark: SourceLocation | None) -> Found:
         try:
             return self.locate(name)
         except NoSuchPathError as miss:
             raise LocatedError(mark, f"${{{name}}}: no such key in the config{miss.hint}") from None
 
-    def _reference(self, name: str, mark: Mark | None, on_lazy: OnLazy | None) -> Any:
+    def _reference(self, name: str, mark: SourceLocation | None, on_lazy: OnLazy | None) -> Any:
         self._enter(name, mark)
         try:
             found = self._find_reference(name, mark)
@@ -181,7 +183,7 @@ class Resolver:
         finally:
             self._active.pop()
 
-    def _text(self, text: str, mark: Mark | None, on_lazy: OnLazy | None) -> Any:
+    def _text(self, text: str, mark: SourceLocation | None, on_lazy: OnLazy | None) -> Any:
         if "${" not in text:
             return text
         if whole := _WHOLE.fullmatch(text):
@@ -199,14 +201,14 @@ class Resolver:
 
         return _PIECE.sub(fill, text)
 
-    def _tagged(self, lazy: Lazy, on_lazy: OnLazy | None) -> Any:
+    def _tagged(self, lazy: LazyCall, on_lazy: OnLazy | None) -> Any:
         if lazy.tag in ("!expanduser", "!abspath"):
             text = str(self._text(lazy.value, lazy.mark, on_lazy))
             change = os.path.expanduser if lazy.tag == "!expanduser" else os.path.abspath
             return change(text)
         if lazy.tag in ("!join", "!pathjoin"):
             parts = self.resolve(lazy.value, lazy.mark, on_lazy)
-            if any(isinstance(part, Lazy) for part in parts):
+            if any(isinstance(part, LazyCall) for part in parts):
                 return lazy
             if lazy.tag == "!join":
                 return "".join(str(part) for part in parts)
@@ -217,15 +219,15 @@ class Resolver:
             return self._access(lazy, on_lazy)
         return lazy if on_lazy is None else on_lazy(lazy)
 
-    def _access(self, lazy: Lazy, on_lazy: OnLazy | None) -> Any:
+    def _access(self, lazy: LazyCall, on_lazy: OnLazy | None) -> Any:
         missing = [name for name in ("data", "index_or_key") if name not in lazy.value]
         if missing:
             raise LocatedError(lazy.mark, f"{lazy.tag} needs {' and '.join(missing)}")
         data = self.deref(Found(lazy.value["data"], lazy.mark)).value
         index = self.resolve(lazy.value["index_or_key"], lazy.mark, on_lazy)
-        if isinstance(data, Lazy):
+        if isinstance(data, LazyCall):
             data = self.resolve(data, data.mark, on_lazy)
-            if isinstance(data, Lazy):  # has to be built before it can be indexed
+            if isinstance(data, LazyCall):  # has to be built before it can be indexed
                 return lazy
         try:
             item = data[index]
@@ -237,7 +239,7 @@ class Resolver:
         return self.resolve(item, lazy.mark, on_lazy) if raw else self._final(item, on_lazy)
 
 
-def _as_text(value: Any, name: str, mark: Mark | None) -> str:
+def _as_text(value: Any, name: str, mark: SourceLocation | None) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | int | float):

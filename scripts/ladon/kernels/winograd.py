@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ladon.errors import LadonError
-from ladon.models.packed_conv import PackedConv2d
-from ladon.models.winograd_kernels import JOB, LANES, transform, transform_matrices
+from ladon.kernels.packed_conv import PackedConv2d
+from ladon.kernels.winograd_kernels import JOB, LANES, transform, transform_matrices
 
 # V of one part of an image: enough tiles for the matrix products, and stays in the L3 cache
 _PART_BYTES = 16 << 20
@@ -42,7 +42,7 @@ _scratch = threading.local()
 
 
 def _buffer(name: str, nbytes: int) -> Tensor:
-    """Returns this thread's buffer of that name: fresh memory costs page faults at every call."""
+    """Return this thread's buffer of that name: fresh memory costs page faults at every call."""
     kept = getattr(_scratch, name, None)
     if kept is None or kept.numel() < nbytes:
         kept = torch.empty(nbytes, dtype=torch.uint8)
@@ -74,7 +74,7 @@ class WinogradConv2d(PackedConv2d):
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, *, relu: bool = False) -> WinogradConv2d:
-        """Returns a module that computes what the convolution does, up to rounding.
+        """Return a module that computes what the convolution does, up to rounding.
 
         Args:
             conv: stride, dilation and groups 1, kernel 2x2 or 3x3, channels multiples of 16.
@@ -92,7 +92,7 @@ class WinogradConv2d(PackedConv2d):
         return cls(conv.weight, conv.bias, conv.padding, relu)
 
     def _tile_size(self, height: int, width: int, dtype: torch.dtype) -> int:
-        """Returns the m with the fewest multiplications for an output of that size."""
+        """Return the m with the fewest multiplications for an output of that size."""
         r = self._weight.shape[-1]
 
         def cost(m: int) -> int:
@@ -102,7 +102,7 @@ class WinogradConv2d(PackedConv2d):
         return min((side - r + 1 for side in sides), key=cost)
 
     def _packed_weight(self, m: int, dtype: torch.dtype, tiles: int) -> Tensor:
-        """Returns U = G g G^T for each kernel, as oneDNN's weights of a 1x1 convolution."""
+        """Return U = G g G^T for each kernel, as oneDNN's weights of a 1x1 convolution."""
         packed = self._packed.get((m, dtype))
         if packed is None:
             outputs, inputs, r, _ = self._weight.shape
@@ -150,7 +150,7 @@ class WinogradConv2d(PackedConv2d):
         return y
 
     def _convolve(self, source: Tensor, target: Tensor, m: int) -> None:
-        """Convolves one image [C, H, W] into [K, H', W'], part by part (rows of tiles)."""
+        """Convolve one image [C, H, W] into [K, H', W'], part by part (rows of tiles)."""
         inputs, outputs = source.shape[0], target.shape[0]
         side = m + self._weight.shape[-1] - 1
         positions = side * side

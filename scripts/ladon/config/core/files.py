@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ladon.config.nodes import LocatedError, Mark, suggest
+from ladon.config.core.nodes import LocatedError, SourceLocation, suggest
 from ladon.errors import ConfigError
 
 # the largest shipped file has 15 KB; a device or a wrong file would fill the memory
@@ -22,7 +22,9 @@ def shown(path: str | Path) -> str:
 
 
 @contextmanager
-def reachable(path: str | Path, mark: Mark | None = None, key: str = "") -> Iterator[None]:
+def reachable(
+    path: str | Path, mark: SourceLocation | None = None, key: str = ""
+) -> Iterator[None]:
     """Within it, what the system says against a path becomes an error.
 
     A path may be too long, hold a NUL character, lead through a folder without permission or links

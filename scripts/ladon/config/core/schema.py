@@ -13,14 +13,14 @@ from ladon.choices import INPUTS, MODES, PRECISIONS
 
 
 @dataclass(frozen=True)
-class Named:
+class RegistryKey:
     """Text that must be an entry of one of `registries`, or empty."""
 
     registry: str
 
 
 @dataclass(frozen=True)
-class Items:
+class ListOf:
     """A list, each item under one rule."""
 
     rule: Rule
@@ -58,7 +58,7 @@ class OneOf:
 
 
 # A rule is a section, a list, a registry's entry, or the name of a kind of value.
-Rule = Section | Items | Named | OneOf | str
+Rule = Section | ListOf | RegistryKey | OneOf | str
 
 ANY, NUMBER, COUNT, WHOLE = "any", "number", "count", "whole number"
 FLAG, TEXT, PATHS, DATASET, WEIGHT = "true or false", "text", "list of text", "dataset id", "weight"
@@ -75,7 +75,7 @@ LOADER = Section(
         "dataset_id": DATASET,
         "sampler": Section({"class_or_func": ANY, "kwargs": ANY}, check="sampler"),
         "batch_sampler": component("batch sampler", given=1),
-        "collate_fn": Named("collate function"),
+        "collate_fn": RegistryKey("collate function"),
         "kwargs": ANY,
         "cache_output": ANY,
         "requires_supp": FLAG,
@@ -91,7 +91,7 @@ STAGE_MODEL = Section(
         "sequential": PATHS,
         "frozen_modules": PATHS,
         "freeze_batch_norm": FLAG,
-        "forward_proc": Named("forward function"),
+        "forward_proc": RegistryKey("forward function"),
         "forward_hook": Section({"input": PATHS, "output": PATHS}),
         "wrapper": ANY,
         "requires_grad": FLAG,
@@ -102,7 +102,7 @@ STAGE_MODEL = Section(
     }
 )
 
-_MODULE_WISE = Items(
+_MODULE_WISE = ListOf(
     Section({"module": TEXT, "kwargs": ANY, "is_teacher": FLAG}, required=("module",))
 )
 OPTIMIZER = Section(
@@ -156,7 +156,12 @@ LOSS_WRAPPER = Section(
     required=("input",),
 )
 CRITERION = Section(
-    {"key": TEXT, "args": ANY, "kwargs": ANY, "func2extract_model_loss": Named("loss extractor")},
+    {
+        "key": TEXT,
+        "args": ANY,
+        "kwargs": ANY,
+        "func2extract_model_loss": RegistryKey("loss extractor"),
+    },
     required=("key",),
     registry="loss",
     check="criterion",
@@ -173,10 +178,10 @@ STAGE = Section(
         "optimizer": OPTIMIZER,
         "scheduler": SCHEDULER,
         "criterion": CRITERION,
-        "pre_epoch_process": Named("pre-epoch process"),
-        "pre_forward_process": Named("pre-forward process"),
-        "post_forward_process": Named("post-forward process"),
-        "post_epoch_process": Named("post-epoch process"),
+        "pre_epoch_process": RegistryKey("pre-epoch process"),
+        "pre_forward_process": RegistryKey("pre-forward process"),
+        "post_forward_process": RegistryKey("post-forward process"),
+        "post_epoch_process": RegistryKey("post-epoch process"),
     },
     required=("num_epochs", "train_data_loader", "optimizer", "criterion"),
 )
@@ -200,7 +205,7 @@ TEST = Section(
 )
 
 _ANALYSIS = Section(
-    {"analyzes_after_compress": FLAG, "analyzer_configs": Items(component("analyzer"))}
+    {"analyzes_after_compress": FLAG, "analyzer_configs": ListOf(component("analyzer"))}
 )
 _MODEL_KEYS: dict[str, Rule] = {
     "key": TEXT,

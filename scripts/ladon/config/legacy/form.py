@@ -6,25 +6,25 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ladon.config import schema
-from ladon.config.interpolate import Resolver
-from ladon.config.nodes import (
+from ladon.config.core import schema
+from ladon.config.core.interpolate import Resolver
+from ladon.config.core.nodes import (
     ConfigList,
     ConfigMap,
     LocatedError,
-    Mark,
+    SourceLocation,
     kind_of,
     suggest,
 )
-from ladon.config.schema import Section
-from ladon.config.stages import STAGE
+from ladon.config.core.schema import Section
+from ladon.config.core.update_epoch import STAGE
 
 LEGACY, CURRENT = "legacy", "current"
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a mapping of the legacy schema is called and holds now.
+    """The current name and keys of a mapping of the legacy schema.
 
     Attributes:
         names: current name of each legacy key; None if `change` moves or drops it.
@@ -69,7 +69,7 @@ COMPONENT = {"name": "key", "type": "key", "params": "kwargs"}
 PART = Form(COMPONENT, now=schema.component(""))
 
 
-def map_at(mark: Mark | None, **values: Any) -> ConfigMap:
+def map_at(mark: SourceLocation | None, **values: Any) -> ConfigMap:
     """Return a mapping whose keys all stand at one place."""
     node = ConfigMap(mark)
     for key, value in values.items():
@@ -117,14 +117,14 @@ class Upgrade:
             return result
         return form.change(self, result, path)
 
-    def _check_key(self, key: Any, form: Form, mark: Mark | None, path: str) -> None:
+    def _check_key(self, key: Any, form: Form, mark: SourceLocation | None, path: str) -> None:
         """List a key that is almost a legacy one; all others are left to validation."""
         if form.now is None or key in form.names or key in form.now.keys or str(key)[:1] == "_":
             return
         if near := suggest(key, form.names):
             self.problems.append(f"{mark}: {path}.{key}: unknown key{near}")
 
-    def text(self, value: Any, mark: Mark | None, what: str) -> str:
+    def text(self, value: Any, mark: SourceLocation | None, what: str) -> str:
         """Return a value that has to be known already, like a dataset's id."""
         text = self.resolver.resolve(value, mark)
         if not isinstance(text, str) or not text:

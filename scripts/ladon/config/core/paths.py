@@ -11,7 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ladon.config.nodes import ConfigList, ConfigMap, Lazy, Mark, kind_of, suggest
+from ladon.config.core.nodes import (
+    ConfigList,
+    ConfigMap,
+    LazyCall,
+    SourceLocation,
+    kind_of,
+    suggest,
+)
 from ladon.errors import ConfigError
 
 
@@ -20,13 +27,13 @@ class Found:
     """A value, and where its key stands."""
 
     value: Any
-    mark: Mark | None
+    mark: SourceLocation | None
 
 
 class NoSuchPathError(Exception):
     """A path that leads nowhere; `mark` is the nearest place, `hint` a did-you-mean."""
 
-    def __init__(self, mark: Mark | None, hint: str) -> None:
+    def __init__(self, mark: SourceLocation | None, hint: str) -> None:
         super().__init__(hint)
         self.mark = mark
         self.hint = hint
@@ -58,7 +65,7 @@ def find(root: ConfigMap, dotted: str, deref: Callable[[Found], Found] | None = 
     while pieces:
         if deref is not None:
             here = deref(here)
-        node = here.value.value if isinstance(here.value, Lazy) else here.value
+        node = here.value.value if isinstance(here.value, LazyCall) else here.value
         if isinstance(node, ConfigMap):
             match = match_key(node, pieces)
             if match is None:
@@ -73,7 +80,7 @@ def find(root: ConfigMap, dotted: str, deref: Callable[[Found], Found] | None = 
     return here
 
 
-def nearest_mark(root: ConfigMap, dotted: str) -> Mark | None:
+def nearest_mark(root: ConfigMap, dotted: str) -> SourceLocation | None:
     """Return the place of a key, or of the closest section above it that exists."""
     try:
         return find(root, dotted).mark
@@ -81,7 +88,9 @@ def nearest_mark(root: ConfigMap, dotted: str) -> Mark | None:
         return miss.mark
 
 
-def set_in(node: Any, pieces: Sequence[str], value: Any, mark: Mark, done: str = "") -> Any:
+def set_in(
+    node: Any, pieces: Sequence[str], value: Any, mark: SourceLocation, done: str = ""
+) -> Any:
     """Return `node` with the value at the path set.
 
     Mappings and lists on the way are copied, so that another alias of them keeps its data; a tagged
@@ -90,7 +99,7 @@ def set_in(node: Any, pieces: Sequence[str], value: Any, mark: Mark, done: str =
     Raises:
         ConfigError: the path steps into a scalar or past the end of a list.
     """
-    if isinstance(node, Lazy) and isinstance(node.value, ConfigMap | ConfigList):
+    if isinstance(node, LazyCall) and isinstance(node.value, ConfigMap | ConfigList):
         node.value = set_in(node.value, pieces, value, mark, done)
         return node
     if isinstance(node, ConfigMap):

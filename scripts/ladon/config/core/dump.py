@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from ladon.config.interpolate import Resolver, escape
-from ladon.config.nodes import Lazy, LocatedError
-from ladon.config.parse import add_numbers
+from ladon.config.core.interpolate import Resolver, escape
+from ladon.config.core.nodes import LazyCall, LocatedError
+from ladon.config.core.parse import add_numbers
 
 
 class _Dumper(yaml.SafeDumper):
@@ -33,7 +33,7 @@ def dump_yaml(resolver: Resolver, value: Any) -> str:
 
 
 class _Writer:
-    """Turns resolved values into YAML nodes; one `Lazy` is one node, anchored if shared."""
+    """Turns resolved values into YAML nodes; one `LazyCall` is one node, anchored if shared."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
@@ -48,7 +48,7 @@ class _Writer:
             value: the value.
             keeps_private: keep keys that begin with '_': they are arguments, not there for anchors.
         """
-        if isinstance(value, Lazy):
+        if isinstance(value, LazyCall):
             return self._lazy(value)
         if isinstance(value, dict):
             pairs = [
@@ -68,7 +68,7 @@ class _Writer:
         self._scalars.represented_objects.clear()
         return self._scalars.represent_data(value)
 
-    def _lazy(self, lazy: Lazy) -> yaml.Node:
+    def _lazy(self, lazy: LazyCall) -> yaml.Node:
         if id(lazy) in self._done:
             return self._done[id(lazy)]
         if id(lazy) in self._open:

@@ -3,8 +3,8 @@
 Besides its multiplications, three things cost an eager block time: ReLU and sum read and write
 every value once more, oneDNN lays out the weights its own way at every call, and autocast rounds
 them at every call (it keeps only those that want a gradient). Here oneDNN's convolution does it
-all, its weights packed beforehand; ``torch.compile`` uses the same operators (see PyTorch's
-``torch/_inductor/mkldnn_ir.py``).
+all, its weights packed beforehand; `torch.compile` uses the same operators (see PyTorch's
+`torch/_inductor/mkldnn_ir.py`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from ladon.errors import LadonError
-from ladon.models.packed_conv import PackedConv2d, inference_dtype
-from ladon.models.winograd import WinogradConv2d
+from ladon.kernels.packed_conv import PackedConv2d, inference_dtype
+from ladon.kernels.winograd import WinogradConv2d
 from ladon.modules import is_watched
 
 
@@ -31,7 +31,7 @@ class FusedConv2d(PackedConv2d):
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, *, relu: bool = False) -> FusedConv2d:
-        """Returns a module that computes what the convolution does, up to rounding.
+        """Return a module that computes what the convolution does, up to rounding.
 
         Args:
             conv: float32, on the CPU, without groups, padding zeros whose number is given.
@@ -49,13 +49,17 @@ class FusedConv2d(PackedConv2d):
         return cls(conv, relu=relu)
 
     def _pack(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns weight and bias in x's dtype, the weight in the layout that oneDNN wants."""
+        """Return weight and bias in x's dtype, the weight in the layout that oneDNN wants."""
         packed = self._packed.get(x.dtype)
         if packed is None:
             padding, stride, dilation, groups = self._geometry
             weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
                 self._weight.to(x.dtype).to_mkldnn(),
-                *(padding, stride, dilation, groups, list(x.shape)),
+                padding,
+                stride,
+                dilation,
+                groups,
+                list(x.shape),
             )
             packed = weight, None if self._bias is None else self._bias.to(x.dtype)
             self._packed[x.dtype] = packed
@@ -88,7 +92,7 @@ class FusedConv2d(PackedConv2d):
 
 
 class FusedBottleneck(nn.Module):
-    """A torchvision ``Bottleneck`` with BatchNorm folded; see :meth:`from_block`."""
+    """A torchvision `Bottleneck` with BatchNorm folded; see :meth:`from_block`."""
 
     def __init__(self, block: Bottleneck, *, owns_input: bool = False) -> None:
         super().__init__()
@@ -122,7 +126,7 @@ class FusedBottleneck(nn.Module):
 
     @classmethod
     def from_block(cls, block: Bottleneck, *, owns_input: bool = False) -> FusedBottleneck:
-        """Returns a module that computes what the block does, up to rounding.
+        """Return a module that computes what the block does, up to rounding.
 
         Args:
             block: in eval mode, its normalisations folded into the convolutions and nn.Identity.
@@ -139,7 +143,7 @@ class FusedBottleneck(nn.Module):
         return cls(block, owns_input=owns_input)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Computes [N, C, H, W] -> [N, K, H', W'], x left as it is unless it is owned."""
+        """Compute [N, C, H, W] -> [N, K, H', W'], x left as it is unless it is owned."""
         x = x.to(inference_dtype(x))  # once, not for each of its two readers
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.conv2(self.conv1(x))
@@ -147,7 +151,7 @@ class FusedBottleneck(nn.Module):
 
 
 def replaced_blocks(model: nn.Module) -> list[tuple[nn.Module, str, FusedBottleneck]]:
-    """What to exchange in a model once its BatchNorm is folded; changes nothing itself.
+    """Find what to exchange in a model once its BatchNorm is folded; change nothing.
 
     Returns:
         (parent, name of the child, fused block) for each block that can be replaced.

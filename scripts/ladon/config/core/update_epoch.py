@@ -11,9 +11,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ladon.config.interpolate import Resolver
-from ladon.config.nodes import ConfigMap, Mark
-from ladon.config.paths import Found, NoSuchPathError, set_in
+from ladon.config.core.interpolate import Resolver
+from ladon.config.core.nodes import ConfigMap, SourceLocation
+from ladon.config.core.paths import Found, NoSuchPathError, set_in
 from ladon.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _PATH = ("train", "epoch_to_update")
 
 
 @dataclass(frozen=True)
-class StagePlan:
+class StageStarts:
     """The first epoch of every stage, as far as known, and `epoch_to_update` as written."""
 
     starts: dict[str, int]
@@ -31,24 +31,24 @@ class StagePlan:
     is_complete: bool
 
 
-def read_plan(root: ConfigMap) -> StagePlan:
+def read_stage_starts(root: ConfigMap) -> StageStarts:
     """Read the stages of a config that may still lack layers; what cannot be known is left out."""
     resolver = Resolver(root)
     train = _try(resolver, "train", raw=True)
     if not isinstance(train, ConfigMap):
-        return StagePlan({}, None, False)
+        return StageStarts({}, None, False)
     epoch = _try(resolver, "train.epoch_to_update", raw=True)
     numbers = sorted(int(m[1]) for key in train if (m := STAGE.fullmatch(str(key))))
     if not numbers:
-        return StagePlan({"stage1": 0}, epoch, True)
+        return StageStarts({"stage1": 0}, epoch, True)
     starts, first = {}, 0
     for number in numbers:
         starts[f"stage{number}"] = first
         length = _try(resolver, f"train.stage{number}.num_epochs")
         if not is_count(length):
-            return StagePlan(starts, epoch, number == numbers[-1])
+            return StageStarts(starts, epoch, number == numbers[-1])
         first += length
-    return StagePlan(starts, epoch, True)
+    return StageStarts(starts, epoch, True)
 
 
 def is_count(value: Any) -> bool:
@@ -72,11 +72,11 @@ def sets_epoch(layer: ConfigMap) -> bool:
     return isinstance(train, dict) and "epoch_to_update" in train
 
 
-def follow_stages(root: ConfigMap, before: StagePlan) -> ConfigMap:
+def follow_stages(root: ConfigMap, before: StageStarts) -> ConfigMap:
     """Move a numeric `epoch_to_update` along with the stage that it was the first epoch of."""
     if not isinstance(before.epoch, int) or isinstance(before.epoch, bool):
         return root
-    after = read_plan(root)
+    after = read_stage_starts(root)
     for stage, first in before.starts.items():
         if first == before.epoch and after.starts.get(stage, first) != first:
             mark = _mark(root)
@@ -90,7 +90,7 @@ def fix_epoch(root: ConfigMap) -> ConfigMap:
 
     A value that is neither a number nor a stage's name is left for validation to report.
     """
-    plan = read_plan(root)
+    plan = read_stage_starts(root)
     if plan.epoch is None:
         return root
     try:
@@ -112,9 +112,9 @@ def fix_epoch(root: ConfigMap) -> ConfigMap:
     return set_in(root, _PATH, epoch, _mark(root))
 
 
-def _mark(root: ConfigMap) -> Mark:
+def _mark(root: ConfigMap) -> SourceLocation:
     try:
         found: Found = Resolver(root).locate("train.epoch_to_update")
     except (ConfigError, NoSuchPathError):
-        return Mark("train.epoch_to_update")
-    return found.mark or Mark("train.epoch_to_update")
+        return SourceLocation("train.epoch_to_update")
+    return found.mark or SourceLocation("train.epoch_to_update")

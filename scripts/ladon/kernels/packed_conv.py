@@ -1,4 +1,4 @@
-"""What convolutions with weights packed for oneDNN have in common: when, and with what input.
+"""Convolutions with weights packed for oneDNN: when they can be used, and with what input.
 
 They serve inference on the CPU, compute with the weights of when they were made, and have neither
 parameters nor a state dict.
@@ -15,7 +15,7 @@ from ladon.errors import LadonError
 
 
 def inference_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that a convolution computes in, which is autocast's where that is on."""
+    """Return the dtype that a convolution computes in, which is autocast's where that is on."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
@@ -57,7 +57,7 @@ class PackedConv2d(nn.Module):
         return {**self.__dict__, "_packed": {}}
 
     def _prepared(self, x: Tensor) -> Tensor:
-        """Returns the input in the dtype to compute in and channels_last.
+        """Return the input in the dtype to compute in and channels_last.
 
         Raises:
             LadonError: an input that the operators must not see.

@@ -8,15 +8,15 @@ from typing import Any
 
 import yaml
 
-from ladon.config.files import read_text, shown
-from ladon.config.nodes import (
+from ladon.config.core.files import read_text, shown
+from ladon.config.core.nodes import (
     MAX_DEPTH,
     TAGS,
     ConfigList,
     ConfigMap,
-    Lazy,
+    LazyCall,
     LocatedError,
-    Mark,
+    SourceLocation,
     suggest,
     too_deep,
 )
@@ -100,7 +100,7 @@ def parse_text(text: str, file: str, *, has_lines: bool = True) -> Any:
             loader.dispose()
     except yaml.reader.ReaderError as exc:
         line = text.count("\n", 0, exc.position) + 1 if has_lines else None
-        raise LocatedError(Mark(file, line), f"not valid YAML: {exc.reason}") from exc
+        raise LocatedError(SourceLocation(file, line), f"not valid YAML: {exc.reason}") from exc
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         line = mark.line + 1 if mark is not None and has_lines else None
@@ -108,7 +108,7 @@ def parse_text(text: str, file: str, *, has_lines: bool = True) -> Any:
         lines = text.splitlines()[mark.line :][:1] if mark is not None else []
         if "${" in "".join(lines):
             problem += " (inside { } or [ ], put ${...} in quotes)"
-        raise LocatedError(Mark(file, line), f"not valid YAML: {problem}") from exc
+        raise LocatedError(SourceLocation(file, line), f"not valid YAML: {problem}") from exc
     except RecursionError as exc:
         raise ConfigError(f"{file}: not valid YAML: nested too deeply") from exc
 
@@ -126,8 +126,8 @@ class _Reader:
         self._sizes: dict[int, int] = {}
         self._size = self._repeated = 0
 
-    def _mark(self, node: yaml.Node) -> Mark:
-        return Mark(self._file, node.start_mark.line + 1 if self._has_lines else None)
+    def _mark(self, node: yaml.Node) -> SourceLocation:
+        return SourceLocation(self._file, node.start_mark.line + 1 if self._has_lines else None)
 
     def read(self, node: yaml.Node) -> Any:
         """Return the config node of a YAML node; an alias yields its anchor's object."""
@@ -150,7 +150,7 @@ class _Reader:
         return value
 
     def _repeat(self, node: yaml.Node) -> None:
-        """Refuses aliases of aliases that stand for more than anybody could write ("laughs")."""
+        """Refuse aliases of aliases that stand for more than anybody could write ("laughs")."""
         self._size += self._sizes[id(node)]
         self._repeated += self._sizes[id(node)]
         if self._repeated > _MAX_REPEATED:
@@ -178,7 +178,7 @@ class _Reader:
         raise LocatedError(self._mark(node), f"tag {tag} is not supported here")
 
     def _refuse_other_number(self, node: yaml.ScalarNode, value: Any) -> None:
-        """Refuses numbers that YAML 1.1 reads otherwise than a person: 010 is 8, 1:30 is 90."""
+        """Refuse numbers that YAML 1.1 reads otherwise than a person: 010 is 8, 1:30 is 90."""
         if node.style or type(value) not in (int, float):
             return
         if isinstance(value, int) and value.bit_length() > _MAX_BITS:
@@ -196,17 +196,17 @@ class _Reader:
             f'"{text}" in quotes if it is text',
         )
 
-    def _lazy(self, node: yaml.Node) -> Lazy:
+    def _lazy(self, node: yaml.Node) -> LazyCall:
         mark = self._mark(node)
         if node.tag not in TAGS:
             raise LocatedError(mark, f"unknown tag {node.tag}{suggest(node.tag, TAGS)}")
         kind = TAGS[node.tag]
         if kind == "mapping" and isinstance(node, yaml.MappingNode):
-            return Lazy(node.tag, self._mapping(node), mark)
+            return LazyCall(node.tag, self._mapping(node), mark)
         if kind == "list" and isinstance(node, yaml.SequenceNode):
-            return Lazy(node.tag, self._sequence(node), mark)
+            return LazyCall(node.tag, self._sequence(node), mark)
         if kind == "text" and isinstance(node, yaml.ScalarNode):
-            return Lazy(node.tag, node.value, mark)
+            return LazyCall(node.tag, node.value, mark)
         raise LocatedError(mark, f"{node.tag} needs {'text' if kind == 'text' else 'a ' + kind}")
 
     def _sequence(self, node: yaml.SequenceNode) -> ConfigList:
@@ -218,7 +218,7 @@ class _Reader:
     def _mapping(self, node: yaml.MappingNode) -> ConfigMap:
         own = ConfigMap(self._mark(node))
         merged: list[ConfigMap] = []
-        merge_mark: Mark | None = None
+        merge_mark: SourceLocation | None = None
         for key_node, value_node in node.value:
             mark = self._mark(key_node)
             if key_node.tag == _STANDARD + "merge":
@@ -228,7 +228,7 @@ class _Reader:
                 merged = self._merge_sources(value_node, mark)
                 continue
             key = self.read(key_node)
-            if isinstance(key, ConfigMap | ConfigList | Lazy):
+            if isinstance(key, ConfigMap | ConfigList | LazyCall):
                 raise LocatedError(mark, "a key must be a plain value")
             if key in own:
                 raise self._duplicate(key, mark, own.marks[key])
@@ -239,15 +239,15 @@ class _Reader:
                 result.put(key, value, source.marks.get(key))
         return result
 
-    def _merge_sources(self, node: yaml.Node, mark: Mark) -> list[ConfigMap]:
+    def _merge_sources(self, node: yaml.Node, mark: SourceLocation) -> list[ConfigMap]:
         value = self.read(node)
         sources = value if isinstance(value, ConfigList) else [value]
-        plain = [s.value if isinstance(s, Lazy) else s for s in sources]
+        plain = [s.value if isinstance(s, LazyCall) else s for s in sources]
         if not all(isinstance(source, ConfigMap) for source in plain):
             raise LocatedError(mark, "<< needs a mapping or a list of mappings")
         return plain
 
     @staticmethod
-    def _duplicate(key: Any, mark: Mark, first: Mark | None) -> LocatedError:
+    def _duplicate(key: Any, mark: SourceLocation, first: SourceLocation | None) -> LocatedError:
         line = first.line if first else None
         return LocatedError(mark, f'key "{key}" stands twice in one mapping (first on line {line})')

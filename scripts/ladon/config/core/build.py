@@ -6,15 +6,15 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from ladon.config.aliases import resolve_name
-from ladon.config.interpolate import Resolver
-from ladon.config.nodes import Lazy, LocatedError, kind_of, suggest
+from ladon.config.core.aliases import resolve_name
+from ladon.config.core.interpolate import Resolver
+from ladon.config.core.nodes import LazyCall, LocatedError, kind_of, suggest
 from ladon.errors import ConfigError, LadonError
 
 logger = logging.getLogger(__name__)
 
 
-def lazy_target(lazy: Lazy, entry: dict[Any, Any]) -> tuple[str, Any]:
+def lazy_target(lazy: LazyCall, entry: dict[Any, Any]) -> tuple[str, Any]:
     """Import what an `!import_*` node names, without calling it.
 
     Args:
@@ -54,7 +54,7 @@ class Builder:
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
         # Keyed by identity; the node is kept beside its object so that its id cannot be given away.
-        self._built: dict[int, tuple[Lazy, Any]] = {}
+        self._built: dict[int, tuple[LazyCall, Any]] = {}
         self._open: list[int] = []
 
     def build(self, value: Any) -> Any:
@@ -63,7 +63,7 @@ class Builder:
             return value
         return self._resolver.resolve(value, None, self._lazy)
 
-    def _lazy(self, lazy: Lazy) -> Any:
+    def _lazy(self, lazy: LazyCall) -> Any:
         if id(lazy) in self._built:
             return self._built[id(lazy)][1]
         if id(lazy) in self._open:
@@ -76,7 +76,7 @@ class Builder:
         self._built[id(lazy)] = (lazy, result)
         return result
 
-    def _dispatch(self, lazy: Lazy) -> Any:
+    def _dispatch(self, lazy: LazyCall) -> Any:
         if lazy.tag in ("!getattr", "!setattr"):
             return self._attribute(lazy)
         if lazy.tag == "!call_method":
@@ -91,12 +91,12 @@ class Builder:
             raise LocatedError(lazy.mark, f"{text}, not {kind_of(init)}")
         return self._call(lazy, name, target, init.get("args"), init.get("kwargs"))
 
-    def _field(self, lazy: Lazy, name: str) -> Any:
+    def _field(self, lazy: LazyCall, name: str) -> Any:
         value = lazy.value.get(name)
         return self._resolver.resolve(value, lazy.value.mark_of(name), self._lazy)
 
     def _call(
-        self, lazy: Lazy, name: str, target: Callable[..., Any], args: Any, kwargs: Any
+        self, lazy: LazyCall, name: str, target: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         args, kwargs = [] if args is None else args, {} if kwargs is None else kwargs
         if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
@@ -111,7 +111,7 @@ class Builder:
             text = f"building {name} failed: {type(exc).__name__}: {exc}"
             raise LocatedError(lazy.mark, text) from exc
 
-    def _attribute(self, lazy: Lazy) -> Any:
+    def _attribute(self, lazy: LazyCall) -> Any:
         values = self._resolver.resolve(lazy.value, lazy.mark, self._lazy)
         is_get = lazy.tag == "!getattr"
         if len(values) not in ((2, 3) if is_get else (3,)) or not isinstance(values[1], str):
@@ -126,7 +126,7 @@ class Builder:
             raise LocatedError(lazy.mark, f'{owner} has no "{name}"{suggest(name, dir(obj))}')
         return getattr(obj, name, *values[2:])
 
-    def _call_method(self, lazy: Lazy) -> Any:
+    def _call_method(self, lazy: LazyCall) -> Any:
         obj, name = self._field(lazy, "obj"), self._field(lazy, "method_name")
         if obj is None or not isinstance(name, str):
             raise LocatedError(lazy.mark, '!call_method needs "obj" and "method_name"')

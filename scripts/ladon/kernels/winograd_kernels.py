@@ -1,4 +1,4 @@
-"""Kernels of :mod:`ladon.models.winograd`: the transforms of the tiles of an image.
+"""Kernels of :mod:`ladon.kernels.winograd`: the transforms of the tiles of an image.
 
 LLVM vector code over 16 channels at a time: numba's own loops over 16 or 36 pixels' channels are
 not vectorised, since it cannot tell LLVM that source and target do not overlap. All arithmetic is
@@ -25,7 +25,7 @@ _POINTS = {4: (0.0, 1.0, -1.0), 6: (0.0, 0.625, -0.625, 1.5, -1.5)}
 
 
 def transform_matrices(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns B^T [a, a], G [a, r] and A^T [m, a] of F(m, r), a = m + r - 1 in 4, 6 (Toom-Cook)."""
+    """Return B^T [a, a], G [a, r] and A^T [m, a] of F(m, r), a = m + r - 1 in 4, 6 (Toom-Cook)."""
     points = _POINTS[m + r - 1]
     side = m + r - 1
     b_t, g, a_t = np.zeros((side, side)), np.zeros((side, r)), np.zeros((m, side))
@@ -49,7 +49,7 @@ def _splat(kind: ir.VectorType, value: float) -> ir.Constant:
 
 
 def _load(builder: ir.IRBuilder, address: ir.Value, is_bfloat16: bool) -> ir.Value:
-    """Loads 16 channels as float32."""
+    """Load 16 channels as float32."""
     kind = _SHORTS if is_bfloat16 else _FLOATS
     value = builder.load(builder.inttoptr(address, kind.as_pointer()), align=2)
     if not is_bfloat16:
@@ -58,7 +58,7 @@ def _load(builder: ir.IRBuilder, address: ir.Value, is_bfloat16: bool) -> ir.Val
 
 
 def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, is_bfloat16: bool) -> None:
-    """Stores 16 channels; bfloat16 rounds to nearest, ties to even, and keeps NaN."""
+    """Store 16 channels; bfloat16 rounds to nearest, ties to even, and keeps NaN."""
     kind = _FLOATS
     if is_bfloat16:
         kind = _SHORTS
@@ -72,7 +72,7 @@ def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, is_bfloat1
 
 
 def _combine(builder: ir.IRBuilder, weights: np.ndarray, values: list[ir.Value]) -> ir.Value:
-    """Returns the sum of weights * values, leaving out what is 0 and multiplications by 1."""
+    """Return the sum of weights * values, leaving out what is 0 and multiplications by 1."""
     total = None
     # largest first: every row of the matrices has a positive entry to begin with
     for weight, value in sorted(zip(weights, values, strict=True), key=lambda pair: -pair[0]):
@@ -89,7 +89,7 @@ def _combine(builder: ir.IRBuilder, weights: np.ndarray, values: list[ir.Value])
 
 
 def _tile_transform(matrix: np.ndarray, is_bfloat16: bool, *, is_output: bool) -> Callable:
-    """Compiles matrix @ tile @ matrix.T for 16 channels; an output gets bias and lower bound.
+    """Compile matrix @ tile @ matrix.T for 16 channels; an output gets bias and lower bound.
 
     The numba function takes addresses and distances in bytes: source, source row, source column,
     target, target row, target column, bias (16 float32, outputs only), and the bound (float32).
@@ -147,7 +147,7 @@ def _take_next(_context, pointer, index):
 
 @intrinsic
 def _copy(_context, target, source, count):
-    """Copies count bytes; from address 0 it writes zeros."""
+    """Copy count bytes; from address 0 it writes zeros."""
 
     def generate(context, builder, _signature, args):
         target, source = (builder.inttoptr(a, ir.IntType(8).as_pointer()) for a in args[:2])
@@ -246,7 +246,7 @@ def _is_inside(job, top, left):  # pragma: no cover (compiled)
 
 @numba.njit(nogil=True)
 def _copy_patch(job, patch, top, left, is_output):  # pragma: no cover (compiled)
-    """Copies a tile over the image's edge into a patch (zeros outside), or back (nothing there)."""
+    """Copy a tile over the image's edge into a patch (zeros outside), or back (nothing there)."""
     for i in range(job.size):
         for j in range(job.size):
             y, x = top + i, left + j
@@ -301,14 +301,14 @@ def _output_rows(pointer):  # pragma: no cover (compiled)
 
 @functools.cache
 def _compiled(kernel: Callable) -> Any:
-    """Compiles a kernel: seconds, once per installation, as numba keeps it."""
+    """Compile a kernel: seconds, once per installation, as numba keeps it."""
     signature = numba.void(numba.types.CPointer(numba.from_dtype(JOB)))
     return numba.cfunc(signature, cache=True)(kernel)
 
 
 @functools.cache
 def _run_parallel() -> Callable | None:
-    """Returns GOMP_parallel of the OpenMP library that PyTorch loaded, if it has one."""
+    """Return GOMP_parallel of the OpenMP library that PyTorch loaded, if it has one."""
     try:
         return ctypes.CDLL(None).GOMP_parallel
     except (AttributeError, OSError, TypeError):  # another OpenMP library; Windows
@@ -316,7 +316,7 @@ def _run_parallel() -> Callable | None:
 
 
 def transform(job: np.ndarray, threads: int, *, is_output: bool) -> None:
-    """Transforms the tiles of a job: image to tiles, or tiles to the image.
+    """Transform the tiles of a job: image to tiles, or tiles to the image.
 
     Args:
         job: [1] of JOB.

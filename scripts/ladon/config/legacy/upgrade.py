@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ladon.config import legacy_steps as steps
-from ladon.config import schema
-from ladon.config.legacy_form import COMPONENT, CURRENT, LEGACY, PART, Form, Upgrade
-from ladon.config.nodes import ConfigMap
+from ladon.config.core import schema
+from ladon.config.core.nodes import ConfigMap
+from ladon.config.legacy import steps
+from ladon.config.legacy.form import COMPONENT, CURRENT, LEGACY, PART, Form, Upgrade
 from ladon.errors import ConfigError
 
 _ANALYSIS = Form(inside={"analyzer_configs": Form(each=PART)})

@@ -1,6 +1,6 @@
-"""What a parsed config file is made of: plain values that remember the file and line they stand on.
+"""Nodes of a parsed config file: plain values that remember the file and line they stand on.
 
-Mappings and lists are `dict` and `list` subclasses, a tagged node is a `Lazy`. Strings in them
+Mappings and lists are `dict` and `list` subclasses, a tagged node is a `LazyCall`. Strings in them
 are raw: `${...}` is not filled in yet (see `interpolate`).
 """
 
@@ -34,7 +34,7 @@ MAX_DEPTH = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class SourceLocation:
     """Where a value was written: a file and line, or the option it came from (`--set`)."""
 
     file: str
@@ -52,7 +52,7 @@ class LocatedError(ConfigError):
         text: what is wrong, without the place.
     """
 
-    def __init__(self, mark: Mark | None, text: str) -> None:
+    def __init__(self, mark: SourceLocation | None, text: str) -> None:
         super().__init__(text if mark is None else f"{mark}: {text}")
         self.mark = mark
         self.text = text
@@ -61,17 +61,17 @@ class LocatedError(ConfigError):
 class ConfigMap(dict[Any, Any]):
     """A mapping of a config file; `marks` says where each key stands."""
 
-    def __init__(self, mark: Mark | None = None) -> None:
+    def __init__(self, mark: SourceLocation | None = None) -> None:
         super().__init__()
         self.mark = mark
-        self.marks: dict[Any, Mark | None] = {}
+        self.marks: dict[Any, SourceLocation | None] = {}
 
-    def put(self, key: Any, value: Any, mark: Mark | None) -> None:
+    def put(self, key: Any, value: Any, mark: SourceLocation | None) -> None:
         """Set a key together with its place."""
         self[key] = value
         self.marks[key] = mark
 
-    def mark_of(self, key: Any) -> Mark | None:
+    def mark_of(self, key: Any) -> SourceLocation | None:
         """Return the place of a key, or of the mapping if the key has none."""
         return self.marks.get(key) or self.mark
 
@@ -86,12 +86,12 @@ class ConfigMap(dict[Any, Any]):
 class ConfigList(list[Any]):
     """A list of a config file; `marks` says where each item stands."""
 
-    def __init__(self, mark: Mark | None = None) -> None:
+    def __init__(self, mark: SourceLocation | None = None) -> None:
         super().__init__()
         self.mark = mark
-        self.marks: list[Mark | None] = []
+        self.marks: list[SourceLocation | None] = []
 
-    def put(self, value: Any, mark: Mark | None) -> None:
+    def put(self, value: Any, mark: SourceLocation | None) -> None:
         """Append an item together with its place."""
         self.append(value)
         self.marks.append(mark)
@@ -104,7 +104,7 @@ class ConfigList(list[Any]):
         return other
 
 
-class Lazy:
+class LazyCall:
     """A tagged node that imports or calls when it is built.
 
     An alias is the very same object as its anchor: what is built once is shared, and an override
@@ -118,7 +118,7 @@ class Lazy:
 
     __slots__ = ("mark", "tag", "value")
 
-    def __init__(self, tag: str, value: Any, mark: Mark | None = None) -> None:
+    def __init__(self, tag: str, value: Any, mark: SourceLocation | None = None) -> None:
         self.tag = tag
         self.value = value
         self.mark = mark
@@ -138,7 +138,7 @@ class Lazy:
         return f"<{self.tag} {name} at {self.mark}>"
 
 
-def from_plain(value: Any, mark: Mark, depth: int = 0) -> Any:
+def from_plain(value: Any, mark: SourceLocation, depth: int = 0) -> Any:
     """Turn plain dicts and lists (a JSON object) into config nodes that all stand at `mark`.
 
     Raises:
@@ -159,7 +159,7 @@ def from_plain(value: Any, mark: Mark, depth: int = 0) -> Any:
     return value
 
 
-def too_deep(mark: Mark | None) -> LocatedError:
+def too_deep(mark: SourceLocation | None) -> LocatedError:
     """Return the error for values inside values without end."""
     return LocatedError(mark, f"nested too deeply: at most {MAX_DEPTH} levels")
 
@@ -173,7 +173,7 @@ def kind_of(value: Any) -> str:
         (str, "text"),
         (dict, "a mapping"),
         (list, "a list"),
-        (Lazy, "a tagged node"),
+        (LazyCall, "a tagged node"),
     ]
     return next((words for kind, words in kinds if isinstance(value, kind)), type(value).__name__)
 

@@ -7,13 +7,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from ladon.config.aliases import import_dependency
-from ladon.config.build import Builder
-from ladon.config.dump import dump_yaml
-from ladon.config.interpolate import Resolver
-from ladon.config.nodes import ConfigMap, LocatedError, kind_of
-from ladon.config.paths import NoSuchPathError, nearest_mark
-from ladon.config.schema import TOP
+from ladon.config.core.aliases import import_dependency
+from ladon.config.core.build import Builder
+from ladon.config.core.dump import dump_yaml
+from ladon.config.core.interpolate import Resolver
+from ladon.config.core.nodes import ConfigMap, LocatedError, kind_of
+from ladon.config.core.paths import NoSuchPathError, nearest_mark
+from ladon.config.core.schema import TOP
 from ladon.errors import ConfigError
 
 
@@ -42,7 +42,7 @@ class Config:
     def get(self, dotted: str, default: Any = None) -> Any:
         """Return the value at a path like `train.stage1.optimizer`, interpolated and copied.
 
-        Nodes that import or call stay `Lazy`.
+        Nodes that import or call stay `LazyCall`.
 
         Args:
             dotted: the path; keys with dots or slashes in them are found too, numbers index lists.

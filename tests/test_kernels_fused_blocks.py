@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from ladon.errors import LadonError
-from ladon.models.fused_blocks import FusedBottleneck, FusedConv2d, replaced_blocks
-from ladon.models.winograd import WinogradConv2d
+from ladon.kernels.fused_blocks import FusedBottleneck, FusedConv2d, replaced_blocks
+from ladon.kernels.winograd import WinogradConv2d
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,10 @@ def made_block(
     if stride != 1 or inputs != outputs:
         downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride), nn.Identity())
     made = block(
-        *(inputs, planes, stride, downsample),
+        inputs,
+        planes,
+        stride,
+        downsample,
         dilation=dilation,
         norm_layer=lambda channels: nn.Identity(),
         **kwargs,

@@ -1,4 +1,4 @@
-"""What renaming cannot do to the legacy schema: one function for each kind of section.
+"""Upgrades of the legacy schema beyond renaming: one function for each kind of section.
 
 A public function takes the upgrade, the renamed mapping (which it may change) and its path for
 errors, and returns what stands there now.
@@ -9,9 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ladon.config.legacy_form import CURRENT, LEGACY, PART, Upgrade, map_at, take
-from ladon.config.merge import merge
-from ladon.config.nodes import ConfigList, ConfigMap, Lazy, LocatedError, Mark, kind_of, suggest
+from ladon.config.core.merge import merge
+from ladon.config.core.nodes import (
+    ConfigList,
+    ConfigMap,
+    LazyCall,
+    LocatedError,
+    SourceLocation,
+    kind_of,
+    suggest,
+)
+from ladon.config.legacy.form import CURRENT, LEGACY, PART, Upgrade, map_at, take
 
 _DATASET_KEYS = ("name", "type", "root", "splits")
 _COCO = "cocodetect"
@@ -20,15 +28,27 @@ _COCO_NAMES = {"images": "img_dir_path", "annotations": "ann_file_path"}
 _DATASETS = {_COCO: "ladon.data.coco.coco_dataset"}
 _TRANSFORMS = {
     "ladon.data.transforms": (
-        *("CustomCompose", "CustomRandomResize", "CustomRandomHorizontalFlip", "CustomRandomCrop"),
-        *("CustomCenterCrop", "CustomToTensor", "CustomNormalize"),
-        *("WrappedRandomResizedCrop", "WrappedResize"),
+        "CustomCompose",
+        "CustomRandomResize",
+        "CustomRandomHorizontalFlip",
+        "CustomRandomCrop",
+        "CustomCenterCrop",
+        "CustomToTensor",
+        "CustomNormalize",
+        "WrappedRandomResizedCrop",
+        "WrappedResize",
     ),
     "sc2bench.transforms.misc": (
-        *("ClearTargetTransform", "AdaptivePad", "SimpleQuantizer", "SimpleDequantizer"),
+        "ClearTargetTransform",
+        "AdaptivePad",
+        "SimpleQuantizer",
+        "SimpleDequantizer",
     ),
     "sc2bench.transforms.codec": (
-        *("PillowImageModule", "PillowTensorModule", "BPGModule", "VTMModule"),
+        "PillowImageModule",
+        "PillowTensorModule",
+        "BPGModule",
+        "VTMModule",
     ),
 }
 LOADER_KWARGS = ("batch_size", "num_workers", "drop_last", "pin_memory")
@@ -47,7 +67,7 @@ _KD_OUTPUTS = {
 
 def dataset_schema(entry: Any) -> str | None:
     """Return the schema of one entry of `datasets`; None if nothing in it tells."""
-    if isinstance(entry, Lazy):
+    if isinstance(entry, LazyCall):
         return CURRENT
     keys = set(entry) if isinstance(entry, ConfigMap) else set()
     return LEGACY if keys & {"splits", "type"} else CURRENT if keys & {"init", "key"} else None
@@ -65,7 +85,9 @@ def datasets(work: Upgrade, node: ConfigMap, path: str) -> ConfigMap:
     return result
 
 
-def _splits(work: Upgrade, entry: ConfigMap, path: str) -> Iterator[tuple[str, Lazy, Mark | None]]:
+def _splits(
+    work: Upgrade, entry: ConfigMap, path: str
+) -> Iterator[tuple[str, LazyCall, SourceLocation | None]]:
     splits = entry.get("splits")
     if not isinstance(splits, ConfigMap) or not entry.get("type"):
         missing = "type" if isinstance(splits, ConfigMap) else "splits"
@@ -81,7 +103,9 @@ def _splits(work: Upgrade, entry: ConfigMap, path: str) -> Iterator[tuple[str, L
         yield dataset_id, _dataset(work, kind, split, mark, where), place
 
 
-def _dataset(work: Upgrade, kind: str, split: ConfigMap, mark: Mark | None, path: str) -> Lazy:
+def _dataset(
+    work: Upgrade, kind: str, split: ConfigMap, mark: SourceLocation | None, path: str
+) -> LazyCall:
     own = split.copy()
     take(own, "dataset_id")
     compose = "torchvision.transforms.Compose"
@@ -109,7 +133,9 @@ def _dataset(work: Upgrade, kind: str, split: ConfigMap, mark: Mark | None, path
     return _call(dotted, kwargs, mark)
 
 
-def _compose(work: Upgrade, node: Any, compose: str, mark: Mark | None, path: str) -> Lazy | None:
+def _compose(
+    work: Upgrade, node: Any, compose: str, mark: SourceLocation | None, path: str
+) -> LazyCall | None:
     """Return the composition of a legacy list of {type, params} (or a mapping, by its keys)."""
     if not node:
         return None
@@ -126,7 +152,7 @@ def _compose(work: Upgrade, node: Any, compose: str, mark: Mark | None, path: st
             if not isinstance(step.get("key"), str):
                 raise LocatedError(step.mark, f'{path}.{index} needs "type"')
             step = _call(_transform(step["key"]), step.get("kwargs"), step.mark)
-        steps.put(step, step.mark if isinstance(step, Lazy) else mark)
+        steps.put(step, step.mark if isinstance(step, LazyCall) else mark)
     return _call(compose, map_at(mark, transforms=steps), mark)
 
 
@@ -155,7 +181,7 @@ def loader(work: Upgrade, node: ConfigMap, path: str) -> ConfigMap:
         if not isinstance(is_random, bool):
             raise LocatedError(mark, f"{path}.random_sample must be true or false")
         key = f"torch.utils.data.{_SAMPLERS[is_random]}"
-        sampler = Lazy("!import_get", map_at(mark, key=key), mark)
+        sampler = LazyCall("!import_get", map_at(mark, key=key), mark)
         node.put("sampler", map_at(mark, class_or_func=sampler), mark)
     batches = node.get("batch_sampler")
     kwargs = node.get("kwargs")
@@ -302,9 +328,9 @@ def _transform(name: Any) -> str:
     return f"{next(modules, 'torchvision.transforms')}.{name}"
 
 
-def _call(key: str, kwargs: ConfigMap | None, mark: Mark | None) -> Lazy:
+def _call(key: str, kwargs: ConfigMap | None, mark: SourceLocation | None) -> LazyCall:
     """Return a node that imports and calls."""
     node = map_at(mark, key=key)
     if kwargs:
         node.put("init", map_at(mark, kwargs=kwargs), mark)
-    return Lazy("!import_call", node, mark)
+    return LazyCall("!import_call", node, mark)

@@ -22,7 +22,7 @@ FACTS = PACKAGE / "published"
 
 
 def tensors(model: nn.Module) -> dict[str, tuple[str, str]]:
-    """Returns shape and dtype by tensor name; shapes of CDF tables, which vary, are left out."""
+    """Return shape and dtype by tensor name; shapes of CDF tables, which vary, are left out."""
     found = {}
     for name, tensor in model.state_dict().items():
         shape = "x".join(map(str, tensor.shape)) or "scalar"
@@ -32,7 +32,7 @@ def tensors(model: nn.Module) -> dict[str, tuple[str, str]]:
 
 
 def published_tensors(dataset: str, backbone: str) -> dict[str, tuple[str, str]] | None:
-    """Returns the same of the published model, or None where none was published."""
+    """Return the same of the published model, or None where none was published."""
     file = FACTS / f"{dataset}_{backbone}.txt.xz"
     if not file.is_file():
         return None
@@ -45,7 +45,7 @@ def published_tensors(dataset: str, backbone: str) -> dict[str, tuple[str, str]]
 
 
 def differences(model: nn.Module, published: Mapping[str, tuple[str, str]]) -> list[str]:
-    """Returns one line per tensor that is missing, unexpected or of another shape or dtype."""
+    """Return one line per tensor that is missing, unexpected or of another shape or dtype."""
     own = tensors(model)
     lines = [f"{name}: missing" for name in sorted(published.keys() - own.keys())]
     lines += [f"{name}: unexpected" for name in sorted(own.keys() - published.keys())]
@@ -71,7 +71,7 @@ class ArchitectureCheck:
         self._seen: set[str] = set()
 
     def check(self, config: Config) -> list[str]:
-        """Returns the problems of a config's models; none for models that were built before."""
+        """Return the problems of a config's models; none for models that were built before."""
         problems = []
         for name in ("teacher_model", "student_model", "model"):
             section = config.section(f"models.{name}")
@@ -88,7 +88,7 @@ class ArchitectureCheck:
         try:
             with on_meta_device():
                 model = build_model(
-                    config.build(section), _kind(section["key"]), key, replaced=True
+                    config.build(section), _kind(section["key"]), key, load_weights=False
                 )
         except LadonError as error:
             return [f"{config.where(key)}: {error}"]
@@ -104,6 +104,6 @@ class ArchitectureCheck:
 
 
 def _kind(key: str) -> str:
-    from ladon.config.registries import model_kinds
+    from ladon.config.validate.registries import model_kinds
 
     return (model_kinds(key) or ["classification model"])[0].split()[0]

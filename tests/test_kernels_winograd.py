@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ladon.errors import LadonError
-from ladon.models.winograd import WinogradConv2d
-from ladon.models.winograd_kernels import transform_matrices
+from ladon.kernels.winograd import WinogradConv2d
+from ladon.kernels.winograd_kernels import transform_matrices
 
 # kernel, padding, channels in and out, height, width, m: a single pixel, sizes that are no multiple
 # of m, more padding than a tile is wide, and both sizes of tiles for both kernels

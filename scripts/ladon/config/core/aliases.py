@@ -9,7 +9,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from ladon.config.nodes import suggest
+from ladon.config.core.nodes import suggest
 from ladon.errors import ConfigError
 
 logger = logging.getLogger(__name__)

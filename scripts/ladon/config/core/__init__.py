@@ -1,0 +1,1 @@
+"""Config files as nodes with their places: parsed, merged, interpolated, built, dumped."""

@@ -1,0 +1,1 @@
+"""The legacy schema, upgraded to the current one on load."""

@@ -1,0 +1,1 @@
+"""Validation: registries, signatures, and everything that may be wrong with a config."""

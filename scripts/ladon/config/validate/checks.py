@@ -1,0 +1,433 @@
+"""Checks beyond the schema's table: models, loaders, optimizers, stages, every tagged node."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ladon.config.core import schema
+from ladon.config.core.build import lazy_target
+from ladon.config.core.nodes import LazyCall, LocatedError, kind_of, suggest
+from ladon.config.core.schema import Section
+from ladon.config.core.update_epoch import STAGE
+from ladon.config.validate.losses import check_losses
+from ladon.config.validate.registries import entries, model_kinds
+from ladon.config.validate.signatures import builder_problem, members, weights_problems
+from ladon.config.validate.validator import ConfigNode, Hook, Validator
+from ladon.errors import ConfigError
+
+# Arguments of optimizers and schedulers that are numbers; in quotes they fail much later.
+_NUMBERS = {
+    "lr",
+    "momentum",
+    "weight_decay",
+    "dampening",
+    "eps",
+    "alpha",
+    "rho",
+    "lr_decay",
+    "gamma",
+    "power",
+    "step_size",
+    "T_max",
+    "eta_min",
+    "factor",
+    "num_epochs",
+    "max_lr",
+    "betas",
+    "milestones",
+    "total_steps",
+    "epochs",
+    "pct_start",
+    "base_lr",
+    "min_lr",
+    "div_factor",
+    "final_div_factor",
+    "warmup_iters",
+    "T_0",
+    "T_mult",
+    "patience",
+    "cooldown",
+}
+# torch takes them so, whatever they then do
+_MAY_BE_NEGATIVE = {"alpha", "rho", "gamma", "power", "factor", "pct_start", "eta_min", "cooldown"}
+
+
+_LOADER_RULES = {
+    "batch_size": schema.COUNT,
+    "num_workers": schema.WHOLE,
+    "drop_last": schema.FLAG,
+}
+
+
+def hooks_for(kind: str | None) -> dict[str, Hook]:
+    """Return the further checks by name.
+
+    Args:
+        kind: of the model that the config will be run for ('detection', …), or None.
+    """
+    return {
+        "models": check_models,
+        "model": functools.partial(check_model, kind=kind),
+        "loader": check_loader,
+        "sampler": check_sampler,
+        "optimizer": check_optimizer,
+        "scheduler": check_scheduler,
+        "criterion": check_criterion,
+        "loss_wrapper": check_loss_wrapper,
+    }
+
+
+def check_models(validator: Validator, node: ConfigNode) -> None:
+    """Check which models there are; each one against the section for its kind."""
+    names = list(schema.MODELS.keys)
+    models = {name: validator.child(node, name) for name in names}
+    if models["model"] is None and models["student_model"] is None:
+        validator.add(
+            node, '"model" is missing (or "student_model", to distill from "teacher_model")'
+        )
+    for model in models.values():
+        if model is not None and not model.is_unresolved:
+            key = validator.child(model, "key")
+            is_three_headed = key is not None and key.value == "ladon"
+            spec = schema.THREE_HEADED_MODEL if is_three_headed else schema.MODEL
+            validator.section(model, spec)
+
+
+def check_model(validator: Validator, node: ConfigNode, kind: str | None = None) -> None:
+    """Check a model's key and arguments, and the configs of its layers and backbone inside them."""
+    key = validator.child(node, "key")
+    if "kwargs" not in node.value:
+        validator.add(node, '"kwargs" is missing')
+    if key is None or key.is_unresolved or validator.child(node, "repo_or_dir") is not None:
+        return
+    target = _model_entry(validator, node, key, kind)
+    if target is None:
+        return
+    kwargs = validator.child(node, "kwargs")
+    # the heads of the three-headed model stand on the classifier: they name no backbone
+    is_head = node.path.rpartition(".")[2] in schema.THREE_HEADED_PARTS[1:]
+    has_own = kwargs is not None and validator.child(kwargs, "backbone_config") is not None
+    derived = ("backbone_config",) if is_head and not has_own else ()
+    validator.bind(node, target, derived=derived)
+    if kwargs is None or not isinstance(kwargs.value, dict):
+        return
+    children = {str(name): child for name, child in validator.children(kwargs)}
+    problem = builder_problem(target, {name: child.value for name, child in children.items()})
+    if problem is not None:
+        validator.add(children.get(problem[0], kwargs), problem[1])
+    values = {name: child.value for name, child in children.items()}
+    if node.path == "models.teacher_model" and validator.child(node, "src_ckpt") is None:
+        # its own weights are sure to be loaded; a student's checkpoint may stand for them
+        values = {name: _imported(validator, value) for name, value in values.items()}
+    for name, text in weights_problems(target, values):
+        validator.add(children[name], text)
+    for name, spec in schema.MODEL_KWARGS.items():
+        if name in children:
+            validator.rule(children[name], spec)
+    fpn = children.get("backbone_fpn_kwargs")
+    if fpn is not None and isinstance(fpn.value, dict):
+        from sc2bench.models.detection.rcnn import create_faster_rcnn_fpn
+
+        validator.bind_kwargs(fpn, fpn, create_faster_rcnn_fpn, 1)
+        analysis = validator.child(fpn, "analysis_config")
+        if analysis is not None:
+            validator.rule(analysis, schema.MODEL_KWARGS["analysis_config"])
+
+
+def _imported(validator: Validator, value: Any) -> Any:
+    """Return what a tagged node stands for if that can be known without building it."""
+    try:
+        if isinstance(value, LazyCall) and value.tag == "!import_get":
+            return lazy_target(value, _entry(validator, value))[1]
+        if isinstance(value, LazyCall) and value.tag == "!getattr" and len(value.value) == 2:
+            owner, name = (
+                child.value for _, child in validator.children(ConfigNode("", value.value))
+            )
+            return getattr(_imported(validator, owner), name, value)
+    except (ConfigError, TypeError):  # listed with the tagged nodes
+        return value
+    return value
+
+
+def _model_entry(
+    validator: Validator, node: ConfigNode, key: ConfigNode, kind: str | None
+) -> Callable[..., Any] | None:
+    """Look a model up among those of its place, or of the kind that the task needs."""
+    place = node.path.rpartition(".")[2]
+    quantized = validator.child(node, "quantized")
+    if quantized is not None and quantized.value is True:
+        return validator.entry(key, "quantized model")
+    if place in schema.THREE_HEADED_PARTS:
+        registry = f"{place} model"
+    elif place == "backbone_config":
+        registry = "classification model"
+    else:
+        registry = "model" if kind is None else f"{kind} model"
+    if key.value == "ladon":
+        validator.add(key, 'key "ladon" is the three-headed model: it cannot be a part of another')
+        return None
+    kinds = model_kinds(key.value) if isinstance(key.value, str) else []
+    if registry != "model" and kinds and registry not in kinds:
+        validator.add(key, f'"{key.value}" is a {kinds[0]}, not a {registry}')
+        return None
+    return validator.entry(key, registry)
+
+
+def check_loader(validator: Validator, node: ConfigNode) -> None:
+    """Check a data loader's own arguments."""
+    from torch.utils.data import DataLoader
+
+    kwargs, batches = validator.child(node, "kwargs"), validator.child(node, "batch_sampler")
+    for owner in (kwargs, batches and validator.child(batches, "kwargs")):
+        for name, rule in _LOADER_RULES.items():
+            child = owner and validator.child(owner, name)
+            if child is not None:
+                validator.rule(child, rule)
+    if kwargs is None or kwargs.is_unresolved:
+        return
+    validator.bind_kwargs(kwargs, node, DataLoader, 1)
+    size = validator.child(kwargs, "batch_size")
+    if size is not None and batches is not None:
+        validator.add(
+            size, "belongs into batch_sampler.kwargs: the batch sampler makes the batches"
+        )
+
+
+def check_sampler(validator: Validator, node: ConfigNode) -> None:
+    """Check that a sampler is an imported class and takes its arguments beside the dataset."""
+    target_node = validator.child(node, "class_or_func")
+    if target_node is None:
+        validator.add(node, '"class_or_func" is missing')
+        return
+    value = target_node.value
+    if isinstance(value, LazyCall) and value.tag == "!import_get":
+        try:
+            validator.bind(node, lazy_target(value, _entry(validator, value))[1], given=1)
+        except ConfigError:  # a name that cannot be found is listed with the tagged nodes
+            return
+    elif not target_node.is_unresolved:
+        validator.add(target_node, "must be an !import_get of a sampler class")
+
+
+def check_optimizer(validator: Validator, node: ConfigNode) -> None:
+    """Check an optimizer's numbers, and each module's own arguments."""
+    kwargs = validator.child(node, "kwargs")
+    _check_numbers(validator, kwargs)
+    key = validator.child(node, "key")
+    known = {} if key is None or not isinstance(key.value, str) else entries("optimizer")
+    target = known.get(key.value) if key is not None and known else None
+    for name in ("module_wise_kwargs", "module_wise_configs"):
+        groups = validator.child(node, name)
+        for _, group in validator.children(groups) if groups is not None else ():
+            own = validator.child(group, "kwargs")
+            _check_numbers(validator, own)
+            if target is not None and own is not None and isinstance(own.value, dict):
+                validator.bind_kwargs(own, group, target, 1, is_partial=True)
+
+
+def check_scheduler(validator: Validator, node: ConfigNode) -> None:
+    """Check a scheduler's numbers."""
+    _check_numbers(validator, validator.child(node, "kwargs"))
+
+
+def _check_numbers(validator: Validator, kwargs: ConfigNode | None) -> None:
+    for name, child in validator.children(kwargs) if kwargs is not None else ():
+        if name not in _NUMBERS or child.is_unresolved:
+            continue
+        if name == "lr" and child.value is None:
+            validator.add(child, f"must be a number, not {kind_of(child.value)}")
+        if isinstance(child.value, list):  # of each parameter group, or betas
+            for _, item in validator.children(child):
+                _check_number(validator, name, item)
+        else:
+            _check_number(validator, name, child)
+
+
+def _check_number(validator: Validator, name: str, node: ConfigNode) -> None:
+    value = node.value
+    if node.is_unresolved or value is None:
+        return
+    if isinstance(value, str):
+        validator.add(node, f'must be a number, not the text "{value}"')
+    elif isinstance(value, bool):
+        validator.add(node, f"must be a number, not {kind_of(value)}")
+    elif isinstance(value, int | float):
+        if not math.isfinite(value):
+            validator.add(node, f"must be a finite number, not {value}")
+        elif value < 0 and name not in _MAY_BE_NEGATIVE:
+            validator.add(node, f"must be 0 or more, not {value}")
+
+
+def check_criterion(validator: Validator, node: ConfigNode) -> None:
+    """Check the terms of the weighted sum."""
+    key, kwargs = validator.child(node, "key"), validator.child(node, "kwargs")
+    if key is not None and key.value == "WeightedSumLoss" and kwargs is not None:
+        validator.rule(kwargs, schema.WEIGHTED_SUM)
+
+
+def check_loss_wrapper(validator: Validator, node: ConfigNode) -> None:
+    """Check what torchdistill's own loss wrappers read from their arguments."""
+    key, kwargs = validator.child(node, "key"), validator.child(node, "kwargs")
+    if key is None or key.value not in ("SimpleLossWrapper", "DictLossWrapper"):
+        return
+    if kwargs is None:
+        validator.add(node, '"kwargs" is missing: it says what the loss compares')
+    else:
+        validator.rule(kwargs, schema.LOSS_WRAPPER)
+
+
+def check_train(validator: Validator, node: ConfigNode) -> None:
+    """Check the training section: one stage, or stage1, stage2, … without gaps."""
+    if node.value is None or node.is_unresolved:
+        return
+    if not isinstance(node.value, dict):
+        validator.add(node, f"must be a mapping, not {kind_of(node.value)}")
+        return
+    stages = {m[0]: int(m[1]) for key in node.value if (m := STAGE.fullmatch(str(key)))}
+    if not stages:
+        keys: Mapping[str, Any] = {**schema.STAGE.keys, **schema.TRAIN_KEYS}
+        validator.section(node, Section(keys, schema.STAGE.required))
+        _check_stage(validator, node)
+    for key, child in validator.children(node) if stages else ():
+        if key in stages:
+            if child.value is None:
+                validator.add(child, "the stage is empty")
+            validator.rule(child, schema.STAGE)
+            _check_stage(validator, child)
+        elif key in schema.TRAIN_KEYS:
+            validator.rule(child, schema.TRAIN_KEYS[key])
+        elif key in schema.STAGE.keys:
+            validator.add(child, f"has no effect beside stages: set train.stage1.{key} and so on")
+        elif not str(key).startswith("_"):
+            hint = suggest(key, [*stages, *schema.TRAIN_KEYS])
+            validator.add(child, f"unknown key{hint}")
+    gaps = [
+        f"stage{n}" for n in range(1, max(stages.values(), default=0)) if f"stage{n}" not in stages
+    ]
+    if gaps:
+        validator.add(
+            node, f"{', '.join(gaps)} is missing: stages are numbered without gaps from 1"
+        )
+    epoch = validator.child(node, "epoch_to_update")
+    if epoch is not None and not epoch.is_unresolved:
+        value = epoch.value
+        names = stages or ["stage1"]
+        if isinstance(value, str) and value not in names:  # else a num_epochs is at fault
+            validator.add(epoch, f'there is no stage "{value}"{suggest(value, names)}')
+        elif isinstance(value, str):
+            return
+        elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            validator.add(
+                epoch, f"must be a stage's name or an epoch's number, not {kind_of(value)}"
+            )
+
+
+def _check_stage(validator: Validator, stage: ConfigNode) -> None:
+    """Check what belongs together in a stage."""
+    _check_teacher(validator, stage)
+    _check_plateau(validator, stage)
+    check_losses(validator, stage)
+
+
+def _check_plateau(validator: Validator, stage: ConfigNode) -> None:
+    scheduler = validator.child(stage, "scheduler")
+    key = validator.child(scheduler, "key") if scheduler is not None else None
+    if scheduler is None or key is None or key.value != "ReduceLROnPlateau":
+        return
+    validation = validator.child(stage, "val_data_loader")
+    if validation is None or validation.value is None:
+        validator.add(
+            key, "ReduceLROnPlateau follows a validation: the stage needs val_data_loader"
+        )
+    step = validator.child(scheduler, "scheduling_step")
+    if step is not None and not step.is_unresolved and step.value:
+        text = "ReduceLROnPlateau follows each epoch's validation: leave out scheduling_step"
+        validator.add(step, text)
+
+
+def _check_teacher(validator: Validator, stage: ConfigNode) -> None:
+    teacher = validator.child(stage, "teacher")
+    models = validator.child(validator.root(), "models")
+    if teacher is None or models is None or not isinstance(models.value, dict):
+        return
+    if validator.child(models, "teacher_model") is None:
+        validator.add(teacher, 'there is no "teacher_model" under models')
+
+
+def _entry(validator: Validator, lazy: LazyCall) -> dict[str, Any]:
+    names = ("key", "package", "class_name", "method_name")
+    resolver = validator.config.resolver
+    return {
+        name: resolver.resolve(lazy.value.get(name), lazy.value.mark_of(name)) for name in names
+    }
+
+
+def check_lazy(validator: Validator, node: ConfigNode) -> None:
+    """Check one tagged node: its name can be imported, its call would bind. Nothing is built."""
+    lazy: LazyCall = node.value
+    if lazy.tag.startswith("!import_"):
+        _check_import(validator, node, lazy)
+    elif lazy.tag in ("!getattr", "!setattr"):
+        if len(lazy.value) not in ((2, 3) if lazy.tag == "!getattr" else (3,)):
+            validator.add(
+                node, f"{lazy.tag} needs [object, name{', value' * (lazy.tag == '!setattr')}]"
+            )
+        elif lazy.tag == "!getattr" and len(lazy.value) == 2:
+            _check_getattr(validator, node, lazy)
+    elif lazy.tag == "!call_method":
+        for name in ("obj", "method_name"):
+            if lazy.value.get(name) is None:
+                validator.add(node, f'{lazy.tag} needs "{name}"')
+
+
+def _check_import(validator: Validator, node: ConfigNode, lazy: LazyCall) -> None:
+    raw = ConfigNode(node.path, lazy.value, node.mark)
+    is_method = lazy.tag == "!import_call_method"
+    known = ["package", "class_name", "method_name"] if is_method else ["key", "package"]
+    if lazy.tag != "!import_get":
+        known.append("init")
+    for key, child in validator.children(raw):
+        if key not in known and not str(key).startswith("_"):
+            validator.add(child, f"{lazy.tag} knows no such key{suggest(key, known)}")
+    try:
+        name, target = lazy_target(lazy, _entry(validator, lazy))
+    except LocatedError as exc:
+        validator.add(ConfigNode(node.path, None, exc.mark), exc.text)
+        return
+    if lazy.tag == "!import_get":
+        return
+    if not callable(target):
+        validator.add(node, f"{name} is {kind_of(target)}: it cannot be called")
+        return
+    init = validator.child(raw, "init")
+    if init is None:
+        validator.bind(ConfigNode(node.path, {}, node.mark), target)
+    elif not init.is_unresolved:
+        validator.section(init, Section({"args": schema.ANY, "kwargs": schema.ANY}))
+        if isinstance(init.value, dict):
+            validator.bind(init, target)
+
+
+def _check_getattr(validator: Validator, node: ConfigNode, lazy: LazyCall) -> None:
+    owner, name = (
+        child.value for _, child in validator.children(ConfigNode(node.path, lazy.value))
+    )
+    if not isinstance(owner, LazyCall) or owner.tag != "!import_get" or not isinstance(name, str):
+        return
+    try:
+        target = lazy_target(owner, _entry(validator, owner))[1]
+    except ConfigError:  # listed at the node itself
+        return
+    if not hasattr(target, name):
+        owner_name = getattr(target, "__name__", str(target))
+        known = members(target)
+        hint = suggest(name, known or _public(target))
+        hint += f" (it has {', '.join(known)})" if known else ""
+        validator.add(node, f'{owner_name} has no "{name}"{hint}')
+
+
+def _public(target: Any) -> list[str]:
+    return [name for name in dir(target) if not name.startswith("_")]
