@@ -323,7 +323,7 @@ class Stage:
             self._schedule(self.grad_count // self._scheduling_step, None)
 
     def end_epoch(self, metric: float | None) -> None:
-        """Return steps a scheduler that counts epochs; `metric` is what a plateau is judged by."""
+        """Step a scheduler that counts epochs; `metric` is what a plateau is judged by."""
         if self._scheduling_step <= 0 and self.scheduler is not None:
             self._schedule(self.scheduler.last_epoch + 1, metric)
 
