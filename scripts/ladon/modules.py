@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
+
+
+def moved(model: nn.Module, device: torch.device, layout: torch.memory_format) -> nn.Module:
+    """Move a model to a device and its weights to a memory format; return it."""
+    # torch's annotations have no overload for both
+    return model.to(device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def is_watched(module: nn.Module) -> bool:

@@ -31,6 +31,7 @@ from ladon.models import (
 from ladon.models.build import on_meta_device
 from ladon.models.describe import num_classes_of
 from ladon.models.ladon import ThreeHeadedLadon
+from ladon.modules import moved
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +146,7 @@ def _build_from(
     if checkpoint is not None:
         load_into(model, checkpoint)
         logger.info("Loaded %s", checkpoint.path)
-    # torch's annotations know no overload of both
-    model = model.to(run.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model, checkpoint
+    return moved(model, run.world.device, torch.channels_last), checkpoint
 
 
 def _build_tested(run: Run) -> nn.Module:

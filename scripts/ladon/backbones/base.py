@@ -125,7 +125,7 @@ class CutFamily(Family):
     """
 
     @abstractmethod
-    def cut(self, plain: nn.Module) -> Mapping[str, nn.Module]:
+    def cut(self, plain: Any) -> Mapping[str, nn.Module]:
         """Return a plain network's parts by name, in the order in which they run.
 
         All of it: what is before the split point, `split`, `stages`, and `avgpool` and `fc`, which

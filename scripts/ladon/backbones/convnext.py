@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ladon.backbones.base import CutFamily, Member, register
 
@@ -35,7 +35,7 @@ class ConvNeXt(CutFamily):
         "convnext_large": Member("ConvNeXt-L", (192, 384, 768, 1536), (4, 28, 4)),
     }
 
-    def cut(self, plain: nn.Module) -> Mapping[str, nn.Module]:
+    def cut(self, plain: Any) -> Mapping[str, nn.Module]:
         """Return stem, four stages, pooling, and as `fc` the classifier with its LayerNorm."""
         from torch import nn
 

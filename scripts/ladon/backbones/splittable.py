@@ -44,7 +44,7 @@ class SplittableModel(UpdatableBackbone):
     def __init__(
         self,
         family: CutFamily,
-        bottleneck: nn.Module,
+        bottleneck: Any,
         plain: nn.Module,
         *,
         skips_avgpool: bool,
@@ -56,7 +56,7 @@ class SplittableModel(UpdatableBackbone):
         self.analyzes_after_compress = analysis_config.get("analyzes_after_compress", False)
         self.stages = family.stages
         self.pre_transform = pre_transform
-        self.bottleneck_layer = bottleneck
+        self.bottleneck_layer: Any = bottleneck
         parts = family.cut(plain)
         for name in family.stages:
             self.add_module(name, parts[name])
@@ -151,5 +151,5 @@ def _builder(family: CutFamily) -> Callable[..., SplittableModel]:
         for name, default in {family.argument: family.default, **_ORIGINAL}.items()
     ]
     *first, rest = signature.parameters.values()
-    build.__signature__ = signature.replace(parameters=[*first, *named, rest])
+    build.__signature__ = signature.replace(parameters=[*first, *named, rest])  # type: ignore[attr-defined]
     return build

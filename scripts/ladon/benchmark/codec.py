@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ class OneThread:
 def measure(bench: Bench) -> None:
     """Time encoding and decoding at five rates; the first calls (compilation) are not timed."""
     side, batch = (QUICK_SIDE, QUICK_BATCH) if bench.quick else (SIDE, BATCH)
-    found, sizes = bench.found, {}
+    found, sizes = bench.found, dict[str, Any]()
     found.facts |= {"latent": f"{CHANNELS}x{side}x{side}", "batch for all cores": batch}
     found.facts["payloads"] = sizes
     for scale in SCALES:

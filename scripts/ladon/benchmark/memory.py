@@ -18,6 +18,7 @@ from ladon.benchmark.results import Row
 from ladon.benchmark.workload import CLASSIFICATION, make_workload
 from ladon.choices import PRECISIONS
 from ladon.cli import prepare_process
+from ladon.modules import moved
 
 PUBLISHED = "published"
 
@@ -49,7 +50,7 @@ def _peaks(bench: Bench, way: str, threads: int) -> dict[str, float]:
     if way == PUBLISHED:
         evaluate_published(work, work.model.to(device), work.task, device)
     else:
-        model = work.model.to(device, memory_format=torch.channels_last)
+        model = moved(work.model, device, torch.channels_last)
         evaluate_ours(work, model, work.task, device, way)
     peaks = {"": peak_mib()}
     if device.type == "cuda":
@@ -65,7 +66,7 @@ def peak_mib() -> float:
     """
     try:
         text = Path("/proc/self/status").read_text()
-        return int(re.search(r"^VmHWM:\s+(\d+) kB", text, re.MULTILINE)[1]) / 1024
-    except (OSError, TypeError):  # no Linux
+        return int(re.findall(r"^VmHWM:\s+(\d+) kB", text, re.MULTILINE)[0]) / 1024
+    except (OSError, IndexError):  # no Linux
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)

@@ -46,7 +46,7 @@ def as_published(model: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             if isinstance(child, BaseBottleneck | EntropyModel):
                 classes = type(child).__mro__
-                theirs = next(c for c in classes if not c.__module__.startswith("ladon."))
+                theirs: Any = next(c for c in classes if not c.__module__.startswith("ladon."))
                 made = theirs.__new__(theirs)
                 vars(made).update(vars(child))
                 parent._modules[name] = made
@@ -55,7 +55,7 @@ def as_published(model: nn.Module) -> nn.Module:
 
 @torch.inference_mode()
 def evaluate_published(
-    work: Workload, model: nn.Module, task: Task, device: torch.device
+    work: Workload, model: Any, task: Task, device: torch.device
 ) -> PublishedEvaluation:
     """Evaluate image by image, contiguous, float32, coded by CompressAI on the way.
 

@@ -116,8 +116,9 @@ def report_text(report: Report) -> str:
     lines += [f"{case.name}: {fact_text(case.properties)}" for case in noted]
     slowest = sorted(report.tests, key=lambda case: -case.seconds)[:5]
     lines += ["slowest: " + ", ".join(f"{c.name} {c.seconds:.1f} s" for c in slowest), ""]
-    console = Console(width=_WIDTH, file=io.StringIO(), highlight=False)
+    text = io.StringIO()
+    console = Console(width=_WIDTH, file=text, highlight=False)
     for name, part in report.parts.items():
         show_table(console, part_table(name, part))
-    lines += [line.rstrip() for line in console.file.getvalue().splitlines()]
+    lines += [line.rstrip() for line in text.getvalue().splitlines()]
     return "\n".join(lines).rstrip() + "\n"

@@ -25,6 +25,7 @@ from ladon.engine.loss_meter import LossMeter
 from ladon.engine.plan import LOADERS, build_stage_section, read_plan
 from ladon.engine.stage import Stage
 from ladon.models import build_model, find_bottleneck, update_bottleneck, use_own_noise
+from ladon.modules import moved
 from ladon.tasks import TASKS
 
 BATCH, CUDA_BATCH, SIDE = 4, 32, 416
@@ -87,7 +88,7 @@ class Setting:
         """Return copies of teacher and student on the device; the student's noise is seeded."""
         device = self.images.device
         teacher, student = (
-            copy.deepcopy(model).to(device, memory_format=memory_format)
+            moved(copy.deepcopy(model), device, memory_format)
             for model in (self.teacher, self.student)
         )
         use_own_noise(student, _NOISE_SEED, device)
@@ -163,7 +164,7 @@ class PublishedSteps:
         teacher, student = setting.models(torch.contiguous_format)
         student = as_published(student)
         use_own_noise(student, _NOISE_SEED, self._setting.images.device)
-        self._bottleneck = find_bottleneck(student)
+        self._bottleneck: Any = find_bottleneck(student)
         self._box = _box(section, teacher, student, setting)
         self._box.pre_epoch_process(epoch=0)
         teacher.eval()
@@ -187,10 +188,10 @@ class PublishedSteps:
 
 
 def _box(
-    section: Mapping[str, Any], teacher: nn.Module, student: nn.Module, setting: Setting
+    given: Mapping[str, Any], teacher: nn.Module, student: nn.Module, setting: Setting
 ) -> DistillationBox:
     """torchdistill's box for a stage; its loader is there because it must, and is not used."""
-    section = copy.deepcopy({key: value for key, value in section.items() if key not in LOADERS})
+    section = copy.deepcopy({key: value for key, value in given.items() if key not in LOADERS})
     section["train_data_loader"] = {
         "dataset_id": "batch",
         "sampler": {"class_or_func": SequentialSampler, "kwargs": None},

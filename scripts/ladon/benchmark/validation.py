@@ -16,14 +16,14 @@ from ladon.benchmark.parts import Bench
 from ladon.benchmark.workload import CLASSIFICATION, make_workload
 from ladon.bottlenecks import set_updated
 from ladon.bottlenecks.entropy import set_tables, tables
-from ladon.models import find_bottleneck
+from ladon.modules import moved
 
 
 def measure(bench: Bench) -> None:
     """Time the validation of one classifier with its CDF tables, and without."""
     work = make_workload(CLASSIFICATION, bench.folder, quick=bench.quick)
     device = torch.device(bench.device)
-    after = work.model.to(device, memory_format=torch.channels_last)
+    after = moved(work.model, device, torch.channels_last)
     before = _without_tables(after)
     pairs = alternate(  # in the mode in which ladon.engine.train validates
         lambda: evaluate_ours(work, after, work.task, device, mode="encode"),
@@ -38,7 +38,6 @@ def measure(bench: Bench) -> None:
 def _without_tables(model: nn.Module) -> nn.Module:
     """Return a copy of the model as it was before `update()`."""
     copied = copy.deepcopy(model)
-    bottleneck = find_bottleneck(copied)
-    set_tables(bottleneck, {n: table.new_empty(0) for n, table in tables(bottleneck).items()})
+    set_tables(copied, {n: table.new_empty(0) for n, table in tables(copied).items()})
     set_updated(copied, False)
     return copied

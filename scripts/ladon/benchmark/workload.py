@@ -98,9 +98,10 @@ def write_voc(folder: Path, names: Sequence[str], masks: Sequence[np.ndarray]) -
 
 
 @torch.no_grad()
-def spread_latent(model: nn.Module, std: float = 2.0) -> None:
+def spread_latent(model: Any, std: float = 2.0) -> None:
     """Scale an untrained encoder so that its latent fills some symbols: payloads have a size."""
-    encoder = find_bottleneck(model).encoder
+    bottleneck: Any = find_bottleneck(model)
+    encoder = bottleneck.encoder
     latent = encoder(torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
     encoder[-1].weight.mul_(std / latent.std())
 
@@ -128,7 +129,7 @@ def make_model(config: Config, task: str, *, tables: bool = True) -> nn.Module:
     """
     key = next(f"models.{s}" for s in TASKS[task].student_sections if f"models.{s}" in config)
     torch.manual_seed(3)
-    model = build_model(
+    model: Any = build_model(
         config.build(config.section(key)), TASKS[task].model_kind, key, load_weights=False
     ).eval()
     spread_latent(model)
@@ -139,8 +140,8 @@ def make_model(config: Config, task: str, *, tables: bool = True) -> nn.Module:
 
 
 @torch.no_grad()
-def let_some_boxes_pass(detector: nn.Module) -> None:
-    """Bia an untrained detector towards three classes: else few boxes score above 0.05."""
+def let_some_boxes_pass(detector: Any) -> None:
+    """Bias an untrained detector towards three classes: else few boxes score above 0.05."""
     predictor = detector.roi_heads.box_predictor
     predictor.cls_score.weight.mul_(0.02)
     predictor.cls_score.bias[1:4] = torch.tensor([3.0, 2.9, 2.8])

@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ class Encoder:
         self._encoder = encoder
         self._records: dict[torch.Size, _Record] = {}
         self._recordable = True
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
         self._taking_turns = threading.Lock()
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ class _Record:
         pool: memory that records share: they are never replayed at once.
     """
 
-    def __init__(self, encoder: nn.Module, image: Tensor, pool: tuple[int, int]) -> None:
+    def __init__(self, encoder: nn.Module, image: Tensor, pool: Any) -> None:
         self._image = torch.empty_like(
             image, dtype=torch.float32, memory_format=torch.channels_last
         ).copy_(image)

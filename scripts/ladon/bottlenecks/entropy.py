@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
@@ -33,9 +34,9 @@ class _OwnNoise:
     generator: torch.Generator | None = None
 
     def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
-        """Return rounds, or adds noise (mode `noise`), as CompressAI's `quantize` does."""
+        """Round, or add noise (mode `noise`), as CompressAI's `quantize` does."""
         if mode != "noise" or self.generator is None:
-            return super().quantize(inputs, mode, means)
+            return super().quantize(inputs, mode, means)  # type: ignore[misc]  # EntropyModel's
         return inputs + torch.empty_like(inputs).uniform_(-0.5, 0.5, generator=self.generator)
 
 
@@ -55,17 +56,21 @@ class OwnEntropyBottleneck(_OwnNoise, EntropyBottleneck):
         likelihood, _, _ = self._likelihood(outputs)
         if self.use_likelihood_bound:
             likelihood = self.likelihood_lower_bound(likelihood)
-        return tuple(
+        outputs, likelihood = (
             part.reshape(by_channel.shape).transpose(0, 1).contiguous()
             for part in (outputs, likelihood)
         )
+        return outputs, likelihood
 
 
 class OwnGaussianConditional(_OwnNoise, GaussianConditional):
     """CompressAI's Gaussian conditional with noise of its own."""
 
 
-_OWN = {EntropyBottleneck: OwnEntropyBottleneck, GaussianConditional: OwnGaussianConditional}
+_OWN: dict[type[nn.Module], Any] = {
+    EntropyBottleneck: OwnEntropyBottleneck,
+    GaussianConditional: OwnGaussianConditional,
+}
 
 
 def own_entropy_models(module: nn.Module) -> None:
@@ -106,25 +111,25 @@ class TableRules:
     """
 
     names: tuple[str, ...]
-    check: Callable[[nn.Module, Mapping[str, Tensor]], None]
+    check: Callable[[Any, Mapping[str, Tensor]], None]
 
 
 def _check_factorized(module: EntropyBottleneck, tensors: Mapping[str, Tensor]) -> None:
-    tables = [tensors[name] for name in CDF_TABLES]
+    cdf, length, offset = (tensors[name] for name in CDF_TABLES)
     if module.channels == 0:
         raise CheckpointError("a bottleneck of no channels")
-    if any(table.numel() for table in tables):
-        as_tables(*tables, module.channels)
+    if any(table.numel() for table in (cdf, length, offset)):
+        as_tables(cdf, length, offset, module.channels)
     elif bool(tensors["quantiles"].isfinite().all()):  # else the first bad tensor is named for it
         check_quantiles(tensors["quantiles"])
 
 
 def _check_gaussian(module: GaussianConditional, tensors: Mapping[str, Tensor]) -> None:
-    tables, scales = [tensors[name] for name in CDF_TABLES], tensors["scale_table"]
+    cdf, length, offset, scales = (tensors[name] for name in (*CDF_TABLES, "scale_table"))
     if scales.is_floating_point():
         scales = scales.to(module.scale_table.dtype)  # what differs in float64 may not do so there
-    if any(table.numel() for table in tables):
-        as_scale_tables(*tables, scales)
+    if any(table.numel() for table in (cdf, length, offset)):
+        as_scale_tables(cdf, length, offset, scales)
     elif scales.numel():
         check_scales(scales)
 
@@ -151,7 +156,8 @@ def tables(module: nn.Module) -> dict[str, Tensor]:
     return {
         f"{name}.{table}" if name else table: getattr(part, table)
         for name, part in entropy_models(module).items()
-        for table in rules_of(part).names
+        if (rules := rules_of(part)) is not None
+        for table in rules.names
     }
 
 
@@ -168,6 +174,6 @@ def set_tables(module: nn.Module, given: Mapping[str, Tensor]) -> None:
         setattr(part, attribute, table.to(getattr(part, attribute).device))
 
 
-def has_tables(entropy_model: nn.Module) -> bool:
+def has_tables(entropy_model: Any) -> bool:
     """Whether an entropy model's tables are built."""
     return entropy_model._offset.numel() > 0

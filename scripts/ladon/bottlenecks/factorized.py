@@ -27,7 +27,7 @@ class FPBasedResNetBottleneck(Bottleneck, layer.FPBasedResNetBottleneck):
         kwargs: likewise.
     """
 
-    @wraps(layer.FPBasedResNetBottleneck.__init__)
+    @wraps(layer.FPBasedResNetBottleneck.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
 

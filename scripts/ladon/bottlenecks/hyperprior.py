@@ -40,7 +40,7 @@ class SHPBasedResNetBottleneck(Bottleneck, layer.SHPBasedResNetBottleneck):
 
     parts = ("latent", "hyper latent")
 
-    @wraps(layer.SHPBasedResNetBottleneck.__init__)
+    @wraps(layer.SHPBasedResNetBottleneck.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
 
@@ -134,7 +134,7 @@ class MSHPBasedResNetBottleneck(SHPBasedResNetBottleneck, layer.MSHPBasedResNetB
         kwargs: likewise.
     """
 
-    @wraps(layer.MSHPBasedResNetBottleneck.__init__)
+    @wraps(layer.MSHPBasedResNetBottleneck.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
 

@@ -46,7 +46,7 @@ def set_updated(model: nn.Module, updated: bool) -> None:
         if isinstance(module, BaseBottleneck):
             module.updated = updated
         if hasattr(module, "bottleneck_updated"):
-            module.bottleneck_updated = updated
+            setattr(module, "bottleneck_updated", updated)  # noqa: B010  (a plain attribute)
 
 
 def update_bottleneck(model: nn.Module) -> bool:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,8 +27,10 @@ _missing = ""
 try:
     from ladon.codec import rans
 except ImportError as error:  # numba does not come for every new Python at once
-    rans, _missing = None, " ".join(str(error).split())
+    rans = None  # type: ignore[assignment]
+    _missing = " ".join(str(error).split())
 
+ORDERS: tuple[Literal["C", "F"], ...] = ("C", "F")  # of arrays in memory
 _REASONS = {
     1: "it ends too early",
     2: "it does not end where it should",
@@ -241,7 +243,7 @@ class LatentCoder(TableCoder):
         super().__init__(tables, medians.device, parallel=parallel)
         self._medians = medians.reshape(1, -1, 1, 1)
         self._host_medians = _as_array(self._medians, np.float32).reshape(-1)
-        for order in "CF":  # numba compiles now (or reads its cache): no batch's timing has it
+        for order in ORDERS:  # numba compiles now (or reads its cache): no batch's timing has it
             latent = np.zeros((len(self._cdf), 2), np.float32, order=order)
             self._decode_one((self._encode_one(latent), latent))
 

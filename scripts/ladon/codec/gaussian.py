@@ -15,7 +15,7 @@ import torch
 from compressai.entropy_models import GaussianConditional
 from torch import Tensor
 
-from ladon.codec.coder import TableCoder, check_numba, check_type, on_host
+from ladon.codec.coder import ORDERS, TableCoder, check_numba, check_type, on_host
 from ladon.codec.tables import as_scale_tables
 from ladon.errors import UsageError
 
@@ -48,7 +48,7 @@ class GaussianCoder(TableCoder):
         self._limits = scales[:-1].contiguous()
         self._least_scale = gaussian_conditional.lower_bound_scale.bound.detach()
         rows = np.zeros((1, 2), np.uint8)
-        for order in "CF":  # numba compiles now (or reads its cache): no batch's timing has it
+        for order in ORDERS:  # numba compiles now (or reads its cache): no batch's timing has it
             latent = np.zeros((1, 2), np.float32, order=order)
             self._decode_one((self._encode_one((latent, rows)), latent, rows))
 

@@ -62,7 +62,7 @@ def encode(symbols, rows, cdf, cdf_length, offset, words):  # pragma: no cover (
             low = offset[row]
         for n in range(count - 1, -1, -1):
             if rows is not None:
-                row = np.int64(rows[c, n])
+                row = np.int64(rows[c, n])  # type: ignore[assignment]
                 last = cdf_length[row] - 2
                 low = offset[row]
             value = np.int64(symbols[c, n]) - low
@@ -123,7 +123,7 @@ def decode(words, rows, cdf, cdf_length, offset, lookup, symbols):  # pragma: no
             low = np.int64(offset[row])
         for n in range(count):
             if rows is not None:
-                row = np.int64(rows[c, n])
+                row = np.int64(rows[c, n])  # type: ignore[assignment]
                 last = cdf_length[row] - 2
                 low = np.int64(offset[row])
             cumulative = np.int32(x & _MASK)
@@ -152,7 +152,7 @@ def decode(words, rows, cdf, cdf_length, offset, lookup, symbols):  # pragma: no
                         x = (x << _HALF) | np.uint64(words[position])
                         position += 1
                     if g == -1:
-                        groups = np.int64(bits)
+                        groups = np.int64(bits)  # type: ignore[assignment]
                         if groups > MAX_BYPASS_GROUPS:
                             return BAD_ESCAPE
                     else:

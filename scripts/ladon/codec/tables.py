@@ -53,9 +53,12 @@ def as_tables(
             raise CheckpointError(
                 f"CDF table {name} is for {len(table)} {row}s, {whose} has {rows}"
             )
-    wide = [np.ascontiguousarray(t.detach().cpu().numpy()).astype(np.int64) for t in named.values()]
-    _check_rows(*wide, row)
-    return tuple(np.ascontiguousarray(table.astype(np.int32)) for table in wide)
+    wide_cdf, wide_length, wide_offset = (
+        np.ascontiguousarray(table.detach().cpu().numpy()).astype(np.int64)
+        for table in named.values()
+    )
+    _check_rows(wide_cdf, wide_length, wide_offset, row)
+    return wide_cdf.astype(np.int32), wide_length.astype(np.int32), wide_offset.astype(np.int32)
 
 
 def _check_rows(cdf: np.ndarray, length: np.ndarray, offset: np.ndarray, row: str) -> None:

@@ -9,6 +9,8 @@ all, its weights packed beforehand; `torch.compile` uses the same operators (see
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
@@ -53,7 +55,7 @@ class FusedConv2d(PackedConv2d):
         packed = self._packed.get(x.dtype)
         if packed is None:
             padding, stride, dilation, groups = self._geometry
-            weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
                 self._weight.to(x.dtype).to_mkldnn(),
                 padding,
                 stride,
@@ -81,7 +83,8 @@ class FusedConv2d(PackedConv2d):
         """
         x = self._prepared(x)
         weight, bias = self._pack(x)
-        conv, then = (weight, bias, *self._geometry), "relu" if self.relu else "none"
+        then = "relu" if self.relu else "none"
+        conv: tuple[Any, ...] = (weight, bias, *self._geometry)
         if shortcut is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *conv, then, [], "")
         shortcut = shortcut.to(x.dtype).contiguous(memory_format=torch.channels_last)
@@ -106,7 +109,7 @@ class FusedBottleneck(nn.Module):
             self.downsample = FusedConv2d.from_conv(block.downsample[0])
 
     @staticmethod
-    def can_replace(module: nn.Module) -> bool:
+    def can_replace(module: Any) -> bool:
         """Whether :meth:`from_block` takes the module, and no hook wants to see a part of it."""
         if type(module) is not Bottleneck or module.training:
             return False

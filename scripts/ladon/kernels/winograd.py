@@ -13,6 +13,7 @@ grouped 1x1 convolution with its weights packed beforehand.
 from __future__ import annotations
 
 import threading
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ class WinogradConv2d(PackedConv2d):
         self.padding = padding
 
     @classmethod
-    def can_replace(cls, module: nn.Module) -> bool:
+    def can_replace(cls, module: Any) -> bool:
         """Whether :meth:`from_conv` takes the module and this PyTorch has the operators for it."""
         return (
             super().can_replace(module)
@@ -89,7 +90,7 @@ class WinogradConv2d(PackedConv2d):
                 f"dilation and groups 1, a 2x2 or 3x3 kernel and channels that are multiples of "
                 f"{LANES}; keep the nn.Conv2d"
             )
-        return cls(conv.weight, conv.bias, conv.padding, relu)
+        return cls(conv.weight, conv.bias, cast(tuple[int, int], conv.padding), relu)
 
     def _tile_size(self, height: int, width: int, dtype: torch.dtype) -> int:
         """Return the m with the fewest multiplications for an output of that size."""
@@ -111,7 +112,7 @@ class WinogradConv2d(PackedConv2d):
             u = torch.einsum("ai,bj,koij->abko", g, g, self._weight.double())
             u = u.reshape(positions * outputs, inputs, 1, 1).to(dtype).to_mkldnn()
             size = [1, positions * inputs, tiles, 1]
-            packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
                 u, [0, 0], _ONES, _ONES, positions, size
             )
             self._packed[m, dtype] = packed

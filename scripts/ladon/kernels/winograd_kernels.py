@@ -16,7 +16,10 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
+
+# what it makes is called with one argument fewer than it was written with
+intrinsic: Any = _intrinsic
 
 LANES = 16
 # Interpolation points besides infinity. Dyadic, so that the transforms are exact in binary; those

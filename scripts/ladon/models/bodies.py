@@ -46,7 +46,7 @@ def channels_of(body: nn.Module, section: Mapping[str, Any]) -> dict[str, int]:
         return {name: channels for name, channels in stages.items() if name in children}
     family = family_of(section["key"])
     known = family.members.get(member_of(section)) if family is not None else None
-    if known is None:
+    if family is None or known is None:
         return {}
     first = BOTTLENECK if section["key"] == family.key else family.split
     stages = dict(zip((first, *family.stages), known.channels, strict=True))

@@ -218,7 +218,8 @@ def write_checkpoint(
         raise LadonError(f"checkpoint {path} is not written: {bad}; the training has diverged")
     tensors = OrderedDict((n, t.detach().cpu().contiguous()) for n, t in state.items())
     # MNASNet asks for its version while it loads, and older layers convert by theirs
-    tensors._metadata = getattr(state, "_metadata", OrderedDict())
+    metadata = getattr(state, "_metadata", OrderedDict())
+    tensors._metadata = metadata  # type: ignore[attr-defined]
     content: dict[str, Any] = {
         "model": tensors,
         "optimizer": optimizer,

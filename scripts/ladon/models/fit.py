@@ -108,7 +108,7 @@ def first_bad(state: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = No
     return None
 
 
-def _wrapped_as(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _wrapped_as(model: nn.Module, state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
     """Return the state with the prefix that all of the model's own names have, if it lacks it."""
     own = list(model.state_dict())
     for prefix in PREFIXES:
@@ -124,7 +124,7 @@ def _with_metadata(items: Iterable[tuple[str, Tensor]], metadata: Any) -> Ordere
     state: OrderedDict[str, Tensor] = OrderedDict(items)
     if isinstance(metadata, Mapping):
         # a version is a small number; anything else would end in a module's comparison
-        state._metadata = OrderedDict(
+        state._metadata = OrderedDict(  # type: ignore[attr-defined]
             (name, {"version": found["version"]})
             for name, found in metadata.items()
             if isinstance(found, Mapping) and type(found.get("version")) is int
@@ -142,7 +142,7 @@ def _know_mnasnet(model: nn.Module, state: OrderedDict[str, Tensor]) -> None:
             continue
         metadata = getattr(state, "_metadata", None)
         if metadata is None:
-            metadata = state._metadata = OrderedDict()
+            metadata = state._metadata = OrderedDict()  # type: ignore[attr-defined]
         if metadata.get(name, {}).get("version") not in (1, 2):
             stem = state.get(f"{name}.layers.0.weight" if name else "layers.0.weight")
             is_first = stem is not None and stem.shape[:1] == (32,) and module.alpha != 1.0
@@ -219,7 +219,8 @@ def _check_entropy_model(
     where = f"{path}: {prefix or 'the entropy model.'}".rstrip(".")
     found = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
     try:
-        rules_of(module).check(module, found)
+        if (rules := rules_of(module)) is not None:
+            rules.check(module, found)
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}; take the file anew from where it came") from error
 

@@ -39,7 +39,7 @@ try:
     from ladon.kernels.fused_blocks import replaced_blocks
     from ladon.kernels.winograd import WinogradConv2d
 except ImportError:  # numba does not come for every new Python at once
-    WinogradConv2d = None
+    WinogradConv2d = None  # type: ignore[assignment, misc]
 
 _Folds = Mapping[type[nn.Module], tuple[tuple[str, str], ...]]
 
@@ -53,6 +53,9 @@ class FoldedGDN1(nn.Module):
     Args:
         gdn: the layer, whose parameters are read now.
     """
+
+    beta: Tensor
+    gamma: Tensor
 
     def __init__(self, gdn: GDN1) -> None:
         super().__init__()
@@ -103,11 +106,11 @@ def inference(
 
 @contextmanager
 def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
-    """Exchange layers for folded ones, and takes them back in the end.
+    """Exchange layers for folded ones, and take them back in the end.
 
     With `fused` also for those of a CPU, which torch.compile would not look into.
     """
-    exchanged: list[tuple[nn.Module, str, nn.Module]] = []
+    exchanged: list[tuple[nn.Module, str, nn.Module | None]] = []
 
     def exchange(parent: nn.Module, name: str, layer: nn.Module) -> None:
         exchanged.append((parent, name, parent._modules[name]))
@@ -124,7 +127,8 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
                     exchange(parent, name, FoldedGDN1(child))
             # folding rounds: no payload may depend on it
             for conv_name, norm_name in _pairs(parent, blocks) if parent not in kept else ():
-                conv, norm = parent._modules[conv_name], parent._modules[norm_name]
+                conv: Any = parent._modules[conv_name]
+                norm: Any = parent._modules[norm_name]
                 if _can_fold(conv, norm):
                     exchange(parent, conv_name, _fold(conv, norm))
                     exchange(parent, norm_name, nn.Identity())
@@ -132,7 +136,7 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
             for parent, name, block in replaced_blocks(part):
                 exchange(parent, name, block)
             for parent in list(part.modules()):
-                for name, child in list(parent.named_children()):
+                for name, child in list[tuple[str, Any]](parent.named_children()):
                     if WinogradConv2d.can_replace(child) and not is_watched(child):
                         exchange(parent, name, WinogradConv2d.from_conv(child))
     try:
@@ -171,7 +175,7 @@ def _can_fold(conv: Any, norm: Any) -> bool:
     )
 
 
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
+def _fold(conv: Any, norm: Any) -> nn.Conv2d:
     """Return the convolution that gives what convolution and normalisation give together."""
     weight, bias = fuse_conv_bn_weights(
         conv.weight,
@@ -194,8 +198,8 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
         conv.padding_mode,
         "meta",
     )
-    weight = weight.detach().contiguous(memory_format=torch.channels_last)
-    folded.weight = nn.Parameter(weight, requires_grad=False)
+    packed = weight.detach().contiguous(memory_format=torch.channels_last)
+    folded.weight = nn.Parameter(packed, requires_grad=False)
     folded.bias = nn.Parameter(bias.detach(), requires_grad=False)
     return folded.eval()
 

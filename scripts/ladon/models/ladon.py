@@ -44,8 +44,15 @@ class ThreeHeadedLadon(nn.Module):
         segmenter: DeepLabv3 whose classifier is taken (the auxiliary head only trains).
     """
 
+    bottleneck_layer: Any
+    transform: Any
+    fpn: nn.Module
+    rpn: nn.Module
+    roi_heads: nn.Module
+    classifier: nn.Module
+
     def __init__(
-        self, classifier: nn.Module, family: Family, detector: nn.Module, segmenter: nn.Module
+        self, classifier: nn.Module, family: Family, detector: Any, segmenter: Any
     ) -> None:
         super().__init__()
         self.family = family

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,7 @@ class Builder:
 
     def names(self) -> dict[str, Any]:
         """Return what stands for each name; `<build>` is called to give an object its state."""
-        calls = {
+        calls: dict[str, Callable[..., Any]] = {
             "torch._utils._rebuild_tensor": self._tensor,
             "torch._utils._rebuild_tensor_v2": self._tensor,
             "torch._utils._rebuild_tensor_v3": self._typed_tensor,
@@ -224,7 +224,7 @@ def _build(target: Any, state: Any) -> None:
     elif isinstance(target, OrderedDict) and type(state) is dict:
         metadata = state.get("_metadata")
         if isinstance(metadata, Mapping):
-            target._metadata = metadata
+            target._metadata = metadata  # type: ignore[attr-defined]
     elif isinstance(target, np.dtype) and type(state) is tuple:
         # version, byte order, and no fields, names, shape, size, alignment or flags
         order, *others = state[1:]

@@ -137,7 +137,7 @@ def _read_record(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
 
 
 def _fill(raw: Tensor, source: Any) -> None:
-    view = memoryview(raw.numpy())
+    view = memoryview(raw.numpy())  # type: ignore[arg-type]  # an array is a buffer
     for start in range(0, len(view), _CHUNK):
         part = view[start : start + _CHUNK]
         if source.readinto(part) != len(part):

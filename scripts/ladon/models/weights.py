@@ -121,7 +121,7 @@ def current_names(state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
         for n, t in renamed.items()
     )
     if metadata:
-        renamed._metadata = OrderedDict(metadata)
+        renamed._metadata = OrderedDict(metadata)  # type: ignore[attr-defined]
     return renamed
 
 
