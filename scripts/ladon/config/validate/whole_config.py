@@ -18,7 +18,8 @@ from ladon.config.core.nodes import (
     SourceLocation,
     kind_of,
 )
-from ladon.config.validate.checks import check_lazy, check_train, hooks_for
+from ladon.config.validate.checks import check_lazy, hooks_for
+from ladon.config.validate.train_section import check_train
 from ladon.config.validate.validator import ConfigNode, Problem, Validator
 from ladon.errors import ConfigError
 
