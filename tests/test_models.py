@@ -147,7 +147,7 @@ def test_a_refused_checkpoint_leaves_the_model_as_it_was():
     model = splittable()
     before = copy.deepcopy(model.state_dict())
     other = dict(splittable(channels=6).state_dict())
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=r"^x.pt: made for another model: "):
         load_into(model, Checkpoint(Path("x.pt"), other))
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
 
