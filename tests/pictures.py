@@ -1,4 +1,4 @@
-"""A picture in every mode that Pillow writes."""
+"""Pictures: noise, and smooth colours in every mode that Pillow writes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ MODES = (
     "I;16B",
     "I;16N",
 )
+
+
+def noise(height: int = 12, width: int = 16) -> Image.Image:
+    """An RGB picture, the same each time."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8))
 
 
 def picture(mode: str) -> Image.Image:

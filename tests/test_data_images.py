@@ -1,4 +1,4 @@
-"""Image files of every mode that Pillow writes: right pixels or a refusal, whoever reads them."""
+"""Image files, of every mode that Pillow writes: right pixels or a refusal, whoever reads them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pictures import MODES, picture
 from PIL import Image
 
 from ladon.data.fast_input import read_tensor
-from ladon.data.images import open_image, open_mask
+from ladon.data.images import open_image, open_mask, read_size
 from ladon.errors import DataError
 
 FORMATS = ("png", "tiff", "webp", "gif", "bmp", "jpg", "jp2", "tga", "ppm", "pcx", "im", "sgi")
@@ -180,3 +180,20 @@ def test_masks_whose_class_ids_are_not_what_was_stored_are_refused(tmp_path):
     for bits in (2, 4, 8):
         few.save(path, bits=bits)
         assert np.array_equal(open_mask(path), RAMP % 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_what_is_no_image_is_named(tmp_path, content):
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    for read in (open_image, open_mask, read_size):
+        with pytest.raises(DataError, match=r"cannot read (image|mask) .*x.png: "):
+            read(path)
+
+
+def test_grey_images_become_rgb_and_missing_ones_are_named(tmp_path):
+    Image.new("L", (3, 2), 9).save(tmp_path / "grey.png")
+    assert open_image(tmp_path / "grey.png").getpixel((0, 0)) == (9, 9, 9)
+    assert read_size(tmp_path / "grey.png") == (2, 3)
+    with pytest.raises(DataError, match="there is no such file"):
+        open_image(tmp_path / "gone.png")
