@@ -21,24 +21,13 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent / "scripts")]
 
 
 def step(out: str) -> None:
-    from test_engine_stage import batches, make_models, train_config
+    from stages import one_step
 
     from ladon.engine.distributed import join_world, leave_world
-    from ladon.engine.stage import Stage
-    from ladon.models import use_own_noise
 
     torch.set_num_threads(1)
     world = join_world("cpu", 1, "env://")
-    teacher, student = make_models()
-    use_own_noise(student, 7, world.device)
-    section = train_config()["stage1"]
-    # plain gradient descent, so that the step is the mean of both processes' gradients
-    section["optimizer"] = {"key": "SGD", "kwargs": {"lr": 1e-4}}
-    stage = Stage(section, student, teacher, 3, world)
-    stage.begin_epoch()
-    images, targets, supp = batches()[world.rank]
-    io = stage.teacher_forward(images, targets, supp)
-    stage.step(stage.student_loss(images, targets, supp, io))
+    student = one_step(world)
     state = {n: p.detach().clone() for n, p in student.named_parameters()}
     torch.save(state, f"{out}.{world.rank}")
     buffers = [{n: b.clone() for n, b in student.named_buffers()}]

@@ -14,7 +14,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent / "scripts")]
 
 
 def main(out: str, device_name: str) -> None:
-    from test_gpu_training import one_step
+    from stages import one_step
 
     from ladon.engine.distributed import World
 

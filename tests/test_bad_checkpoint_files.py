@@ -403,9 +403,13 @@ def test_names_from_a_file_do_not_break_the_message(tmp_path, odd):
     model = torch.nn.Linear(1, 1)
     more = {odd: torch.zeros(1)} | model.state_dict()
     path = tmp_path / "a.pt"
-    for content in (more, {odd: 1}, {odd: {"w": torch.zeros(1)}}):
+    for content, expected in (
+        (more, r"made for another model: 1 tensors unexpected \(a"),
+        ({odd: 1}, "holds no model: expected tensors by name, found: a"),
+        ({odd: {"w": torch.zeros(1)}}, "there are tensors by name under a"),
+    ):
         torch.save(content, path)
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(CheckpointError, match=expected) as caught:
             load_into(model, read_checkpoint(path, "test"))
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 700

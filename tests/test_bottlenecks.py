@@ -9,6 +9,7 @@ import torch
 from hyperpriors import KINDS, WIDTHS
 from sc2bench.models import layer
 from students import splittable_section
+from training_runs import Killed, killed_when
 
 from ladon.bottlenecks import (
     auxiliary_loss,
@@ -137,22 +138,10 @@ def test_a_kind_of_ones_own_needs_no_change_of_the_library(thin, tmp_path):
         assert torch.equal(other(images), outputs)
 
 
-class Killed(BaseException):
-    """Stands for a SIGKILL: nobody answers it."""
-
-
 def killed(monkeypatch, call, run):
     """End a run at a step of its own."""
-    step, calls = Stage.step, []
-
-    def counted(self, loss):
-        calls.append(0)
-        if len(calls) == call:
-            raise Killed
-        return step(self, loss)
-
     with monkeypatch.context() as patched:
-        patched.setattr(Stage, "step", counted)
+        killed_when(patched, Stage, "step", call=call)
         with pytest.raises(Killed):
             run()
 

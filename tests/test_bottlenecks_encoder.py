@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from compressai.entropy_models import EntropyBottleneck
-from test_models import coded, splittable
+from students import coded, splittable
 from torch import nn
 
 from ladon.bottlenecks import encoder as encoder_module

@@ -122,8 +122,15 @@ def test_damaged_payloads_are_refused(kind):
     bottleneck = find_bottleneck(student(kind, updated=True))
     coded = bottleneck.encode(IMAGES)
     (y, z), shape = coded["strings"], coded["shape"]
-    for strings in ([y], [], [y, z, z], [y[:2], z], [[y[0], y[1], y[2][:-4]], z], [y, [b""] * 3]):
-        with pytest.raises(PayloadError):
+    for strings, expected in (
+        ([y], "^payloads of 3 images: as many"),
+        ([], "^payloads of none images: as many"),
+        ([y, z, z], "^payloads of 3 and 3 and 3 images: as many"),
+        ([y[:2], z], "^payloads of 2 and 3 images: as many"),
+        ([[y[0], y[1], y[2][:-4]], z], "is damaged: it ends too early"),
+        ([y, [b""] * 3], "payload of 0 bytes is too short for a latent of 4x6"),
+    ):
+        with pytest.raises(PayloadError, match=expected):
             bottleneck.decode(strings, shape)
     with pytest.raises(PayloadError, match="too short for a latent of 4000x4000"):
         bottleneck.decode([y, z], (4000, 4000))

@@ -117,7 +117,10 @@ def test_one_damaged_payload_of_a_batch_is_refused(bad):
     rows = own.rows(scales)
     payloads = own.encode(latent, rows, means)
     payloads[bad] = payloads[bad][:-4]
-    with pytest.raises(PayloadError):
+    size = len(payloads[bad])
+    with pytest.raises(
+        PayloadError, match=f"^payload of {size} bytes is damaged: it ends too early"
+    ):
         own.decode(payloads, rows, means)
 
 

@@ -142,7 +142,7 @@ def test_our_own_errors_pass_through_and_others_keep_their_cause(tmp_path, calls
     config = load(tmp_path, "a: !import_call {key: probe.lack}\nb: !import_call {key: probe.fail}")
     with pytest.raises(DataError, match=r"^no data here$"):
         config.build(config.get("a"))
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"building probe.fail failed: ValueError: br") as caught:
         config.build(config.get("b"))
     assert isinstance(caught.value.__cause__, ValueError)
 

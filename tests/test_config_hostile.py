@@ -183,13 +183,18 @@ def test_bases_that_cannot_be_read(tmp_path, name):
 
 
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
-    for name in ("a\0b.yaml", "x" * 5000, "link.yaml", "."):
+    for name, said in (
+        ("a\0b.yaml", "config file not found|no such file or folder"),
+        ("x" * 5000, "x: cannot be read: File name too long"),
+        ("link.yaml", "config file not found|no such file or folder"),
+        (".", "is a folder, not a config file"),
+    ):
         (tmp_path / "link.yaml").unlink(missing_ok=True)
         (tmp_path / "link.yaml").symlink_to("link.yaml")
         for read in (load_config, lambda path: find_config_files([path])):
             if name == "." and read is not load_config:
                 continue
-            with pytest.raises(ConfigError) as caught:
+            with pytest.raises(ConfigError, match=said) as caught:
                 read(tmp_path / name)
             assert caught.value.exit_code == 2
             assert "\n" not in str(caught.value)

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from processes import WORKER, two_processes
-from test_engine_stage import CPU, batches, make_models, train_config
+from stages import CPU, batches, make_models, train_config
 from tiny import ROOT, SCRIPTS
 
 from ladon.data.digits import make_digit_scenes

@@ -8,62 +8,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stages import CPU
+from students import detector, detector_section
 from torch.utils.data import DataLoader
 
 from ladon.data.coco import coco_dataset
-from ladon.engine.distributed import World, choose_device, join_world
+from ladon.engine.distributed import choose_device, join_world
 from ladon.engine.evaluate import evaluate
 from ladon.engine.interrupt import StopRequest
 from ladon.errors import UsageError
 from ladon.models import build_model, update_bottleneck
 from ladon.tasks import TASKS
-
-CPU = World(torch.device("cpu"))
-
-
-def detector(backbone="splittable_resnet", name="resnet18", channels=(64, 64, 128, 256, 512)):
-    names = {"splittable_resnet": "resnet_name", "splittable_resnest": "resnest_name"}
-    torch.manual_seed(0)
-    return build_model(
-        {
-            "key": "faster_rcnn_model",
-            "kwargs": {
-                "pretrained": False,
-                "num_classes": 4,
-                "min_size": 96,
-                "max_size": 96,
-                "box_score_thresh": 0.0,
-                "backbone_fpn_kwargs": {
-                    "return_layer_dict": {
-                        "bottleneck_layer": "1",
-                        "layer2": "2",
-                        "layer3": "3",
-                        "layer4": "4",
-                    },
-                    "in_channels_list": list(channels[1:]),
-                    "out_channels": 32,
-                    "analyzable_layer_key": "bottleneck_layer",
-                },
-                "backbone_config": {
-                    "key": backbone,
-                    "kwargs": {
-                        names[backbone]: name,
-                        "inplanes": channels[-1],
-                        "num_classes": 10,
-                        "bottleneck_config": {
-                            "key": "FPBasedResNetBottleneck",
-                            "kwargs": {
-                                "num_bottleneck_channels": 6,
-                                "num_target_channels": channels[0],
-                            },
-                        },
-                    },
-                },
-            },
-        },
-        "detection",
-        "models.model",
-    )
 
 
 @pytest.fixture
@@ -146,7 +101,13 @@ def test_detection_of_mixed_sizes_does_not_depend_on_the_batch(pictures):
 
 def test_resnest_detector_builds_with_frozen_batch_norm():
     """The class FrozenBatchNorm2d as norm_layer breaks timm's ResNeSt."""
-    model = detector("splittable_resnest", "resnest14d", (256, 256, 512, 1024, 2048))
+    bottleneck = {"num_bottleneck_channels": 6, "num_target_channels": 256}
+    kwargs = {"resnest_name": "resnest14d", "inplanes": 2048, "num_classes": 10}
+    kwargs["bottleneck_config"] = {"key": "FPBasedResNetBottleneck", "kwargs": bottleneck}
+    section = detector_section(
+        {"key": "splittable_resnest", "kwargs": kwargs}, (256, 512, 1024, 2048)
+    )
+    model = build_model(section, "detection", "models.model")
     names = model.state_dict()
     assert not any("num_batches_tracked" in n for n in names)
     assert any(n.startswith("backbone.body.layer4") and "running_mean" in n for n in names)

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from test_engine_stage import CPU, batches, make_models, squared_error, train_config
+from stages import CPU, batches, make_models, squared_error, train_config
 from torch import nn
 
 from ladon.engine.hooked import HookedModel, paths_read_of_teacher

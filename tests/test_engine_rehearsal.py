@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_models import coded
+from students import coded
 from tiny import ROOT
 
 from ladon.cli import main

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 import yaml
+from training_runs import Killed, killed_when
 
 from ladon.config import load_config
 from ladon.engine.earlier import drop_epochs_from, keep_best, previous_of, remove_orphans
@@ -19,26 +20,6 @@ from ladon.engine.run import Run
 from ladon.engine.stage import Stage
 from ladon.engine.student_trainer import StudentTrainer
 from ladon.models.checkpoint import load_safely
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nobody answers it."""
-
-
-def killed_when(monkeypatch, owner, name, *, after=False, call=1):
-    """End the process at a call of a method, before it or after it."""
-    original, calls = getattr(owner, name), []
-
-    def method(*args, **kwargs):
-        calls.append(0)
-        if len(calls) == call and not after:
-            raise Killed
-        found = original(*args, **kwargs)
-        if len(calls) == call:
-            raise Killed
-        return found
-
-    monkeypatch.setattr(owner, name, method)
 
 
 def teacher(lab, **values):

@@ -2,67 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 
 import pytest
-import torch
+from training_runs import assert_same_run, epochs, fresh, interrupt_after
 
 from ladon.engine import train as train_module
 from ladon.engine.stage import Stage
 from ladon.models.checkpoint import load_safely, read_checkpoint
 
 
-def fresh(lab, family, name, **values):
-    """A config whose best checkpoint is its own file."""
-    student = "student_model" if family == "classification" else "model"
-    values = {f"models__{student}__dst_ckpt": str(lab.folder / f"{name}.pt"), **values}
-    return lab.config(family, name, **values)
-
-
 def validating(lab, name, **values):
     """A classifier that is validated in both stages."""
     loader = {"dataset_id": "digit_scenes/val", "kwargs": {"batch_size": 32}}
     return fresh(lab, "classification", name, train__stage1__val_data_loader=loader, **values)
-
-
-def interrupt_after(monkeypatch, steps, signum=signal.SIGINT):
-    """Send this process a signal during the given optimizer step, counted over the run."""
-    count = 0
-    original = Stage.step
-
-    def step(self, loss):
-        nonlocal count
-        count += 1
-        if count == steps:
-            signal.raise_signal(signum)
-        return original(self, loss)
-
-    monkeypatch.setattr(Stage, "step", step)
-
-
-def epochs(lab, name):
-    lines = (lab.folder / "logs" / name / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def assert_same_run(lab, first, second):
-    """Same weights to the bit, same curve, same results."""
-    ours, theirs = (
-        load_safely(lab.folder / "logs" / name / "last.pt")["model"] for name in (first, second)
-    )
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert torch.equal(ours[name], theirs[name]), name
-    best = [read_checkpoint(lab.folder / f"{name}.pt", "test") for name in (first, second)]
-    assert best[0].best_value == best[1].best_value
-    for name in best[0].model:
-        assert torch.equal(best[0].model[name], best[1].model[name]), name
-    losses = [[e["train_loss"] for e in epochs(lab, name)] for name in (first, second)]
-    assert losses[0] == losses[1]
-    values = [lab.metrics(name)["models"]["student"]["metrics"] for name in (first, second)]
-    assert values[0] == values[1]
 
 
 # stage 1 has 2 steps an epoch, stage 2 too: inside an epoch, at its end, in the second stage

@@ -31,7 +31,7 @@ from fake_cuda import (
     fake_tensors,
     move,
 )
-from test_ladon import sections as three_sections
+from three_heads import sections as three_sections
 from tiny import FAMILIES
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily

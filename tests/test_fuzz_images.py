@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from fuzzing import DAMAGES, damaged, folder, fuzz, in_child, refusals
 from hypothesis import strategies as st
+from pictures import MODES, picture
 from PIL import Image
-from test_data_image_modes import MODES, picture
 
 from ladon.data.fast_input import read_tensor
 from ladon.data.images import open_image, open_mask, read_size

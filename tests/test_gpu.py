@@ -23,8 +23,8 @@ from devices import (
     waits,
 )
 from fusing import config_for, fused, separately
-from test_engine_stage import make_models
-from test_ladon import picture, saved, single_models, three_headed
+from stages import make_models
+from three_heads import picture, saved, single_models, three_headed
 from tiny import ROOT, SCRIPTS
 
 from ladon.bottlenecks import entropy_coding

@@ -6,7 +6,7 @@ import pytest
 import torch
 from devices import on_each_device
 from hyperpriors import KINDS, student
-from test_models import coded
+from students import coded
 
 from ladon.bottlenecks import entropy_coding, find_bottleneck
 from ladon.bottlenecks.encoder import Encoder, encode_latent, pinned_arithmetic

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from devices import GPU
-from test_engine_train import fresh
+from training_runs import fresh
 
 compiler = pytest.mark.skipif(
     shutil.which("cc") is None and shutil.which("gcc") is None,

@@ -126,7 +126,7 @@ def test_plan_holds_tests_and_parts(tmp_path):
 def test_only_files_with_gpu_tests_are_collected(tmp_path):
     files = {Path(word).name for word in _pytest(tmp_path / "x.xml") if word.endswith(".py")}
     assert {"test_gpu.py", "test_gpu_coding.py", "test_gpu_training.py"} <= files
-    assert "test_config_load.py" not in files
+    assert "test_config_loader.py" not in files
 
 
 def write_part(folder: Path, name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
@@ -14,14 +13,13 @@ import warnings
 import pytest
 import torch
 from devices import GPU, nothing_random, on_each_device, trained, waits
-from test_engine_stage import batches, make_models, train_config
-from test_engine_train import assert_same_run, fresh, interrupt_after
+from stages import batches, make_models, one_step, train_config
 from tiny import ROOT, SCRIPTS
-from torch import nn
+from training_runs import assert_same_run, fresh, interrupt_after
 
 from ladon.engine.distributed import World
 from ladon.engine.stage import Stage
-from ladon.models import find_bottleneck, use_own_noise
+from ladon.models import find_bottleneck
 
 # what is trained: family, flags, and how near the first loss and the others come to the CPU's;
 # a detector draws its samples from a ranking in which an untrained head's boxes are nearly equal
@@ -219,21 +217,6 @@ def test_memory_does_not_grow(lab, monkeypatch, record_property, training, devic
         record_property("peak_mib", round(stage[-1][1], 1))
         # from the second step on, optimizer and libraries have what they need
         assert stage[-1][0] <= stage[1][0] * 1.05
-
-
-def one_step(world: World) -> nn.Module:
-    """Take a step of stage 1; return the student."""
-    models = make_models()
-    teacher, student = (copy.deepcopy(model).to(world.device) for model in models)
-    use_own_noise(student, 7, world.device)
-    section = train_config()["stage1"]
-    section["optimizer"] = {"key": "SGD", "kwargs": {"lr": 1e-4}}
-    stage = Stage(section, student, teacher, 3, world)
-    stage.begin_epoch()
-    images, targets, supp = batches()[0]
-    batch = images.to(world.device), targets.to(world.device), supp
-    stage.step(stage.student_loss(*batch, stage.teacher_forward(*batch)))
-    return student
 
 
 def launched(command: list[str], tmp_path) -> None:

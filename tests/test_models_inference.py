@@ -9,8 +9,7 @@ import timm
 import torch
 from compressai.layers import GDN1
 from sc2bench.models import layer
-from test_engine_evaluate import detector
-from test_models import coded, splittable
+from students import coded, detector, splittable
 from torch import nn
 from torchvision.models import resnet50
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tiny import ROOT
+from training_runs import Killed, killed_when
 
 from ladon.cli import main
 from ladon.engine.stage import Stage
@@ -86,19 +87,8 @@ def test_the_smallest_value_is_the_best_one_and_training_resumes(workplace, monk
     best = read_checkpoint(workplace / "depth-beta0.32.pt", "here").best_value
     assert best == min(values)
 
-    class Killed(BaseException):
-        pass
-
-    step, calls = Stage.step, []
-
-    def killed(self, loss):
-        calls.append(0)
-        if len(calls) == 4:  # of two an epoch
-            raise Killed
-        return step(self, loss)
-
     with monkeypatch.context() as patched:
-        patched.setattr(Stage, "step", killed)
+        killed_when(patched, Stage, "step", call=4)  # of two an epoch
         with pytest.raises(Killed):
             depth(workplace, "--overwrite")
     assert depth(workplace, "--resume") == 0

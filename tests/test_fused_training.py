@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 from fusing import BETAS, comparable, config_for, fused, result_lines, separately
 from tiny import TinyExperiment
+from training_runs import interrupt_after
 
 from ladon.data.loaders import IndexedDataset, SeededDataset
 from ladon.engine.hooked import HookedModel
@@ -140,25 +140,13 @@ def test_fused_training_equals_separate_training(whole, monkeypatch, capfd):
         assert whole.metrics(f"all-beta{beta}")["fused_with"] == [other]
 
 
-def interrupt_at(monkeypatch, calls):
-    """A signal arrives during the given optimizer step, counted over all students."""
-    done = []
-
-    def count(*_):
-        done.append(0)
-        if len(done) == calls:
-            signal.raise_signal(signal.SIGINT)
-
-    counted(monkeypatch, Stage, "step", count)
-
-
 # in the first student's step within an epoch, in the second's at the end of stage 1
 @pytest.mark.parametrize("calls", [1, 8])
 def test_interrupted_and_resumed_equals_separate_training(whole, monkeypatch, calls):
     group = f"parts{calls}"
     prepare(whole, group)
     with monkeypatch.context() as patched:
-        interrupt_at(patched, calls)
+        interrupt_after(patched, calls)
         assert fused(whole, "classification", group, group) == 130
     places = []
     for beta in BETAS:
@@ -175,7 +163,7 @@ def test_interrupted_and_resumed_equals_separate_training(whole, monkeypatch, ca
 def test_runs_at_different_places_are_resumed_separately(whole, monkeypatch, capfd):
     prepare(whole, "apart")
     with monkeypatch.context() as patched:
-        interrupt_at(patched, 2)
+        interrupt_after(patched, 2)
         assert fused(whole, "classification", "apart", "apart") == 130
     last = folder(whole, "apart", BETAS[0]) / "last.pt"
     last.unlink()
@@ -191,7 +179,7 @@ def test_runs_at_different_places_are_resumed_separately(whole, monkeypatch, cap
 def test_a_finished_beta_is_skipped_and_the_rest_goes_on(whole, monkeypatch, capfd):
     prepare(whole, "rest")
     with monkeypatch.context() as patched:
-        interrupt_at(patched, 5)
+        interrupt_after(patched, 5)
         assert fused(whole, "classification", "rest", "rest") == 130
     config = whole.folder / "configs" / f"rest-beta{BETAS[0]}.yaml"
     log = f"rest-beta{BETAS[0]}"

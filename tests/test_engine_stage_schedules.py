@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from test_engine_stage import CPU, make_models, train_config
+from stages import CPU, make_models, train_config
 
 from ladon.engine.stage import Stage
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from layouts import names_of_2022
-from test_ladon import single_models
+from three_heads import single_models
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.commands import checkpoint as tool

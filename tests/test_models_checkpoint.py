@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from students import splittable_section
-from test_models import splittable
+from students import splittable, splittable_section
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision.models import detection, mnasnet

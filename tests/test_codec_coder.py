@@ -100,19 +100,24 @@ def payload_and_coder():
 
 def test_truncated_and_extended_payloads_are_refused():
     payload, own = payload_and_coder()
+    short = "is too short for a latent of 6x5|: not a whole number of words|: it ends too early"
     for length in range(len(payload)):
-        with pytest.raises(PayloadError):
+        with pytest.raises(PayloadError, match=rf"^payload of {length} bytes.*({short})$"):
             own.decode([payload[:length]], (6, 5))
-    for more in (b"\0", b"\0" * 4, b"abcd", payload):
-        with pytest.raises(PayloadError):
+    with pytest.raises(PayloadError, match="not a whole number of words"):
+        own.decode([payload + b"\0"], (6, 5))
+    for more in (b"\0" * 4, b"abcd", payload):
+        with pytest.raises(PayloadError, match="is damaged: it does not end where it should"):
             own.decode([payload + more], (6, 5))
 
 
 def test_another_shape_is_refused():
     payload, own = payload_and_coder()
-    for shape in ((6, 4), (6, 6), (60, 50)):
-        with pytest.raises(PayloadError):
+    for shape in ((6, 4), (6, 6)):
+        with pytest.raises(PayloadError, match=rf"^payload of {len(payload)} bytes is damaged: "):
             own.decode([payload], shape)
+    with pytest.raises(PayloadError, match="is too short for a latent of 60x50"):
+        own.decode([payload], (60, 50))
 
 
 def corrupted(payload, rng):
@@ -155,19 +160,19 @@ def test_a_hundred_thousand_corrupted_payloads_never_crash():
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "expected"),
     [
-        lambda made: made._quantized_cdf.resize_(0),
-        lambda made: made._quantized_cdf[2].fill_(7),
-        lambda made: made._quantized_cdf[1, 1].fill_(0),
-        lambda made: made._cdf_length[0].fill_(10_000),
-        lambda made: made._cdf_length[0].fill_(1),
+        (lambda made: made._quantized_cdf.resize_(0), r"missing \(_quantized_cdf\): update\(\)"),
+        (lambda made: made._quantized_cdf[2].fill_(7), "channel 2 is not a cumulative"),
+        (lambda made: made._quantized_cdf[1, 1].fill_(0), "channel 1 is not a cumulative"),
+        (lambda made: made._cdf_length[0].fill_(10_000), "channel 0 is not a cumulative"),
+        (lambda made: made._cdf_length[0].fill_(1), "channel 0 is not a cumulative"),
     ],
 )
-def test_unusable_tables_are_refused(damage):
+def test_unusable_tables_are_refused(damage, expected):
     made = bottleneck(4)
     damage(made)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=expected):
         LatentCoder(made)
 
 
@@ -284,7 +289,10 @@ def test_one_damaged_payload_of_a_batch_is_refused(bad):
     own = LatentCoder(bottleneck(4))
     payloads = own.encode(torch.randn(5, 4, 6, 5) * 4)
     payloads[bad] = payloads[bad][:-4]
-    with pytest.raises(PayloadError):
+    size = len(payloads[bad])
+    with pytest.raises(
+        PayloadError, match=f"^payload of {size} bytes is damaged: it ends too early"
+    ):
         own.decode(payloads, (6, 5))
 
 

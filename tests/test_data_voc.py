@@ -1,25 +1,12 @@
-"""ImageFolder, VOCSegmentation and the reading of image files."""
+"""VOCSegmentation: images and masks in the list's order, and what is wrong with them."""
 
 import numpy as np
 import pytest
+from pictures import noise
 from PIL import Image
 
-from ladon.data.folder import ImageFolder
-from ladon.data.images import open_image, open_mask, read_size
 from ladon.data.voc import VOCSegmentation
 from ladon.errors import DataError
-
-
-def noise(height=12, width=16):
-    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("cat", "dog"):
-        (tmp_path / "train" / name).mkdir(parents=True)
-        noise().save(tmp_path / "train" / name / "1.jpg")
-    return tmp_path / "train"
 
 
 @pytest.fixture
@@ -40,58 +27,6 @@ def voc(tmp_path):
 
 def save_mask(voc, value=0, size=(16, 12), mode="L"):
     Image.new(mode, size, value).save(voc / "SegmentationClass" / "a.png")
-
-
-def test_image_folder_reads_rgb_with_sorted_classes(folder):
-    dataset = ImageFolder(folder)
-    assert dataset.classes == ["cat", "dog"]
-    image, label = dataset[1]
-    assert (image.mode, image.size, label) == ("RGB", (16, 12), 1)
-
-
-def test_image_folder_expands_home(folder, monkeypatch):
-    monkeypatch.setenv("HOME", str(folder.parent))
-    assert len(ImageFolder("~/train")) == 2
-
-
-def test_image_folder_names_what_is_wrong(folder):
-    with pytest.raises(DataError, match=r"image folder .*nowhere does not exist"):
-        ImageFolder(folder / "nowhere")
-    with pytest.raises(DataError, match=r"image folder .*cat holds no class folders"):
-        ImageFolder(folder / "cat")
-    (folder / "emu" / "deeper").mkdir(parents=True)
-    (folder / "emu" / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"class folder .*emu holds no images; fill it") as caught:
-        ImageFolder(folder)
-    assert "\n" not in str(caught.value)
-    assert len(ImageFolder(folder, allow_empty=True).classes) == 3
-    (folder / "gnu").mkdir()
-    with pytest.raises(DataError, match=r"emu \(and 1 more like it\) holds no images"):
-        ImageFolder(folder)
-
-
-def test_a_truncated_image_is_named(folder):
-    path = folder / "dog" / "1.jpg"
-    path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(DataError, match=r"cannot read image .*dog/1.jpg: .*; replace or remove it"):
-        ImageFolder(folder)[1]
-
-
-@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
-def test_what_is_no_image_is_named(tmp_path, content):
-    path = tmp_path / "x.png"
-    path.write_bytes(content)
-    for read in (open_image, open_mask, read_size):
-        with pytest.raises(DataError, match=r"cannot read (image|mask) .*x.png: "):
-            read(path)
-
-
-def test_grey_images_become_rgb_and_missing_ones_are_named(tmp_path):
-    Image.new("L", (3, 2), 9).save(tmp_path / "grey.png")
-    assert open_image(tmp_path / "grey.png").getpixel((0, 0)) == (9, 9, 9)
-    assert read_size(tmp_path / "grey.png") == (2, 3)
-    with pytest.raises(DataError, match="there is no such file"):
-        open_image(tmp_path / "gone.png")
 
 
 def test_voc_keeps_the_list_order_and_mask_ids(voc):

@@ -1,4 +1,4 @@
-"""Image files of every mode that Pillow writes: right pixels or a refusal, whoever reads them."""
+"""Image files, of every mode that Pillow writes: right pixels or a refusal, whoever reads them."""
 
 from __future__ import annotations
 
@@ -7,58 +7,16 @@ import zlib
 
 import numpy as np
 import pytest
+from pictures import MODES, picture
 from PIL import Image
 
 from ladon.data.fast_input import read_tensor
-from ladon.data.images import open_image, open_mask
+from ladon.data.images import open_image, open_mask, read_size
 from ladon.errors import DataError
 
-MODES = (
-    "1",
-    "L",
-    "P",
-    "PA",
-    "LA",
-    "La",
-    "RGB",
-    "RGBA",
-    "RGBa",
-    "RGBX",
-    "CMYK",
-    "YCbCr",
-    "LAB",
-    "HSV",
-    "I",
-    "F",
-    "I;16",
-    "I;16L",
-    "I;16B",
-    "I;16N",
-)
 FORMATS = ("png", "tiff", "webp", "gif", "bmp", "jpg", "jp2", "tga", "ppm", "pcx", "im", "sgi")
 REFUSED = {"I", "F"}
 RAMP = np.arange(256, dtype=np.uint8)[None].repeat(8, 0)
-
-
-def picture(mode):
-    """Smooth colours, half transparent where a mode can be."""
-    x, y = np.meshgrid(np.arange(40), np.arange(24))
-    rgb = np.stack([x * 6, y * 10, 255 - x * 3 - y * 2], -1).astype(np.uint8)
-    rgba = Image.fromarray(np.dstack([rgb, (x * 6).astype(np.uint8)]), "RGBA")
-    if mode.startswith("I;16"):
-        grey = np.asarray(rgba.convert("L"), dtype=np.uint16) * 257
-        order = ">" if mode.endswith("B") else "<"
-        return Image.frombytes(mode, rgba.size, grey.astype(f"{order}u2").tobytes())
-    if mode in ("I", "F"):
-        grey = np.asarray(rgba.convert("L"), dtype=np.int32 if mode == "I" else np.float32)
-        return Image.fromarray(grey * 1000)
-    if mode == "LAB":
-        return Image.frombytes("LAB", rgba.size, rgb.tobytes())
-    if mode in ("La", "PA"):
-        return rgba.convert("LA" if mode == "La" else "P").convert(mode)
-    if mode in ("RGBa", "LA"):
-        return rgba.convert(mode)
-    return rgba.convert("RGB").convert(mode) if mode != "RGBA" else rgba
 
 
 def read(reader, path):
@@ -222,3 +180,20 @@ def test_masks_whose_class_ids_are_not_what_was_stored_are_refused(tmp_path):
     for bits in (2, 4, 8):
         few.save(path, bits=bits)
         assert np.array_equal(open_mask(path), RAMP % 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_what_is_no_image_is_named(tmp_path, content):
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    for read in (open_image, open_mask, read_size):
+        with pytest.raises(DataError, match=r"cannot read (image|mask) .*x.png: "):
+            read(path)
+
+
+def test_grey_images_become_rgb_and_missing_ones_are_named(tmp_path):
+    Image.new("L", (3, 2), 9).save(tmp_path / "grey.png")
+    assert open_image(tmp_path / "grey.png").getpixel((0, 0)) == (9, 9, 9)
+    assert read_size(tmp_path / "grey.png") == (2, 3)
+    with pytest.raises(DataError, match="there is no such file"):
+        open_image(tmp_path / "gone.png")

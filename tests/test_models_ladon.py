@@ -7,102 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from students import splittable_section
+from three_heads import picture, saved, sections, single_models, three_headed
 
 from ladon.errors import CheckpointError
-from ladon.models import build_model, entropy_coding, update_bottleneck, write_checkpoint
+from ladon.models import build_model, entropy_coding, write_checkpoint
 from ladon.models.describe import num_classes_of
 from ladon.models.input_size import encoder_input_size
 from ladon.models.ladon import HEADS, ThreeHeadedLadon
 from ladon.tasks import TASKS
 
-CHANNELS = 4
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-
-
-def backbone(channels=CHANNELS, name="resnet18"):
-    return splittable_section(channels, name, classes=10)
-
-
-def sections(channels=CHANNELS, name="resnet18"):
-    return {
-        "classification": backbone(channels, name),
-        "detection": {
-            "key": "faster_rcnn_model",
-            "kwargs": {
-                "num_classes": 4,
-                "min_size": 96,
-                "max_size": 96,
-                "box_score_thresh": 0.0,
-                "backbone_fpn_kwargs": {
-                    "return_layer_dict": {
-                        "bottleneck_layer": "1",
-                        "layer2": "2",
-                        "layer3": "3",
-                        "layer4": "4",
-                    },
-                    "in_channels_list": [64, 128, 256, 512],
-                    "out_channels": 32,
-                    "analyzable_layer_key": "bottleneck_layer",
-                },
-                "backbone_config": backbone(channels, name),
-            },
-        },
-        "segmentation": {
-            "key": "deeplabv3_model",
-            "kwargs": {
-                "num_classes": 5,
-                "uses_aux": True,
-                "num_input_channels": 512,
-                "num_aux_channels": 256,
-                "analyzable_layer_key": "bottleneck_layer",
-                "backbone_config": backbone(channels, name),
-            },
-        },
-    }
-
-
-def single_models(**kwargs):
-    """The three single-task models around one body, as our training makes them."""
-    torch.manual_seed(0)
-    models = {
-        head: build_model(section, head, head) for head, section in sections(**kwargs).items()
-    }
-    with torch.no_grad():
-        for module in models["classification"].modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.uniform_(-0.1, 0.1)
-    update_bottleneck(models["classification"])
-    state = models["classification"].state_dict()
-    for head, body in (("detection", "backbone.body"), ("segmentation", "backbone")):
-        update_bottleneck(models[head])
-        own = models[head].get_submodule(body)
-        own.load_state_dict({n: t for n, t in state.items() if n in own.state_dict()})
-    return models
-
-
-def saved(models, folder):
-    paths = {}
-    for head, model in models.items():
-        paths[head] = folder / f"{head}.pt"
-        write_checkpoint(paths[head], model, best_value=1.0)
-    return paths
-
-
-def three_headed(paths, **values):
-    on_other_layers = values.pop("own_segmentation", {})
-    section = {"key": "ladon", **sections(**values.pop("own", {})), **values}
-    section["segmentation"]["kwargs"] |= on_other_layers
-    section["classification"]["src_ckpt"] = str(paths["classification"])
-    for head in ("detection", "segmentation"):
-        kwargs = section[head]["kwargs"]
-        kwargs.pop("backbone_config")
-        kwargs["start_ckpt_file_path"] = str(paths[head])
-    return build_model(section, "classification", "models.model").eval()
-
-
-def picture(size=(96, 96)):
-    return torch.rand(3, *size, generator=torch.Generator().manual_seed(4))
 
 
 @torch.inference_mode()
