@@ -400,7 +400,7 @@ def test_any_shape_is_survived(section, value):
 def test_what_dependencies_register_can_be_named(tmp_path, monkeypatch):
     from torchdistill.optim.registry import OPTIM_DICT
 
-    monkeypatch.setattr("ladon.config.aliases.MODULE_ALIASES", {})
+    monkeypatch.setattr("ladon.config.core.aliases.MODULE_ALIASES", {})
     module = types.ModuleType("registers_something")
     monkeypatch.setitem(sys.modules, "registers_something", module)
     monkeypatch.setitem(OPTIM_DICT, "MySGD", lambda params, speed: None)

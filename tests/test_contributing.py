@@ -25,7 +25,7 @@ def recipe(what: str) -> list[str]:
 
 def example(name: str) -> str:
     """The file that the paper shows."""
-    (text,) = re.findall(rf"^`{re.escape(name)}`:\n\n``\w+\n(.*?)^``$", PAPER, re.M | re.S)
+    (text,) = re.findall(rf"^`{re.escape(name)}`:\n\n```\w+\n(.*?)^```$", PAPER, re.M | re.S)
     return text
 
 

@@ -216,7 +216,7 @@ def test_a_step_that_ignores_being_asked_is_ended_with_its_children(tmp_path, mo
         "time.sleep(600)\n"
     )
     step = python("deaf", code, tmp_path / "deaf.json", part="codec")
-    assert run_step(step, 20.0).outcome == "timed out"
+    assert run_step(step, 4.0).outcome == "timed out"
     child = int((tmp_path / "deaf.log").read_text())
 
     def is_over() -> bool:

@@ -115,7 +115,7 @@ def test_relu():
 @pytest.mark.parametrize(("kernel", "size"), [(2, 53), (2, 20), (3, 50), (3, 13)])
 def test_neither_the_batch_nor_the_threads_change_an_image(monkeypatch, kernel, size, dtype):
     # parts of a few rows, the last one smaller, as in large images
-    monkeypatch.setattr("ladon.models.winograd._PART_BYTES", 80_000)
+    monkeypatch.setattr("ladon.kernels.winograd._PART_BYTES", 80_000)
     conv = made(kernel, 1, 32, 48)
     x = torch.randn(5, 32, size, size).to(dtype)
     winograd = WinogradConv2d.from_conv(conv)

@@ -57,7 +57,7 @@ def test_a_commit_is_checked_as_make_test_does_it():
 def test_the_citation_is_readmes():
     paper = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
     names = [f"{a['family-names']}, {a['given-names']}" for a in paper["authors"]]
-    entry = (ROOT / "README.md").read_text().rpartition("``bibtex")[2]
+    entry = (ROOT / "README.md").read_text().rpartition("```bibtex")[2]
     shown = {"author": " and ".join(names), "title": paper["title"], "year": paper["year"]}
     for key, value in (shown | {"booktitle": paper["collection-title"]}).items():
         assert re.search(rf"{key} += \{{{re.escape(str(value))}\}}", entry), key

@@ -14,7 +14,7 @@ from ladon.cli import main
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 TASKS = ("image_classification", "object_detection", "semantic_segmentation")
-BLOCKS = [b.replace("\\\n", " ") for b in re.findall(r"``shell\n(.*?)``", README, flags=re.S)]
+BLOCKS = [b.replace("\\\n", " ") for b in re.findall(r"```shell\n(.*?)```", README, flags=re.S)]
 
 
 def expanded(block):
@@ -67,7 +67,7 @@ def test_the_same_command_trains_without_test_only(number, monkeypatch):
 
 
 def test_config_example_is_valid(tmp_path, monkeypatch):
-    example = re.search(r"``yaml\n(.*?)``", README, flags=re.S)[1]
+    example = re.search(r"```yaml\n(.*?)```", README, flags=re.S)[1]
     (tmp_path / "my_experiment.yaml").write_text(example.replace("configs/", f"{ROOT}/configs/"))
     monkeypatch.chdir(tmp_path)
     flags = ["--config", "my_experiment.yaml", "-log_config", "--dry_run", "--device", "cpu"]
