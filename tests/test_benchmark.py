@@ -138,7 +138,8 @@ def test_parts_of_the_same_machine_stay(tmp_path):
 )
 def test_shipped_files_load_with_parts_that_are_gone(path):
     found = read_results(path)
-    assert {"evaluation", "roofline"} <= set(found.parts)
+    assert "evaluation" in found.parts
+    assert ("roofline" in found.parts) == ("amd-epyc" in path.name), "the one of before"
     assert open_results(path, found.machine, quick=False) == found
     for name, part in found.parts.items():
         assert len(part_table(name, part).rows) == len(part.measurements)

@@ -84,3 +84,7 @@ class TinyExperiment:
 
     def log(self, log: str) -> str:
         return (self.folder / "logs" / f"{log}.txt").read_text()
+
+
+Lab = TinyExperiment
+"""Its name in scripts that re-create faults outside this repository."""
