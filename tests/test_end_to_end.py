@@ -119,12 +119,12 @@ def test_bf16_changes_no_payload_and_hardly_a_score(lab, family):
 
 def test_flags_win_over_the_config(own_lab, monkeypatch):
     """--precision and --input are handed to the evaluation; so is what the config says."""
-    from ladon import final_test
+    from ladon import final_evaluation
 
     seen = []
-    original = final_test.evaluate_all
+    original = final_evaluation.evaluate_all
     monkeypatch.setattr(
-        final_test,
+        final_evaluation,
         "evaluate_all",
         lambda *a, **how: seen.append(how["precision"]) or original(*a, **how),
     )

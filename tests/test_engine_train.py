@@ -19,9 +19,8 @@ def validating(lab, name, **values):
     return fresh(lab, "classification", name, train__stage1__val_data_loader=loader, **values)
 
 
-# stage 1 has 2 steps an epoch, stage 2 too: inside an epoch, at its end, in the second stage
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
-def test_resumed_equals_uninterrupted(own_lab, monkeypatch, steps):
+def test_resumed_equals_uninterrupted(own_lab, monkeypatch):
+    """Stage 1 has 2 steps an epoch, stage 2 too: inside an epoch, at its end, in stage 2."""
     plan = {
         "train__stage1": {"num_epochs": 2},
         "train__log_freq": 1,
@@ -29,15 +28,17 @@ def test_resumed_equals_uninterrupted(own_lab, monkeypatch, steps):
     }
     whole = fresh(own_lab, "classification", "whole", **plan)
     assert own_lab.run("classification", "-student_only", config=whole) == 0
-    parts = fresh(own_lab, "classification", "parts", **plan)
-    with monkeypatch.context() as patched:
-        interrupt_after(patched, steps)
-        assert own_lab.run("classification", "-student_only", config=parts) == 130
-    assert "add --resume" in own_lab.log("parts")
-    assert not (own_lab.folder / "logs" / "parts" / "metrics.json").exists()
-    assert own_lab.run("classification", "-student_only", "--resume", config=parts) == 0
-    assert "Resuming from" in own_lab.log("parts")
-    assert_same_run(own_lab, "whole", "parts")
+    for steps in range(1, 6):
+        name = f"parts{steps}"
+        parts = fresh(own_lab, "classification", name, **plan)
+        with monkeypatch.context() as patched:
+            interrupt_after(patched, steps)
+            assert own_lab.run("classification", "-student_only", config=parts) == 130
+        assert "add --resume" in own_lab.log(name)
+        assert not (own_lab.folder / "logs" / name / "metrics.json").exists()
+        assert own_lab.run("classification", "-student_only", "--resume", config=parts) == 0
+        assert "Resuming from" in own_lab.log(name)
+        assert_same_run(own_lab, "whole", name)
 
 
 @pytest.mark.parametrize("family", ["detection", "segmentation"])

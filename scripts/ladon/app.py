@@ -14,7 +14,7 @@ from ladon.engine.randomness import seed_everything
 from ladon.engine.run import Run, load_run_config
 from ladon.engine.student_trainer import StudentTrainer
 from ladon.engine.train import train
-from ladon.final_test import FinalTest, announce, write_results
+from ladon.final_evaluation import FinalEvaluation, announce, write_results
 from ladon.logs import set_up_logging
 from ladon.run_models import build_student, build_teacher, dry_run, load_best
 from ladon.tasks import Task
@@ -49,7 +49,7 @@ def _work(run: Run) -> None:
         return
     teacher = build_teacher(run) if run.wants_teacher else None
     student = build_student(run)
-    test_set = FinalTest.open(run)
+    test_set = FinalEvaluation.open(run)
     startup = seconds_since_start()
     if not run.args.test_only:
         _train(run, student, teacher)
@@ -64,7 +64,7 @@ def _train(run: Run, student: nn.Module, teacher: nn.Module | None) -> None:
 
 
 def _test(
-    run: Run, student: nn.Module, teacher: nn.Module | None, test_set: FinalTest
+    run: Run, student: nn.Module, teacher: nn.Module | None, test_set: FinalEvaluation
 ) -> dict[str, Evaluation]:
     """Test teacher and student, one after the other: their images/s are those of one model."""
     test_set.prepare(run, run.classes, [student])

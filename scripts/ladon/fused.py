@@ -18,6 +18,7 @@ from torch import nn
 from ladon.config import Config
 from ladon.engine.classes import common_classes
 from ladon.engine.evaluate import Evaluation
+from ladon.engine.forwarding import TrainingBatch
 from ladon.engine.hooked import paths_read_of_teacher
 from ladon.engine.interrupt import catch_signals
 from ladon.engine.joining import joined_world
@@ -29,7 +30,7 @@ from ladon.engine.run import Run, load_run_config
 from ladon.engine.student_trainer import StudentTrainer
 from ladon.engine.train import train
 from ladon.errors import Interrupted, LadonError, UsageError
-from ladon.final_test import FinalTest, announce, write_results
+from ladon.final_evaluation import FinalEvaluation, announce, write_results
 from ladon.logs import log_context, set_up_logging
 from ladon.run_models import build_student, build_teacher, dry_run, load_best
 from ladon.tasks import Task
@@ -160,13 +161,13 @@ def _work(scopes: Scopes, runs: Mapping[str, Run]) -> None:
     teachers = _build_teachers(scopes, scopes.left(runs))
     students = scopes.each(lambda beta: build_student(runs[beta]), runs)
     first = runs[next(iter(students))]
-    final_test = FinalTest.open(first)
+    final_evaluation = FinalEvaluation.open(first)
     startup = seconds_since_start()
     if not first.args.test_only:
         students = _train(scopes, runs, students, teachers)
     if first.args.student_only:
         teachers = {}
-    results = _test(scopes, runs, students, teachers, final_test)
+    results = _test(scopes, runs, students, teachers, final_evaluation)
     scopes.each(lambda beta: write_results(runs[beta], results[beta], startup), results)
 
 
@@ -203,15 +204,15 @@ def _test(
     runs: Mapping[str, Run],
     students: Mapping[str, nn.Module],
     teachers: Mapping[str, nn.Module],
-    final_test: FinalTest,
+    final_evaluation: FinalEvaluation,
 ) -> dict[str, dict[str, Evaluation]]:
     """Test teachers and students in one pass over the data; return results by β and role."""
     run = runs[next(iter(students))]
     classes = common_classes([runs[beta].classes for beta in students])
-    final_test.prepare(run, classes, list(students.values()))
+    final_evaluation.prepare(run, classes, list(students.values()))
     teachers = {beta: teacher for beta, teacher in teachers.items() if beta in students}
     models = list({id(model): model for model in (*teachers.values(), *students.values())}.values())
-    found = dict(zip(map(id, models), final_test.evaluate(run, models), strict=True))
+    found = dict(zip(map(id, models), final_evaluation.evaluate(run, models), strict=True))
     results: dict[str, dict[str, Evaluation]] = {}
     for beta, student in students.items():
         tested = {"teacher": teachers[beta]} if beta in teachers else {}
@@ -315,21 +316,14 @@ class FusedTrainer:
         """Get ready for an epoch."""
         self._each(lambda trainer: trainer.begin_epoch(update_epoch, smallest_batch))
 
-    def teacher_forward(self, images: Any, targets: Any, supp: Any) -> dict[str, Any]:
+    def teacher_forward(self, batch: TrainingBatch) -> dict[str, Any]:
         """Return what is read of the teacher."""
         assert self._teaching is not None, "no stage has been entered"
-        return self._teaching.teacher_forward(images, targets, supp)
+        return self._teaching.teacher_forward(batch)
 
-    def learn(
-        self,
-        images: Any,
-        targets: Any,
-        supp: Any,
-        teacher_io: dict[str, Any],
-        names: Callable[[], str],
-    ) -> None:
+    def learn(self, batch: TrainingBatch, teacher_io: dict[str, Any]) -> None:
         """Take one step."""
-        self._each(lambda trainer: trainer.learn(images, targets, supp, teacher_io, names))
+        self._each(lambda trainer: trainer.learn(batch, teacher_io))
 
     def log_step(self, steps: int, batch: int) -> None:
         """Log where the epoch stands."""

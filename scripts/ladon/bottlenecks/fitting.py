@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import nn
-
-if TYPE_CHECKING:
-    from ladon.bottlenecks.hyperprior import SHPBasedResNetBottleneck
 
 _SEARCHED = 128  # pixels on both sides
 _LEAST, _OTHER_SIDE = 32, 64
 
 
+class HasTransforms(Protocol):
+    """A bottleneck that the sides of images are found for."""
+
+    @property
+    def transforms(self) -> tuple[nn.Module, ...]:
+        """Encoder, `h_a` and `h_s`."""
+
+
 class _Sides:
     """A bottleneck's transforms without memory, to see what they make of a side."""
 
-    def __init__(self, bottleneck: SHPBasedResNetBottleneck) -> None:
+    def __init__(self, bottleneck: HasTransforms) -> None:
         self._analysis, self._h_a, self._h_s = (
             copy.deepcopy(part).to("meta") for part in bottleneck.transforms
         )
@@ -41,7 +46,7 @@ class _Sides:
         return self._analysis(torch.empty(1, self._channels, side, _OTHER_SIDE, device="meta"))
 
 
-def fitting_sides(bottleneck: SHPBasedResNetBottleneck, latent_side: int) -> str:
+def fitting_sides(bottleneck: HasTransforms, latent_side: int) -> str:
     """Return in words which sides of an image fit, next to those that give a latent's side.
 
     Args:

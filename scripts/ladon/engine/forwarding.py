@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,6 +18,22 @@ _SAYING_MORE: tuple[type[Exception], ...] = (
     torch.OutOfMemoryError,
     *ACCELERATOR_ERRORS,
 )
+
+
+class TrainingBatch(NamedTuple):
+    """A batch that is trained on, on the device.
+
+    Attributes:
+        images: as the task's models take them.
+        targets: of the images.
+        supp: the supplementary dicts that torchdistill's loaders add.
+        names: returns what to call the images in an error.
+    """
+
+    images: Any
+    targets: Any
+    supp: Any
+    names: Callable[[], str]
 
 
 def batch_names(dataset: Any, indices: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from ladon.engine.earlier import bring_best, drop_epochs_from
 from ladon.engine.evaluate import Evaluation
 from ladon.engine.events import Events
 from ladon.engine.finite import not_finite
-from ladon.engine.forwarding import naming_images
+from ladon.engine.forwarding import TrainingBatch, naming_images
 from ladon.engine.loss_meter import LossMeter
 from ladon.engine.plan import StagePlan, build_stage_section
 from ladon.engine.resume import Progress, Resumed, load_last, save_last
@@ -201,26 +201,16 @@ class StudentTrainer:
         built = {name: table.cpu() for name, table in tables(bottleneck).items()}
         set_tables(bottleneck, self.run.world.broadcast(built))
 
-    def teacher_forward(self, images: Any, targets: Any, supp: Any) -> dict[str, Any]:
+    def teacher_forward(self, batch: TrainingBatch) -> dict[str, Any]:
         """Return what the stage's losses read of the teacher."""
-        return self._entered.teacher_forward(images, targets, supp)
+        return self._entered.teacher_forward(batch.images, batch.targets, batch.supp)
 
-    def learn(
-        self,
-        images: Any,
-        targets: Any,
-        supp: Any,
-        teacher_io: dict[str, Any],
-        names: Callable[[], str],
-    ) -> None:
-        """One step on a batch.
+    def learn(self, batch: TrainingBatch, teacher_io: dict[str, Any]) -> None:
+        """Take one step on a batch.
 
         Args:
-            images: the batch.
-            targets: of its images.
-            supp: what its dataset adds.
+            batch: on the student's device.
             teacher_io: what the teacher made of it.
-            names: returns the names of its images, for errors.
 
         Raises:
             LadonError: for a batch that the student cannot take, and for a loss that is not finite,
@@ -229,13 +219,14 @@ class StudentTrainer:
         progress = self.progress
         with ExitStack() as within:
             what = f"{self._plan.name}: the student or its losses cannot take"
-            within.enter_context(naming_images(names, what))
+            within.enter_context(naming_images(batch.names, what))
             if self._foresees:
                 key = f"{self._plan.key}.train_data_loader.kwargs.batch_size"
                 where = f"{key} in {self.run.config.where(key)}"
-                within.enter_context(self._entered.foreseeing_single_image(len(images), where))
+                number = len(batch.images)
+                within.enter_context(self._entered.foreseeing_single_image(number, where))
                 self._foresees = False
-            loss = self._entered.student_loss(images, targets, supp, teacher_io)
+            loss = self._entered.student_loss(batch.images, batch.targets, batch.supp, teacher_io)
         self._losses.add(loss)
         if self.run.world.device.type == "cpu":  # reading a loss makes nothing wait here
             self.read_losses()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -17,7 +17,7 @@ from ladon.data.loaders import EpochBatchSampler, build_train_loader
 from ladon.engine.distributed import Vote
 from ladon.engine.evaluate import Evaluation, evaluate_all
 from ladon.engine.failures import ACCELERATOR_ERRORS, device_failure
-from ladon.engine.forwarding import batch_names, naming_images
+from ladon.engine.forwarding import TrainingBatch, batch_names, naming_images
 from ladon.engine.plan import LOADERS, TRAIN_LOADER, VAL_LOADER, StagePlan
 from ladon.engine.resume import Progress
 from ladon.engine.run import Run
@@ -63,17 +63,10 @@ class Trainee(Protocol):
     def begin_epoch(self, update_epoch: int | None, smallest_batch: int) -> None:
         """Get ready for an epoch."""
 
-    def teacher_forward(self, images: Any, targets: Any, supp: Any) -> dict[str, Any]:
+    def teacher_forward(self, batch: TrainingBatch) -> dict[str, Any]:
         """Return what is read of the teacher."""
 
-    def learn(
-        self,
-        images: Any,
-        targets: Any,
-        supp: Any,
-        teacher_io: dict[str, Any],
-        names: Callable[[], str],
-    ) -> None:
+    def learn(self, batch: TrainingBatch, teacher_io: dict[str, Any]) -> None:
         """Take one step."""
 
     def log_step(self, steps: int, batch: int) -> None:
@@ -204,21 +197,24 @@ class Trainer:
             self._interrupt()
         trainee.read_losses()
 
-    def _learn(self, batch: Sequence[Any], step: int, steps: int, order: EpochBatchSampler) -> None:
+    def _learn(
+        self, loaded: Sequence[Any], step: int, steps: int, order: EpochBatchSampler
+    ) -> None:
         """Teach one batch.
 
         A method of its own, so that the teacher's features are gone before the next batch's come.
         """
-        images, targets, supp = batch
+        images, targets, supp = loaded
         images, targets = self._run.task.move(images, targets, self._run.world.device)
 
         def names() -> str:
             indices = [index for _, index in list(order)[step - order.skip]]
             return batch_names(order.dataset, indices)
 
+        batch = TrainingBatch(images, targets, supp, names)
         with naming_images(names, "the teacher cannot take"):
-            teacher_io = self._trainee.teacher_forward(images, targets, supp)
-        self._trainee.learn(images, targets, supp, teacher_io, names)
+            teacher_io = self._trainee.teacher_forward(batch)
+        self._trainee.learn(batch, teacher_io)
         if step % self._plan.log_freq == 0:
             self._trainee.log_step(steps, len(images))
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class FinalTest:
+class FinalEvaluation:
     """The test at the end of a run.
 
     Attributes:
@@ -38,7 +38,7 @@ class FinalTest:
     dataset: Any
 
     @classmethod
-    def open(cls, run: Run) -> FinalTest:
+    def open(cls, run: Run) -> FinalEvaluation:
         """Build the test set; before a training, so that what it lacks is known.
 
         Raises:
