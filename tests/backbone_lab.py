@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages import squared_error
 from tiny import TinyExperiment
 
 
@@ -76,7 +77,7 @@ class BackboneLab:
     def _classification(self) -> Path:
         paths = self.network.paths
         pairs = zip(STAGES, paths, strict=True)
-        terms = {own: _term(own, teachers) for own, teachers in pairs}
+        terms = {own: squared_error(own, teachers) for own, teachers in pairs}
         coded = "bottleneck_layer.entropy_bottleneck"
         bpp = {"key": "BppLoss", "kwargs": {"entropy_module_path": coded, "reduction": "sum"}}
         stage1 = {
@@ -176,18 +177,3 @@ class BackboneLab:
         return self.lab.config(
             "teacher", name="ladon", **self.common, beta=0.32, models={"model": section}
         )
-
-
-def _term(own: str, teachers: str) -> dict[str, Any]:
-    """The squared error between an output of the student and one of the teacher."""
-    return {
-        "criterion": {"key": "MSELoss", "kwargs": {"reduction": "sum"}},
-        "criterion_wrapper": {
-            "key": "SimpleLossWrapper",
-            "kwargs": {
-                "input": {"is_from_teacher": False, "module_path": own, "io": "output"},
-                "target": {"is_from_teacher": True, "module_path": teachers, "io": "output"},
-            },
-        },
-        "weight": 1.0,
-    }

@@ -180,7 +180,7 @@ def train_forward(stage: Stage, batch: tuple[Any, Any, Any]) -> tuple[Tensor, No
 
 
 class CoderStandIn(LatentCoder):
-    """PayloadSizes of eight bytes; quantisation is the real one."""
+    """Payloads of eight bytes; quantisation is the real one."""
 
     def __init__(self, entropy_bottleneck: nn.Module) -> None:
         self._medians = entropy_bottleneck._get_medians().detach().reshape(1, -1, 1, 1)

@@ -84,7 +84,7 @@ class SplittableModel(UpdatableBackbone):
         return run_head((self.avgpool,) if self.fc is None else (self.avgpool, self.fc), x)
 
     def update(self, **_: Any) -> None:
-        """Build the tables of the entropy coder, and codes from now on."""
+        """Build the tables of the entropy coder, and code from now on."""
         self.bottleneck_layer.update()
         self.bottleneck_updated = True
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ladon.errors import UsageError, in_one_line
+from ladon.replacing import write_json
 
 SCHEMA = 1
 
@@ -131,8 +132,6 @@ class Results:
         Raises:
             LadonError: if it cannot be written.
         """
-        from ladon.replacing import write_json
-
         write_json(path, asdict(self))
 
 

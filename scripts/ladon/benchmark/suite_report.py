@@ -12,6 +12,7 @@ from typing import Any
 
 from ladon.benchmark.results import PartResult
 from ladon.errors import cannot_write
+from ladon.replacing import write_json
 
 SCHEMA = 1
 _WIDTH = 150  # of the tables
@@ -77,8 +78,6 @@ def write(report: Report, folder: Path) -> None:
     Raises:
         LadonError: if one cannot be written.
     """
-    from ladon.replacing import write_json
-
     report.date = time.strftime("%Y-%m-%d %H:%M:%S")
     write_json(folder / "gpu.json", asdict(report))
     path = folder / "gpu.txt"

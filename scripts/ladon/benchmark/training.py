@@ -85,13 +85,12 @@ class Setting:
             yield plan.name, build_stage_section(self.config, plan)
 
     def models(self, memory_format: torch.memory_format) -> tuple[nn.Module, nn.Module]:
-        """Return copies of teacher and student on the device; the student's noise is seeded."""
+        """Return copies of teacher and student on the device."""
         device = self.images.device
         teacher, student = (
             moved(copy.deepcopy(model), device, memory_format)
             for model in (self.teacher, self.student)
         )
-        use_own_noise(student, _NOISE_SEED, device)
         return teacher, student
 
 
@@ -135,6 +134,7 @@ class OurSteps:
     def __init__(self, setting: Setting, section: Mapping[str, Any], precision: str) -> None:
         self._setting, self._device = setting, setting.images.device
         teacher, student = setting.models(torch.channels_last)
+        use_own_noise(student, _NOISE_SEED, self._device)
         self._losses = LossMeter(0.0, 0, self._device)
         world = World(self._device)
         self._stage = Stage(section, student, teacher, 1, world, precision=precision)
@@ -163,7 +163,7 @@ class PublishedSteps:
         self._setting = setting
         teacher, student = setting.models(torch.contiguous_format)
         student = as_published(student)
-        use_own_noise(student, _NOISE_SEED, self._setting.images.device)
+        use_own_noise(student, _NOISE_SEED, setting.images.device)
         self._bottleneck: Any = find_bottleneck(student)
         self._box = _box(section, teacher, student, setting)
         self._box.pre_epoch_process(epoch=0)

@@ -56,7 +56,7 @@ class FPBasedResNetBottleneck(Bottleneck, layer.FPBasedResNetBottleneck):
 
 
 class _FactorizedCoder(Coder):
-    """PayloadSizes of one part; what is prepared is the latent itself."""
+    """Payloads of one part; what is prepared is the latent itself."""
 
     def __init__(self, coder: LatentCoder) -> None:
         self._coder = coder

@@ -173,7 +173,7 @@ class _Prepared:
 
 
 class _HyperpriorCoder(Coder):
-    """PayloadSizes of two parts, in sc2bench's order: first y, then z, which is decoded first."""
+    """Payloads of two parts, in sc2bench's order: first y, then z, which is decoded first."""
 
     def __init__(self, bottleneck: SHPBasedResNetBottleneck, apply: Apply) -> None:
         self._bottleneck, self._apply = bottleneck, apply

@@ -50,7 +50,7 @@ def set_updated(model: nn.Module, updated: bool) -> None:
 
 
 def update_bottleneck(model: nn.Module) -> bool:
-    """Build the CDF tables where they are missing and switches entropy coding on.
+    """Build the CDF tables where they are missing and switch entropy coding on.
 
     Returns:
         Whether the model has a bottleneck.
@@ -102,7 +102,7 @@ def use_own_noise(model: nn.Module, seed: int, device: torch.device) -> torch.Ge
 
 @contextmanager
 def entropy_coding(model: nn.Module, mode: str = "full") -> Iterator[PayloadSizes]:
-    """Return evaluation of a model with its bottleneck coded, whatever the batch size.
+    """Evaluate a model with its bottleneck coded, whatever the batch size.
 
     While it is open, each image's latent is turned into a payload of its own. Before `update()`
     there are no tables to code with: the quantised latent is decoded, as sc2bench does it, but

@@ -69,7 +69,7 @@ class PayloadSizes(threading.local):
             self.by_part.append(dict(zip(strings, map(len, image), strict=True)))
 
     def pop(self) -> tuple[list[int], list[float]]:
-        """Return the sizes that this thread recorded since its last call, and forgets them."""
+        """Return the sizes that this thread recorded since its last call, and forget them."""
         sizes = self.nbytes, self.published_kib
         self.nbytes, self.published_kib, self.by_part = [], [], []
         return sizes

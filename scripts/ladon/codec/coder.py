@@ -52,15 +52,6 @@ def on_host(tensor: Tensor) -> Tensor:
     return host
 
 
-def check_numba() -> None:
-    """Raise UsageError where numba, which coders need, cannot be imported."""
-    if rans is None:  # CompressAI's own coder writes beside its buffers for odd payloads
-        raise UsageError(
-            f"entropy coding needs numba, which cannot be imported ({_missing}); install the "
-            "version that the Pipfile pins: pip install numba==0.68.1"
-        )
-
-
 def check_type(latent: Tensor) -> None:
     """Raise UsageError for a latent that is not of float32."""
     if latent.dtype != torch.float32:
@@ -97,7 +88,11 @@ class TableCoder:
         *,
         parallel: bool,
     ) -> None:
-        check_numba()
+        if rans is None:  # CompressAI's own coder writes beside its buffers for odd payloads
+            raise UsageError(
+                f"entropy coding needs numba, which cannot be imported ({_missing}); install the "
+                "version that the Pipfile pins: pip install numba==0.68.1"
+            )
         self._parallel, self._device = parallel, device
         self._cdf, self._length, self._offset = tables
         self._lookup = np.empty((len(self._cdf), FULL >> rans.LOOKUP_SHIFT), np.int32)
@@ -190,7 +185,7 @@ class TableCoder:
     def _encode_image(
         self, latent: np.ndarray, centres: np.ndarray, rows: np.ndarray | None
     ) -> bytes:
-        """Round a latent [C, L] float32 around centres [C], and codes it.
+        """Round a latent [C, L] float32 around centres [C], and code it.
 
         Args:
             latent: in any order.
@@ -230,7 +225,6 @@ class LatentCoder(TableCoder):
     """
 
     def __init__(self, entropy_bottleneck: EntropyBottleneck, *, parallel: bool = True) -> None:
-        check_numba()
         medians = entropy_bottleneck._get_medians().detach()
         tables = as_tables(
             entropy_bottleneck._quantized_cdf,

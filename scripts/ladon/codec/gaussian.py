@@ -15,7 +15,7 @@ import torch
 from compressai.entropy_models import GaussianConditional
 from torch import Tensor
 
-from ladon.codec.coder import ORDERS, TableCoder, check_numba, check_type, on_host
+from ladon.codec.coder import ORDERS, TableCoder, check_type, on_host
 from ladon.codec.tables import as_scale_tables
 from ladon.errors import UsageError
 
@@ -36,7 +36,6 @@ class GaussianCoder(TableCoder):
     """
 
     def __init__(self, gaussian_conditional: GaussianConditional, *, parallel: bool = True) -> None:
-        check_numba()
         scales = gaussian_conditional.scale_table.detach()
         tables = as_scale_tables(
             gaussian_conditional._quantized_cdf,

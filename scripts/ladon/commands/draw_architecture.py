@@ -64,7 +64,7 @@ class Drawing:
         self.axes.text(x, y, text, **{**centered, "color": self.theme.ink, **style})
 
     def frame(self, edges: tuple[float, float], label: str) -> None:
-        """Return the ground on which one machine's parts stand, over the whole height."""
+        """Draw the ground on which one machine's parts stand, over the whole height."""
         left, right = edges
         self.axes.add_patch(
             FancyBboxPatch(
@@ -82,7 +82,7 @@ class Drawing:
     def box(
         self, x: float, y: float, width: float, text: str, color: str, height: float = ROW
     ) -> None:
-        """Return a named part."""
+        """Draw a named part."""
         self.axes.add_patch(
             FancyBboxPatch(
                 (x - width / 2 + 0.5, y - height / 2 + 0.5),
@@ -128,7 +128,7 @@ class Drawing:
         )
 
     def picture(self, x: float, y: float, answer: int | None = None) -> None:
-        """Return the camera's picture (of a cat), or one task's answer on it; 5 by 5 units.
+        """Draw the camera's picture (of a cat), or one task's answer on it; 5 by 5 units.
 
         Args:
             x: center.
@@ -189,7 +189,7 @@ def draw(theme: Theme) -> Figure:
 
 
 def _single_task_models(drawing: Drawing) -> None:
-    """Return the upper half: an encoder, a payload and a body for each task."""
+    """Draw the upper half: an encoder, a payload and a body for each task."""
     middle = UPPER[1]
     drawing.picture(IMAGE, middle)
     for task, (y, color) in enumerate(zip(UPPER, drawing.theme.tasks, strict=True)):
@@ -204,7 +204,7 @@ def _single_task_models(drawing: Drawing) -> None:
 
 
 def _ladon(drawing: Drawing) -> None:
-    """Return the lower half: one encoder, one payload and one body for all three heads."""
+    """Draw the lower half: one encoder, one payload and one body for all three heads."""
     middle, color = LOWER[1], drawing.theme.shared
     height = LOWER[0] - LOWER[2] + ROW
     drawing.picture(IMAGE, middle)

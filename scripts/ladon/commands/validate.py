@@ -22,7 +22,7 @@ from ladon.launch import make_parser
 
 
 def shipped_folders() -> list[str]:
-    """Names the folders to check where none are given.
+    """Name the folders to check where none are given.
 
     Raises:
         UsageError: the working directory has none.

@@ -165,7 +165,7 @@ class ModelEvaluator:
         flags: Mapping[str, Tensor],
         seconds: float,
     ) -> None:
-        """Scores what `predict` returned.
+        """Score what `predict` returned.
 
         Raises:
             LadonError: for what is not finite, and what the metric cannot take.

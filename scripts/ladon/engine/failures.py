@@ -97,7 +97,7 @@ class Noticeboard:
         self._thread.start()
 
     def tell(self, text: str) -> None:
-        """Leave why this process failed, unless another one failed before, and lets them read."""
+        """Leave why this process failed, unless another one failed before, and let them read."""
         self._told = True
         try:
             self._store.compare_set(_FAILED, "", json.dumps([self._rank, text]))

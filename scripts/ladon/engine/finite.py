@@ -47,7 +47,7 @@ class Watch(threading.local):
             self._flags[what] = flag if before is None else before & flag
 
     def pop(self) -> dict[str, Tensor]:
-        """Return what this thread noted since its last call, and forgets it."""
+        """Return what this thread noted since its last call, and forget it."""
         flags, self._flags = self._flags, {}
         return flags
 

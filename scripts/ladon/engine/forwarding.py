@@ -37,7 +37,7 @@ class TrainingBatch(NamedTuple):
 
 
 def batch_names(dataset: Any, indices: Sequence[int]) -> str:
-    """Names the first samples of a batch by their files.
+    """Name the first samples of a batch by their files.
 
     Args:
         dataset: map-style dataset.

@@ -114,7 +114,7 @@ class HookedModel:
                         module.eval()
 
     def close(self) -> None:
-        """Take the hooks off and thaws the parameters."""
+        """Take the hooks off and thaw the parameters."""
         for _, handle in self._handles:
             handle.remove()
         unfreeze_module_params(self.model)

@@ -93,7 +93,7 @@ class Stopwatch:
         self.seconds = 0.0
 
     def around(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield the items, and measures how long each was waited for."""
+        """Yield the items, and measure how long each was waited for."""
         iterator = iter(items)
         while True:
             start = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ladon.config import Config, LazyCall
-from ladon.config.validate.registries import entries, model_kinds
+from ladon.config.validate.registries import entries, model_kind, model_kinds
 from ladon.engine.module_paths import optimizer_problems, path_problems, place
 from ladon.engine.plan import read_plan, teacher_problem
 from ladon.errors import LadonError
@@ -73,7 +73,7 @@ class Precheck:
         architecture = without_paths(config.build(architecture))
         identity = repr(architecture)
         if identity not in self._models:
-            kind = model_kinds(section["key"])[0].split()[0]
+            kind = model_kind(section["key"])
             try:
                 with on_meta_device():
                     model = build_model(architecture, kind, key, load_weights=False)

@@ -121,7 +121,7 @@ class StudentTrainer:
         logger.warning("The best checkpoint %s is gone: the next epoch's is kept as the best", best)
 
     def enter(self, plan: StagePlan, teacher: nn.Module | None, steps: int) -> None:
-        """Build a stage, or brings it to where the run goes on.
+        """Build a stage, or bring it to where the run goes on.
 
         Args:
             plan: the stage's place in the training.
@@ -134,7 +134,7 @@ class StudentTrainer:
         run, self._plan = self.run, plan
         section = build_stage_section(run.config, plan)
         lr_factor = float(run.world.size) if run.args.adjust_lr else 1.0
-        with setting_up(f"{plan.key} in {run.config.where(plan.key)}"):
+        with setting_up(run.place(plan.key)):
             self.stage = Stage(
                 section,
                 self.student,
@@ -222,7 +222,7 @@ class StudentTrainer:
             within.enter_context(naming_images(batch.names, what))
             if self._foresees:
                 key = f"{self._plan.key}.train_data_loader.kwargs.batch_size"
-                where = f"{key} in {self.run.config.where(key)}"
+                where = self.run.place(key)
                 number = len(batch.images)
                 within.enter_context(self._entered.foreseeing_single_image(number, where))
                 self._foresees = False

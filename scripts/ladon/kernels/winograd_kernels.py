@@ -138,7 +138,7 @@ def _tile_transform(matrix: np.ndarray, is_bfloat16: bool, *, is_output: bool) -
 
 @intrinsic
 def _take_next(_context, pointer, index):
-    """Atomically adds 1 to the int64 of that index and returns what it was."""
+    """Add 1 to the int64 of that index atomically; return what it was."""
 
     def generate(_context, builder, _signature, args):
         numbers = builder.bitcast(args[0], ir.IntType(64).as_pointer())

@@ -12,6 +12,7 @@ from torch import nn
 from ladon.bottlenecks import find_bottleneck
 from ladon.bottlenecks.entropy import CDF_TABLES
 from ladon.config import Config
+from ladon.config.validate.registries import model_kind
 from ladon.errors import LadonError
 from ladon.launch import PACKAGE
 from ladon.models.build import build_model, on_meta_device, without_paths
@@ -88,7 +89,7 @@ class ArchitectureCheck:
         try:
             with on_meta_device():
                 model = build_model(
-                    config.build(section), _kind(section["key"]), key, load_weights=False
+                    config.build(section), model_kind(section["key"]), key, load_weights=False
                 )
         except LadonError as error:
             return [f"{config.where(key)}: {error}"]
@@ -101,9 +102,3 @@ class ArchitectureCheck:
             return []
         self.compared += 1
         return [f"{config.where(key)}: {line}" for line in differences(model, published)]
-
-
-def _kind(key: str) -> str:
-    from ladon.config.validate.registries import model_kinds
-
-    return (model_kinds(key) or ["classification model"])[0].split()[0]

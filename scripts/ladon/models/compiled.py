@@ -46,7 +46,7 @@ def compiled(model: nn.Module) -> Iterator[None]:
 
 
 def _unwatched(module: nn.Module) -> Iterator[nn.Module]:
-    """Return the largest parts of a module that hold no watched one."""
+    """Yield the largest parts of a module that hold no watched one."""
     if isinstance(module, nn.ModuleList) or any(map(is_watched, module.modules())):
         for child in module.children():
             yield from _unwatched(child)

@@ -80,7 +80,7 @@ class Description:
 
 
 def describe(path: str, key: str | None = None) -> Description:
-    """Read a checkpoint without executing anything from it, and says what it holds.
+    """Read a checkpoint without executing anything from it, and say what it holds.
 
     Args:
         path: the file.

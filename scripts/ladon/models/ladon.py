@@ -190,7 +190,7 @@ def _compare_bodies(
     body: str,
     all_levels: Sequence[str],
 ) -> None:
-    """Refuse bodies of another shape, and says by how much bodies of the same shape differ."""
+    """Refuse bodies of another shape, and say by how much bodies of the same shape differ."""
     learnt = {n for n in ours if not n.endswith("num_batches_tracked") and "._" not in n}
     other = {n for n in theirs if not n.endswith("num_batches_tracked") and "._" not in n}
     levels = [level for level in all_levels if any(n.startswith(f"{level}.") for n in other)]

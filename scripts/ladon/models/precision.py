@@ -21,7 +21,7 @@ _OTHER = ("classifier", "aux_classifier")
 
 @contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """Return the autocast of a precision (one of `ladon.choices.PRECISIONS`), for this thread."""
+    """Enter the autocast of a precision (one of `ladon.choices.PRECISIONS`), for this thread."""
     if device.type == "meta":  # a rehearsal: there is nothing to be cast
         yield
         return

@@ -130,7 +130,7 @@ def result_table(results: Sequence[RunResult], names: Sequence[str] = ()) -> Tab
 
 
 def _missing_caption(results: Sequence[RunResult]) -> str:
-    """Names the missing results by the reason; '' if there is none."""
+    """Name the missing results by the reason; '' if there is none."""
     reasons: dict[str, list[str]] = {}
     for result in results:
         if result.missing and result.note:

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 _said: set[str] = set()
 
-_TRANSFORMS = (
+TRANSFORMS = (
     "CustomCompose",
     "CustomRandomResize",
     "CustomRandomHorizontalFlip",
@@ -35,7 +35,7 @@ ALIASES = {
     "torchvision.datasets.VOCSegmentation": "ladon.data.voc.VOCSegmentation",
     "torchvision.datasets.ImageFolder": "ladon.data.folder.ImageFolder",
     "torchvision.datasets.folder.ImageFolder": "ladon.data.folder.ImageFolder",
-    **{f"custom.transform.{name}": f"ladon.data.transforms.{name}" for name in _TRANSFORMS},
+    **{f"custom.transform.{name}": f"ladon.data.transforms.{name}" for name in TRANSFORMS},
     **{f"custom.sampler.{name}": f"ladon.data.samplers.{name}" for name in _SAMPLERS},
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ladon.config.core.aliases import TRANSFORMS
 from ladon.config.core.merge import merge
 from ladon.config.core.nodes import (
     ConfigList,
@@ -27,17 +28,7 @@ _COCO_NAMES = {"images": "img_dir_path", "annotations": "ann_file_path"}
 # Where a legacy name is kept now; all others are torchvision's (and `aliases` has a say).
 _DATASETS = {_COCO: "ladon.data.coco.coco_dataset"}
 _TRANSFORMS = {
-    "ladon.data.transforms": (
-        "CustomCompose",
-        "CustomRandomResize",
-        "CustomRandomHorizontalFlip",
-        "CustomRandomCrop",
-        "CustomCenterCrop",
-        "CustomToTensor",
-        "CustomNormalize",
-        "WrappedRandomResizedCrop",
-        "WrappedResize",
-    ),
+    "ladon.data.transforms": TRANSFORMS,
     "sc2bench.transforms.misc": (
         "ClearTargetTransform",
         "AdaptivePad",

@@ -103,6 +103,14 @@ def model_kinds(key: str) -> list[str]:
     ]
 
 
+def model_kind(key: str) -> str:
+    """Return the kind that a model's key is built as: classification, detection or segmentation.
+
+    A user's own counts as the first, like a backbone.
+    """
+    return (model_kinds(key) or ["classification model"])[0].split()[0]
+
+
 def _read(tables: tuple[str, ...]) -> dict[str, Callable[..., Any]]:
     load_libraries()
     found: dict[str, Callable[..., Any]] = {}

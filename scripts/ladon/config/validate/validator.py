@@ -92,7 +92,7 @@ class Validator:
         self.problems.setdefault((mark.file, mark.line, name, message), problem)
 
     def node(self, path: str, raw: Any, mark: SourceLocation | None) -> ConfigNode:
-        """Return the view of a raw value, with references followed."""
+        """Return the node of a raw value, with references followed."""
         resolver = self.config.resolver
         try:
             found = resolver.deref(Found(raw, mark))
@@ -103,11 +103,11 @@ class Validator:
             return ConfigNode(path, BROKEN, mark)
 
     def root(self) -> ConfigNode:
-        """Return the view of the whole config."""
+        """Return the node of the whole config."""
         return ConfigNode("", self.config.root, SourceLocation(str(self.config.path), 1))
 
     def children(self, node: ConfigNode) -> Iterator[tuple[Any, ConfigNode]]:
-        """Yield the key and view of each value in a mapping or list; nothing for anything else."""
+        """Yield the key and node of each value in a mapping or list; nothing for anything else."""
         prefix = f"{node.path}." if node.path else ""
         raw = node.value
         if isinstance(raw, dict):
@@ -120,7 +120,7 @@ class Validator:
                 yield index, self.node(f"{prefix}{index}", value, mark)
 
     def child(self, node: ConfigNode, key: str) -> ConfigNode | None:
-        """Return the view of one value, None if it is missing or empty."""
+        """Return the node of one value, None if it is missing or empty."""
         raw = node.value
         if not isinstance(raw, dict) or raw.get(key) is None:
             return None
