@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 from tiny import ROOT
 from training_runs import Killed, killed_when
 
@@ -100,13 +99,7 @@ def test_it_is_swept_and_reported(workplace, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     arguments = ["--task", "depth", "--config", "depth-beta{beta}.yaml", "--betas", *BETAS]
     # a process of its own: nothing has registered the task there
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "sweep.py", *arguments, "--set", "train.num_epochs=1"],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-    )
+    done = warm.run([ROOT / "scripts" / "sweep.py", *arguments, "--set", "train.num_epochs=1"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("│ done") == 2
     folders = [f"logs/depth-beta{beta}" for beta in BETAS]
@@ -114,12 +107,9 @@ def test_it_is_swept_and_reported(workplace, monkeypatch, capsys):
     values = [run["models"]["student"]["metrics"]["rmse"] for run in found]
     assert all(run["key_metric"] == "rmse" for run in found)
     # as where nothing has imported the task's module: the runs tell how they are shown
-    report = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "report.py", *folders, "--out", "r.csv"],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": ""},
+    report = warm.run(
+        [ROOT / "scripts" / "report.py", *folders, "--out", "r.csv"],
+        env={**os.environ, "PYTHONPATH": ""},
     )
     assert report.returncode == 0, report.stderr
     assert "Depth estimation: scenes/val" in report.stdout
