@@ -12,8 +12,10 @@ from sc2bench.models import layer
 from students import coded, detector, splittable
 from torch import nn
 from torchvision.models import resnet50
+from torchvision.models.segmentation import deeplabv3_resnet50
 
 from ladon.bottlenecks.encoder import encode_latent
+from ladon.kernels.fused_blocks import FusedInverseGDN1
 from ladon.models import freeze_batch_norm, update_bottleneck
 from ladon.models.inference import FoldedGDN1, _folded, inference
 from ladon.models.precision import float32_where_it_matters, forward_only
@@ -45,6 +47,44 @@ def test_folded_gdn_is_gdn_to_the_bit(inverse):
     with torch.no_grad():
         gdn.to(memory_format=torch.channels_last)
         assert torch.equal(FoldedGDN1(gdn)(x), gdn(x))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_inverse_gdn_in_one_pass_is_the_same_up_to_rounding(dtype, tolerance):
+    torch.manual_seed(0)
+    gdn = GDN1(32, inverse=True)
+    with torch.no_grad():
+        gdn.gamma.add_(torch.rand(32, 32) * 0.2)
+        gdn.beta.mul_(1.7)
+        folded = FoldedGDN1(gdn)
+        x = torch.randn(2, 32, 9, 7).to(memory_format=torch.channels_last)
+        expected = folded(x)
+        with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
+            found = FusedInverseGDN1(folded.gamma, folded.beta)(x)
+    assert found.dtype is dtype
+    torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+def segmenter():
+    torch.manual_seed(0)
+    return deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True).eval()
+
+
+def test_a_head_that_only_trains_is_left_out_of_evaluation():
+    model, images = segmenter(), torch.rand(1, 3, 48, 48)
+    with torch.no_grad():
+        expected = model(images)
+    with inference(model), forward_only(CPU):
+        found = model(images)
+    assert list(expected) == ["out", "aux"]
+    assert list(found) == ["out"]
+    torch.testing.assert_close(found["out"], expected["out"], rtol=1e-3, atol=1e-4)
+    assert model.aux_classifier is not None
+    seen = []
+    model.aux_classifier[0].register_forward_hook(lambda *_: seen.append(1))
+    with inference(model), forward_only(CPU):
+        model(images)
+    assert seen == [1], "somebody wants to see it"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +137,7 @@ def test_unknown_blocks_and_watched_layers_are_left_alone():
     watched = unsettled(nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)))
     seen = []
     watched[0].register_forward_hook(lambda m, i, output: seen.append(output))
-    with inference(watched):
+    with inference(watched), forward_only(CPU):
         watched(torch.zeros(1, 4, 8, 8))
     assert len(seen) == 1
     training = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).train()

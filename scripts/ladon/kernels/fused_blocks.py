@@ -93,6 +93,34 @@ class FusedConv2d(PackedConv2d):
             return torch.ops.mkldnn._convolution_pointwise_.binary(shortcut, x, *conv)
         return torch.ops.mkldnn._convolution_pointwise.binary(x, shortcut, *conv)
 
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        """Convolve x [N, C, H, W] and multiply the result by a factor of its shape and dtype."""
+        x = self._prepared(x)
+        factor = factor.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        conv: tuple[Any, ...] = (*self._pack(x), *self._geometry, "mul", 1.0, None, [], "")
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, factor, *conv)
+
+
+class FusedInverseGDN1(nn.Module):
+    """Inverse GDN1, x (beta + gamma |x|), whose product takes no pass of its own.
+
+    Args:
+        gamma: [C, C, 1, 1], reparametrised.
+        beta: [C], likewise.
+    """
+
+    def __init__(self, gamma: Tensor, beta: Tensor) -> None:
+        super().__init__()
+        conv = nn.Conv2d(len(beta), len(beta), 1, device="meta")
+        conv.weight = nn.Parameter(gamma, requires_grad=False)
+        conv.bias = nn.Parameter(beta, requires_grad=False)
+        self.norm = FusedConv2d.from_conv(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Denormalise [N, C, H, W]."""
+        x = x.to(inference_dtype(x))
+        return self.norm.times(x.abs(), x)
+
 
 class FusedBottleneck(nn.Module):
     """A torchvision `Bottleneck` with BatchNorm folded; see :meth:`from_block`."""

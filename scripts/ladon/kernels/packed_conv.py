@@ -47,7 +47,14 @@ class PackedConv2d(nn.Module):
             and module.groups == 1
             and module.weight.device.type == "cpu"
             and module.weight.dtype == torch.float32
-            and torch.backends.mkldnn.is_available()
+            and cls.is_available()
+        )
+
+    @classmethod
+    def is_available(cls) -> bool:
+        """Whether PyTorch has the operators here, for bfloat16 too."""
+        return (
+            torch.backends.mkldnn.is_available()
             and hasattr(torch.ops.mkldnn, cls.operator)
             and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         )

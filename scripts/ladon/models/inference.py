@@ -7,8 +7,9 @@ with inference(model, "full", precision="bf16") as payloads:
 
 - GDN's reparametrisation is computed once instead of at every call, with the same values;
 - BatchNorm is folded into the convolution before it; on a CPU, convolutions behind the payload are
-  Winograd's, and blocks that there are kernels for fused with packed weights (float32 rounding,
-  about 1e-6 relative);
+  Winograd's or have packed weights, blocks that there are kernels for are fused (float32 rounding,
+  about 1e-6 relative), and RoIAlign is shared between threads;
+- a segmenter's auxiliary head, which only trains, is left out;
 - bf16 is autocast of decoder, body and heads, whose weights are held in bf16; encoder, quantisation
   and entropy model stay in float32 and in their one pinned form of execution, so that the payloads
   are the same to the bit;
@@ -24,19 +25,23 @@ from typing import Any
 
 import torch
 from compressai.layers import GDN1
+from sc2bench.models.segmentation.base import BaseSegmentationModel
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.models.segmentation import FCN, DeepLabV3
+from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.backbones import FAMILIES
 from ladon.bottlenecks import PayloadSizes, entropy_coding, find_bottleneck, known_bottleneck
+from ladon.kernels.roi_align import ThreadedRoIAlign
 from ladon.models.compiled import compiled as compiling
 from ladon.models.precision import float32_where_it_matters
 from ladon.modules import is_watched
 
 try:
-    from ladon.kernels.fused_blocks import replaced_blocks
+    from ladon.kernels.fused_blocks import FusedConv2d, FusedInverseGDN1, replaced_blocks
     from ladon.kernels.winograd import WinogradConv2d
 except ImportError:  # numba does not come for every new Python at once
     WinogradConv2d = None  # type: ignore[assignment, misc]
@@ -112,7 +117,7 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
     """
     exchanged: list[tuple[nn.Module, str, nn.Module | None]] = []
 
-    def exchange(parent: nn.Module, name: str, layer: nn.Module) -> None:
+    def exchange(parent: nn.Module, name: str, layer: nn.Module | None) -> None:
         exchanged.append((parent, name, parent._modules[name]))
         parent._modules[name] = layer
 
@@ -120,6 +125,7 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
     bottleneck = known_bottleneck(model)
     before_payload = () if bottleneck is None else bottleneck.transforms
     kept = {module for part in before_payload for module in part.modules()}
+    on_cpu = all(p.device.type == "cpu" for p in model.parameters())
     with torch.no_grad():
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
@@ -132,18 +138,46 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
                 if _can_fold(conv, norm):
                     exchange(parent, conv_name, _fold(conv, norm))
                     exchange(parent, norm_name, nn.Identity())
-        for part in _after_the_payload(model) if fused and WinogradConv2d is not None else []:
-            for parent, name, block in replaced_blocks(part):
-                exchange(parent, name, block)
-            for parent in list(part.modules()):
-                for name, child in list[tuple[str, Any]](parent.named_children()):
-                    if WinogradConv2d.can_replace(child) and not is_watched(child):
-                        exchange(parent, name, WinogradConv2d.from_conv(child))
+        for parent, name in _unscored(model):
+            exchange(parent, name, None)
+        for part in _after_the_payload(model) if fused and on_cpu else []:
+            for parent, name, faster in _faster_parts(part):
+                exchange(parent, name, faster)
     try:
         yield
     finally:
         for parent, name, layer in reversed(exchanged):
             parent._modules[name] = layer
+
+
+def _unscored(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Yield (parent, name) of the heads that only train: a segmenter without one leaves it out."""
+    for parent in list(model.modules()):
+        head = getattr(parent, "aux_classifier", None)
+        if not isinstance(parent, BaseSegmentationModel | DeepLabV3 | FCN) or head is None:
+            continue
+        if not any(map(is_watched, head.modules())):
+            yield parent, "aux_classifier"
+
+
+def _faster_parts(part: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Yield (parent, name, layer) of what a CPU computes faster otherwise, up to rounding."""
+    if WinogradConv2d is not None:
+        yield from replaced_blocks(part)
+    for parent in list(part.modules()):
+        for name, child in list[tuple[str, Any]](parent.named_children()):
+            if is_watched(child):
+                continue
+            if type(child) is MultiScaleRoIAlign:
+                yield parent, name, ThreadedRoIAlign(child)
+            elif WinogradConv2d is None:
+                continue
+            elif WinogradConv2d.can_replace(child):
+                yield parent, name, WinogradConv2d.from_conv(child)
+            elif FusedConv2d.can_replace(child):
+                yield parent, name, FusedConv2d.from_conv(child)
+            elif type(child) is FoldedGDN1 and child.inverse and FusedConv2d.is_available():
+                yield parent, name, FusedInverseGDN1(child.gamma, child.beta)
 
 
 def _after_the_payload(model: nn.Module) -> list[nn.Module]:
