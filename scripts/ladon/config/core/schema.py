@@ -144,6 +144,7 @@ TERM = Section(
         "weight": NUMBER,
     },
     required=("criterion", "weight"),
+    check="loss_term",
 )
 WEIGHTED_SUM = Section({"model_term": Section({"weight": WEIGHT}), "sub_terms": Section(free=TERM)})
 _TENSOR = {"is_from_teacher": FLAG, "module_path": TEXT, "io": TEXT}

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ladon.config.core import schema
-from ladon.config.core.build import lazy_target
 from ladon.config.core.nodes import LazyCall, LocatedError, kind_of, suggest
 from ladon.config.core.schema import Section
+from ladon.config.validate.losses import check_loss_term
 from ladon.config.validate.registries import entries, model_kinds
 from ladon.config.validate.signatures import builder_problem, members, weights_problems
-from ladon.config.validate.validator import ConfigNode, Hook, Validator
+from ladon.config.validate.validator import ConfigNode, Hook, Validator, target_of
 from ladon.errors import ConfigError
 
 # Arguments of optimizers and schedulers that are numbers; in quotes they fail much later.
@@ -75,6 +75,7 @@ def hooks_for(kind: str | None) -> dict[str, Hook]:
         "scheduler": check_scheduler,
         "criterion": check_criterion,
         "loss_wrapper": check_loss_wrapper,
+        "loss_term": check_loss_term,
     }
 
 
@@ -139,7 +140,7 @@ def _imported(validator: Validator, value: Any) -> Any:
     """Return what a tagged node stands for if that can be known without building it."""
     try:
         if isinstance(value, LazyCall) and value.tag == "!import_get":
-            return lazy_target(value, _entry(validator, value))[1]
+            return target_of(validator, value)[1]
         if isinstance(value, LazyCall) and value.tag == "!getattr" and len(value.value) == 2:
             owner, name = (
                 child.value for _, child in validator.children(ConfigNode("", value.value))
@@ -203,7 +204,7 @@ def check_sampler(validator: Validator, node: ConfigNode) -> None:
     value = target_node.value
     if isinstance(value, LazyCall) and value.tag == "!import_get":
         try:
-            validator.bind(node, lazy_target(value, _entry(validator, value))[1], given=1)
+            validator.bind(node, target_of(validator, value)[1], given=1)
         except ConfigError:  # a name that cannot be found is listed with the tagged nodes
             return
     elif not target_node.is_unresolved:
@@ -277,14 +278,6 @@ def check_loss_wrapper(validator: Validator, node: ConfigNode) -> None:
         validator.rule(kwargs, schema.LOSS_WRAPPER)
 
 
-def _entry(validator: Validator, lazy: LazyCall) -> dict[str, Any]:
-    names = ("key", "package", "class_name", "method_name")
-    resolver = validator.config.resolver
-    return {
-        name: resolver.resolve(lazy.value.get(name), lazy.value.mark_of(name)) for name in names
-    }
-
-
 def check_lazy(validator: Validator, node: ConfigNode) -> None:
     """Check one tagged node: its name can be imported, its call would bind. Nothing is built."""
     lazy: LazyCall = node.value
@@ -313,7 +306,7 @@ def _check_import(validator: Validator, node: ConfigNode, lazy: LazyCall) -> Non
         if key not in known and not str(key).startswith("_"):
             validator.add(child, f"{lazy.tag} knows no such key{suggest(key, known)}")
     try:
-        name, target = lazy_target(lazy, _entry(validator, lazy))
+        name, target = target_of(validator, lazy)
     except LocatedError as exc:
         validator.add(ConfigNode(node.path, None, exc.mark), exc.text)
         return
@@ -338,7 +331,7 @@ def _check_getattr(validator: Validator, node: ConfigNode, lazy: LazyCall) -> No
     if not isinstance(owner, LazyCall) or owner.tag != "!import_get" or not isinstance(name, str):
         return
     try:
-        target = lazy_target(owner, _entry(validator, owner))[1]
+        target = target_of(validator, owner)[1]
     except ConfigError:  # listed at the node itself
         return
     if not hasattr(target, name):
