@@ -234,6 +234,9 @@ THREE_HEADED_MODEL = Section(
 )
 
 MODELS = Section(dict.fromkeys(("teacher_model", "student_model", "model"), ANY), check="models")
+METRIC = Section(
+    {"key": TEXT, "args": ANY, "kwargs": ANY}, ("key",), registry="metric", check="metric"
+)
 TOP = Section(
     {
         "_base_": ANY,
@@ -243,6 +246,7 @@ TOP = Section(
         "dependencies": ANY,
         "datasets": Section(free=ANY),
         "models": MODELS,
+        "metric": METRIC,
         "train": ANY,
         "test": TEST,
     },

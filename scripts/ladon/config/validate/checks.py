@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from ladon.config.core import schema
 from ladon.config.core.nodes import LazyCall, LocatedError, kind_of, suggest
 from ladon.config.core.schema import Section
+from ladon.config.validate.channels import check_channels
 from ladon.config.validate.losses import check_loss_term
 from ladon.config.validate.registries import entries, model_kinds
 from ladon.config.validate.signatures import builder_problem, members, weights_problems
@@ -76,6 +78,7 @@ def hooks_for(kind: str | None) -> dict[str, Hook]:
         "criterion": check_criterion,
         "loss_wrapper": check_loss_wrapper,
         "loss_term": check_loss_term,
+        "metric": check_metric,
     }
 
 
@@ -111,6 +114,7 @@ def check_model(validator: Validator, node: ConfigNode, kind: str | None = None)
     has_own = kwargs is not None and validator.child(kwargs, "backbone_config") is not None
     derived = ("backbone_config",) if is_head and not has_own else ()
     validator.bind(node, target, derived=derived)
+    check_channels(validator, node)
     if kwargs is None or not isinstance(kwargs.value, dict):
         return
     children = {str(name): child for name, child in validator.children(kwargs)}
@@ -168,11 +172,23 @@ def _model_entry(
     if key.value == "ladon":
         validator.add(key, 'key "ladon" is the three-headed model: it cannot be a part of another')
         return None
+    if (text := _timm_tag(key.value)) is not None:
+        validator.add(key, text)
+        return None
     kinds = model_kinds(key.value) if isinstance(key.value, str) else []
     if registry != "model" and kinds and registry not in kinds:
         validator.add(key, f'"{key.value}" is a {kinds[0]}, not a {registry}')
         return None
     return validator.entry(key, registry)
+
+
+def _timm_tag(key: Any) -> str | None:
+    """Say how one of timm's weights is chosen where a key is written as on its hub."""
+    name, _, tag = key.partition(".") if isinstance(key, str) else ("", "", "")
+    if not tag or name not in entries("model") or name not in _public(import_module("timm.models")):
+        return None
+    wanted = f"key: timm.models.{name}, kwargs: {{pretrained_cfg: {tag}, pretrained: true}}"
+    return f'there is no model "{key}": a tag of timm\'s weights is written {wanted}'
 
 
 def check_loader(validator: Validator, node: ConfigNode) -> None:
@@ -265,6 +281,28 @@ def check_criterion(validator: Validator, node: ConfigNode) -> None:
     key, kwargs = validator.child(node, "key"), validator.child(node, "kwargs")
     if key is not None and key.value == "WeightedSumLoss" and kwargs is not None:
         validator.rule(kwargs, schema.WEIGHTED_SUM)
+
+
+def check_metric(validator: Validator, node: ConfigNode) -> None:
+    """Check that a metric is one, and says what it computes."""
+    from ladon.metrics.base import Metric
+    from ladon.tasks import Score
+
+    key = validator.child(node, "key")
+    metric = None if key is None else entries("metric").get(str(key.value))
+    if key is None or metric is None:
+        return
+    if not isinstance(metric, type) or not issubclass(metric, Metric):
+        validator.add(
+            key, f"{key.value} is no metric: it must derive from ladon.metrics.base.Metric"
+        )
+        return
+    missing = ", ".join(sorted(metric.__abstractmethods__))
+    if missing:
+        validator.add(key, f"{key.value} lacks {missing}")
+    if not metric.scores or not all(isinstance(score, Score) for score in metric.scores):
+        text = 'must say what it computes: scores = (Score("KEY", "LABEL [UNIT]"),), of ladon.tasks'
+        validator.add(key, f"{key.value} {text}; the first one chooses the best checkpoint")
 
 
 def check_loss_wrapper(validator: Validator, node: ConfigNode) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,20 +60,20 @@ def check_loss_term(validator: Validator, term: ConfigNode) -> None:
     if criterion is None or (wrapper is not None and key not in _WRAPPERS):
         return
     name, loss = _loss(validator, criterion)
-    if loss is None or not inspect.isclass(loss):  # a function may make any loss
+    if loss is None or not isinstance(loss, type):  # a function may make any loss
         return
-    if not callable(getattr(loss, "forward", None)) or not hasattr(loss, "register_forward_hook"):
+    forward = getattr(loss, "forward", None)
+    if not callable(forward) or not hasattr(loss, "register_forward_hook"):
         validator.add(criterion, f"{name} is no loss: a loss is a torch.nn.Module with a forward")
         return
     given = _GIVEN if wrapper is None else _WRAPPED
-    if _takes(loss, given):
+    if _takes(forward, given):
         return
-    signature = str(inspect.signature(loss.forward))
-    text = f"{name}: forward{signature} cannot be called with ({', '.join(given)})"
+    text = f"{name}: forward{inspect.signature(forward)} cannot be called with ({', '.join(given)})"
     if wrapper is not None:
         hint = f"as {key} calls it: give it these two arguments"
-        hint += ", or leave out criterion_wrapper" if _takes(loss, _GIVEN) else ""
-    elif _takes(loss, _WRAPPED):
+        hint += ", or leave out criterion_wrapper" if _takes(forward, _GIVEN) else ""
+    elif _takes(forward, _WRAPPED):
         hint = (
             "as a loss without criterion_wrapper is: add criterion_wrapper: {key: "
             "SimpleLossWrapper, kwargs: {input: …, target: …}}, which says what it compares"
@@ -96,9 +96,9 @@ def _loss(validator: Validator, criterion: ConfigNode) -> tuple[str, Any]:
     return str(key), entries("loss term").get(key) if isinstance(key, str) else None
 
 
-def _takes(loss: Any, given: tuple[str, ...]) -> bool:
+def _takes(forward: Callable[..., Any], given: tuple[str, ...]) -> bool:
     try:
-        inspect.signature(loss.forward).bind(None, *given)
+        inspect.signature(forward).bind(None, *given)
     except TypeError:
         return False
     except ValueError:  # not written in Python

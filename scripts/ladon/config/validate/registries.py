@@ -60,6 +60,7 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "batch sampler": (f"{_DATA}:BATCH_SAMPLER_DICT",),
     "dataset wrapper": (f"{_DATA}:DATASET_WRAPPER_DICT",),
     "layer": ("sc2bench.models.layer:LAYER_CLASS_DICT", "sc2bench.models.layer:LAYER_FUNC_DICT"),
+    "metric": ("ladon.metrics.base:METRICS",),
     "analyzer": ("sc2bench.analysis:ANALYZER_CLASS_DICT",),
     "classification model": (
         "torchvision.models",
@@ -84,7 +85,8 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "quantized model": ("torchvision.models.quantization",),
 }
 _MODEL_KINDS = ("classification model", "detection model", "segmentation model")
-_TABLES["model"] = tuple(dict.fromkeys(table for kind in _MODEL_KINDS for table in _TABLES[kind]))
+_OF_LIBRARIES = (t for kind in _MODEL_KINDS for t in _TABLES[kind] if t != _MODELS)
+_TABLES["model"] = (*dict.fromkeys(_OF_LIBRARIES), _MODELS)
 
 
 @functools.cache
