@@ -44,6 +44,13 @@ class OneArgument(nn.Module):
         return values.sum()
 
 
+class Dies(nn.Module):
+    """Fails when it is called."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        raise ValueError("no good")
+
+
 class NoModule:
     """Is called like a loss, but is none."""
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from processes import two_processes
 from tiny import ROOT
 
 from ladon.metrics.base import Metric
@@ -99,6 +100,19 @@ def test_the_run_is_reported_by_its_metric_and_runs_again_from_its_folder(workpl
     assert found[0] == found[1]
     assert "balanced accuracy [%]" in shown[1]
     assert f"{found[0]['balanced']:.3f}" in shown[1]
+
+
+@pytest.mark.slow
+def test_the_example_runs_in_two_processes_with_spawned_workers(workplace, monkeypatch, tmp_path):
+    """Each process, and each worker that it starts anew, finds the module beside the config."""
+    monkeypatch.chdir(tmp_path)
+    loader = "train.train_data_loader.kwargs"
+    settings = [f"{loader}.num_workers=1", f"{loader}.multiprocessing_context=spawn"]
+    flags = ["--device", "cpu", "--set", settings[0], "--set", settings[1]]
+    script = ROOT / "scripts" / "image_classification.py"
+    two_processes([script, "--config", workplace / "mine" / "squares.yaml", *flags])
+    found = json.loads((tmp_path / "logs" / "squares" / "metrics.json").read_text())
+    assert (found["key_metric"], found["num_images"]) == ("balanced", 24)
 
 
 def test_the_examples_metric_counts_by_class(workplace, monkeypatch):
