@@ -55,6 +55,14 @@ def test_a_bottleneck_delivers_what_its_network_takes(name, fits, written):
     ]
 
 
+def test_a_convnext_takes_its_own_number():
+    """Liu et al. (2022): the first stage of ConvNeXt-T has 96 channels."""
+    bottleneck = {"key": "FPBasedResNetBottleneck", "kwargs": {"num_target_channels": 256}}
+    kwargs = {"convnext_name": "convnext_tiny", "bottleneck_config": bottleneck}
+    (problem,) = found(None, {"key": "splittable_convnext", "kwargs": kwargs})
+    assert "must be 96, not 256: the bottleneck must deliver what stage2" in problem
+
+
 def test_the_line_is_named(tmp_path):
     text = f"""
         _base_: {GOOD}

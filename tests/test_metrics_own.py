@@ -35,7 +35,7 @@ def test_a_task_scored_by_another_metric_is_one_of_its_own():
     ("metric", "message"),
     [
         (MISSES, None),
-        ({"key": "own_metrics.Miss"}, 'there is no metric "own_metrics.Miss": cannot find'),
+        ({"key": "own_metrics.Miss"}, 'there is no metric "own_metrics.Miss": module own_metrics'),
         ({"key": "Misses"}, 'there is no metric "Misses"'),
         ({"key": "own_metrics.Misses", "kwargs": {"prize": 1}}, 'did you mean "price"?'),
         (

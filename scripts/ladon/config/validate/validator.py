@@ -202,7 +202,8 @@ class Validator:
         except ConfigError as exc:
             if node.value in known:  # registered under a name with a dot in it
                 return known[node.value]
-            self.add(node, f'there is no {registry} "{node.value}": {exc}')
+            reason = str(exc).removeprefix(f'cannot find "{node.value}": ')
+            self.add(node, f'there is no {registry} "{node.value}": {reason}')
             return None
         if not callable(target):
             self.add(node, f"{node.value} is {kind_of(target)}, not a class or function")
