@@ -28,10 +28,10 @@ test: .venv/ready  ## run all tests
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) scripts/validate.py
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 coverage: .venv/ready  ## run all tests and say which lines of the library they run
-	$(RUN) -m pytest -n 2 --cov --cov-report=term:skip-covered
+	$(RUN) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 bench: .venv/ready  ## time everything against the published way (about 15 minutes on 2 cores)
 	$(RUN) scripts/benchmark.py

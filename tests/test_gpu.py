@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+import warm
 from devices import (
     DEVICES,
     FAMILIES,
@@ -216,7 +214,6 @@ def test_a_label_outside_the_classes_is_one_line(lab, tmp_path, device):
         "teacher", f"few_{device}", models__model__dst_ckpt=str(tmp_path / "few.pt")
     )
     command = [
-        sys.executable,
         str(ROOT / "scripts" / "image_classification.py"),
         "--config",
         str(config),
@@ -227,7 +224,7 @@ def test_a_label_outside_the_classes_is_one_line(lab, tmp_path, device):
         "--set",
         "models.model.kwargs.num_classes=5",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ)
+    done = warm.run(command)
     assert done.returncode in (1, 2), done.stderr
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if "\tERROR\t" in line]

@@ -6,12 +6,11 @@ import json
 import math
 import os
 import socket
-import subprocess
-import sys
 import warnings
 
 import pytest
 import torch
+import warm
 from devices import GPU, nothing_random, on_each_device, trained, waits
 from stages import batches, make_models, one_step, train_config
 from tiny import ROOT, SCRIPTS
@@ -225,14 +224,8 @@ def launched(command: list[str], tmp_path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, *command],
-        env=os.environ | place | {"MASTER_PORT": str(port)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
+    env = os.environ | place | {"MASTER_PORT": str(port)}
+    done = warm.run(command, env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

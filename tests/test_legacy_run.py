@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 from data_config.helpers import write
 
 from ladon.cli import main
@@ -154,9 +153,9 @@ def test_it_trains_in_two_stages(lab, trained):
 def test_a_checkpoint_gives_the_same_through_both_schemas(lab, trained):
     """The legacy script itself on the legacy file; the current engine on a current file."""
     log = lab.folder / "logs" / "legacy_script.txt"
-    command = [sys.executable, str(SCRIPT), "-test_only", "-student_only", "--device", "cpu"]
+    command = [str(SCRIPT), "-test_only", "-student_only", "--device", "cpu"]
     command += ["--config", str(trained), "--log", str(log), "--data_root", str(lab.data_root)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=lab.folder)
+    done = warm.run(command, cwd=lab.folder)
     assert done.returncode == 0, done.stderr
     checkpoint = str(lab.checkpoint("legacy"))
     current = lab.config("classification", "twin", models__student_model__dst_ckpt=checkpoint)

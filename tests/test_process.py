@@ -9,14 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from refusals import TEST_STUDENT, message_of
 from tiny import ROOT
 
 from ladon.process import usable_cores
 
+SCRIPT = str(ROOT / "scripts" / "image_classification.py")
+
 
 def script(*args: str, cwd: Path, code: str | None = None) -> subprocess.CompletedProcess:
-    start = ["-c", code] if code else [str(ROOT / "scripts" / "image_classification.py")]
+    start = ["-c", code] if code else [SCRIPT]
     env = os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *start, *args],
@@ -39,7 +42,7 @@ def test_late_error_arrives_outside_and_in_the_log(own_lab):
     config = own_lab.config("classification", "missing")
     log = own_lab.folder / "log.txt"
     flags = ["--config", str(config), "--run_log", str(log), "--device", "cpu"]
-    done = script(*flags, *TEST_STUDENT, cwd=own_lab.folder)
+    done = warm.run([SCRIPT, *flags, *TEST_STUDENT], cwd=own_lab.folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert message_of(done.stderr, log).startswith("checkpoint not found: ")
     assert done.stderr.splitlines()[-1] == log.read_text().splitlines()[-1]

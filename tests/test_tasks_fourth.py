@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from tiny import ROOT
 from training_runs import Killed, killed_when
 
@@ -104,7 +105,7 @@ def test_it_is_swept_and_reported(workplace):
     for beta in BETAS:
         (workplace / f"depth-beta{beta}.yaml").rename(workplace / "mine" / f"depth-beta{beta}.yaml")
     arguments = ["--task", "depth", "--config", "mine/depth-beta{beta}.yaml", "--betas", *BETAS]
-    # a process of its own: nothing has registered the task there
+    # a process that really starts: it has neither the task nor a way to its module
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "sweep.py", *arguments, "--set", "train.num_epochs=1"],
         capture_output=True,
@@ -119,12 +120,9 @@ def test_it_is_swept_and_reported(workplace):
     values = [run["models"]["student"]["metrics"]["rmse"] for run in found]
     assert all(run["key_metric"] == "rmse" for run in found)
     # as where nothing has imported the task's module: the runs tell how they are shown
-    report = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "report.py", *folders, "--out", "r.csv"],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": ""},
+    report = warm.run(
+        [ROOT / "scripts" / "report.py", *folders, "--out", "r.csv"],
+        env={**os.environ, "PYTHONPATH": ""},
     )
     assert report.returncode == 0, report.stderr
     assert "Depth estimation: scenes/val" in report.stdout
