@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from processes import two_processes
 from tiny import ROOT
 
 from ladon.metrics.base import Metric
@@ -49,15 +50,15 @@ def test_a_recipe_names_an_example_and_a_test_of_it(what):
 def workplace(tmp_path_factory):
     """A folder with the example's two files, after its command has run."""
     folder = tmp_path_factory.mktemp("squares")
-    (folder / "configs").mkdir()
-    for name in ("own_parts.py", "configs/squares.yaml"):
+    (folder / "mine").mkdir()
+    for name in ("mine/own_parts.py", "mine/squares.yaml"):
         (folder / name).write_text(example(name))
-    command = ("balanced_classification", "--config", "configs/squares.yaml", "--device", "cpu")
-    assert "`PYTHONPATH=. python scripts/run.py " + " ".join(command[:3]) + "`" in PAPER
+    script, arguments = "scripts/image_classification.py", ("--config", "mine/squares.yaml")
+    assert f"`python {script} {' '.join(arguments)}`" in PAPER
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "run.py"), *command],
+        [sys.executable, str(ROOT / script), *arguments, "--device", "cpu"],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": "."},
+        env={**os.environ, "PYTHONPATH": ""},
         capture_output=True,
         text=True,
     )
@@ -75,11 +76,50 @@ def test_the_example_learns_and_is_scored_by_its_own_parts(workplace):
     assert (workplace / "resource" / "ckpt" / "squares.pt").is_file()
 
 
+def test_the_run_is_reported_by_its_metric_and_runs_again_from_its_folder(workplace):
+    """The resolved config is elsewhere than the module: it says where that is."""
+    folder = workplace / "logs" / "squares"
+    again = [ROOT / "scripts" / "image_classification.py", "--config", folder / "config.yaml"]
+    report = [ROOT / "scripts" / "report.py", folder]
+    shown = []
+    for command in ([*again, "-test_only", "--run_log", "again.txt"], report):
+        done = subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=workplace,
+            env={**os.environ, "PYTHONPATH": "", "PYTHONIOENCODING": "utf-8"},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
+        assert done.returncode == 0, done.stderr
+        shown.append(done.stdout)
+    found = [
+        json.loads((path / "metrics.json").read_text())["models"]["student"]["metrics"]
+        for path in (folder, workplace / "again")
+    ]
+    assert found[0] == found[1]
+    assert "balanced accuracy [%]" in shown[1]
+    assert f"{found[0]['balanced']:.3f}" in shown[1]
+
+
+@pytest.mark.slow
+def test_the_example_runs_in_two_processes_with_spawned_workers(workplace, monkeypatch, tmp_path):
+    """Each process, and each worker that it starts anew, finds the module beside the config."""
+    monkeypatch.chdir(tmp_path)
+    loader = "train.train_data_loader.kwargs"
+    settings = [f"{loader}.num_workers=1", f"{loader}.multiprocessing_context=spawn"]
+    flags = ["--device", "cpu", "--set", settings[0], "--set", settings[1]]
+    script = ROOT / "scripts" / "image_classification.py"
+    two_processes([script, "--config", workplace / "mine" / "squares.yaml", *flags])
+    found = json.loads((tmp_path / "logs" / "squares" / "metrics.json").read_text())
+    assert (found["key_metric"], found["num_images"]) == ("balanced", 24)
+
+
 def test_the_examples_metric_counts_by_class(workplace, monkeypatch):
     """Two of three of one class and none of one of another: (2/3 + 0) / 2, over two processes."""
     import torch
 
-    monkeypatch.syspath_prepend(workplace)
+    monkeypatch.syspath_prepend(workplace / "mine")
     import own_parts
 
     def state(targets, answers):
@@ -95,7 +135,7 @@ def test_the_examples_metric_counts_by_class(workplace, monkeypatch):
 def test_the_examples_loss_is_cross_entropy_without_focus(workplace, monkeypatch):
     import torch
 
-    monkeypatch.syspath_prepend(workplace)
+    monkeypatch.syspath_prepend(workplace / "mine")
     import own_parts
 
     logits, labels = (

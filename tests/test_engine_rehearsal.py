@@ -18,6 +18,7 @@ CONFIGS = {
     "object_detection": "coco2017/ladon/faster_rcnn_splittable_resnet50-fp-beta0.32_fpn.yaml",
 }
 STUDENT = "models.student_model.kwargs"
+LAYER1 = "train.stage1.criterion.kwargs.sub_terms.layer1.criterion"
 
 
 def dry_run(capsys, task, *assignments):
@@ -39,14 +40,18 @@ def test_a_shipped_config_fits(capsys, task):
     ("assignments", "parts"),
     [
         (
-            [f"{STUDENT}.bottleneck_config.kwargs.num_target_channels=64"],
+            [f"{STUDENT}.bottleneck_config.kwargs.decoder_channel_sizes=[24, 512, 256, 64]"],
             ["train.stage1 in", ".yaml:", "does not fit in student.layer2.0.conv1: RuntimeError"],
         ),
         ([f"{STUDENT}.num_classes=5"], ["train.stage2 in", "does not fit in the criterion"]),
         (["models.teacher_model.kwargs.num_classes=5"], ["train.stage2 in", "the criterion"]),
         (
             [f"{STUDENT}.resnet_name=resnet34", f"{STUDENT}.num_classes=1000"],
-            ["train.stage1 in", "does not fit in student.layer2.0.conv1"],
+            [".yaml:", "num_target_channels: must be 64, not 256", "layer2 of resnet34 takes"],
+        ),
+        (
+            [f"{LAYER1}={{key: own_losses.Dies}}"],
+            ["train.stage1 in", "the criterion's term 'layer1' (Dies)", "ValueError: no good"],
         ),
         (
             ["train.stage2.optimizer.kwargs={lr: 0.1, nesterov: true}"],

@@ -46,7 +46,7 @@ def plain(value, config):
         inside = config.resolver.resolve(value.value)
         if value.tag == "!getattr":  # a weights enum's entry, which a file may also name as text
             return inside[1]
-        name, target = lazy_target(value, inside)
+        name, target = lazy_target(value, inside, config.own)
         if value.tag == "!import_get":
             return name
         given = (inside.get("init") or {}).get("kwargs") or {}

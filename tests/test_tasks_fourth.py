@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,7 +53,7 @@ test:
 
 @pytest.fixture
 def workplace(own_lab, tmp_path, monkeypatch):
-    """The working directory, with a config per β; child processes find the task's module, too."""
+    """The working directory, with a config per β."""
     base = Path(__file__).parents[1] / "configs" / "digit_scenes" / "ladon" / "_base_"
     for beta in BETAS:
         text = CONFIG.format(
@@ -95,11 +98,21 @@ def test_the_smallest_value_is_the_best_one_and_training_resumes(workplace, monk
 
 
 @pytest.mark.slow
-def test_it_is_swept_and_reported(workplace, monkeypatch, capsys):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    arguments = ["--task", "depth", "--config", "depth-beta{beta}.yaml", "--betas", *BETAS]
-    # a process of its own: nothing has registered the task there
-    done = warm.run([ROOT / "scripts" / "sweep.py", *arguments, "--set", "train.num_epochs=1"])
+def test_it_is_swept_and_reported(workplace):
+    """Configs and module are in one folder, the commands run in another."""
+    (workplace / "mine").mkdir()
+    shutil.copy(Path(__file__).parent / "depth_task.py", workplace / "mine")
+    for beta in BETAS:
+        (workplace / f"depth-beta{beta}.yaml").rename(workplace / "mine" / f"depth-beta{beta}.yaml")
+    arguments = ["--task", "depth", "--config", "mine/depth-beta{beta}.yaml", "--betas", *BETAS]
+    # a process that really starts: it has neither the task nor a way to its module
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "sweep.py", *arguments, "--set", "train.num_epochs=1"],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": ""},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("│ done") == 2
     folders = [f"logs/depth-beta{beta}" for beta in BETAS]

@@ -33,9 +33,10 @@ one of your own is a module that a config names under `dependencies`:
 That is all: `splittable_torchvision_regnet` is a key for classification, for the backbone of
 `faster_rcnn_model` and `deeplabv3_model`, and for the three-headed model; weights of torchvision's
 network map onto it (`weights`, `org_model_ckpt_file_path_or_url`). A bottleneck must deliver the
-split point's channels and stride. In a distillation, the paths of the teacher are those of the
-plain network (`trunk_output.block2`), the student's the stages' (`stage2`). `metrics.json` holds
-the member's name; its label is shown where the module has been imported.
+split point's channels (its `num_target_channels` follows from them) and stride. In a distillation,
+the paths of the teacher are those of the plain network (`trunk_output.block2`), the student's the
+stages' (`stage2`). `metrics.json` holds the member's name; its label is shown where the module has
+been imported.
 
 A family whose splittable model sc2bench builds already is a plain `Family`, without `cut`: see
 `resnest.py`. Blocks whose BatchNorm can be folded into the convolution before it are named by

@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(f"ladon {__version__}")
         return 0
-    if name in COMMANDS or "--config" in rest:  # its modules may register a task of this name
+    names_config = any(word.partition("=")[0] == "--config" for word in rest)
+    if name in COMMANDS or names_config:  # its modules may register a task of this name
         return command(name)(rest)
     print(f"error: ladon has no command '{name}': `ladon` lists them", file=sys.stderr)
     return 2

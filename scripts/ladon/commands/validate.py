@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 
 from ladon.config import find_config_files, load_config, validate_config
+from ladon.config.validate.registries import forget_users
 from ladon.errors import ConfigError, LadonError, UsageError
 from ladon.launch import make_parser
 
@@ -68,6 +69,7 @@ def validate(args: argparse.Namespace) -> int:
         architectures = ArchitectureCheck()
     precheck = None
     for file in files:
+        forget_users()  # each file's modules are those beside it
         try:
             config = load_config(
                 file, overrides=overrides, assignments=args.set, data_root=args.data_root

@@ -68,7 +68,7 @@ def load_config(
         root = _assign_all(root, assignments)
     drop_delete_marks(root)
     root = _move_data_root(root, data_root)
-    return Config(fix_epoch(root), path, files.references)
+    return Config(fix_epoch(root), path, files.references, files.folders)
 
 
 def find_config_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -97,15 +97,18 @@ class _Files:
 
     Attributes:
         references: what text in any of them refers to, even where a later layer replaces it.
+        folders: where each of them is, by its name in messages.
     """
 
     def __init__(self) -> None:
         self.references: set[str] = set()
+        self.folders: dict[str, Path] = {}
         self._count = 0
 
     def load(self, path: Path, chain: tuple[Path, ...] = ()) -> ConfigMap:
         """Read a file over its bases; `chain` holds the files that led here."""
         own = parse_file(path)
+        self.folders[shown(path)] = path.parent.resolve()
         references_in(own, self.references)
         if BASE not in own:
             return own

@@ -142,6 +142,8 @@ def paths_read_of_teacher(criterion: Mapping[str, Any]) -> set[str] | None:
         if wrapper.get("key") in ("SimpleLossWrapper", "DictLossWrapper"):
             parts = [wrapper["kwargs"].get(name) or {} for name in ("input", "target")]
             read |= {p["module_path"] for p in parts if p.get("is_from_teacher")}
+        elif not isinstance(loss, Mapping):
+            return None
         elif not wrapper and loss.get("key") == "KDLoss":
             read.add((loss.get("kwargs") or {}).get("teacher_module_path", SELF_MODULE_PATH))
         elif wrapper or loss.get("key") != "BppLoss":

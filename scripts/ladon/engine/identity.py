@@ -50,7 +50,7 @@ def fingerprint(
     ]
     datasets = [f"datasets.{name}" for name in dict.fromkeys(ids) if name is not None]
     found = {"--seed": str(seed)} | ({"--adjust_lr": "true"} if adjust_lr else {})
-    for key in ("beta", "train", "models", *datasets):
+    for key in ("beta", "metric", "train", "models", *datasets):
         if key in config and config.get(key) is not None:
             found |= _leaves(yaml.compose(config.dump(key), Loader=yaml.SafeLoader), key)
     root = str(config.get("data_root") or "").rstrip("/")

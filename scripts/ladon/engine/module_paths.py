@@ -81,7 +81,8 @@ def module_problem(model: nn.Module, path: str, *, or_parameter: bool = False) -
     if isinstance(found, nn.Module) or (or_parameter and found is not None):
         return None
     names = [name for name, _ in model.named_modules() if name.count(".") == path.count(".")]
-    return f"the model has no module {path!r}{suggest(path, names)}"
+    parts = ", ".join(name for name, _ in model.named_children())
+    return f"the model has no module {path!r}{suggest(path, names) or f' (it has {parts})'}"
 
 
 def _class_problem(pattern: str, is_sequential: bool) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ladon.config import Config, LazyCall
-from ladon.config.validate.registries import entries, model_kind, model_kinds
+from ladon.config.validate.registries import entries, model_kind
 from ladon.engine.module_paths import optimizer_problems, path_problems, place
 from ladon.engine.plan import read_plan, teacher_problem
 from ladon.errors import LadonError
@@ -95,9 +95,8 @@ def _names_modules(section: Mapping[str, Any]) -> bool:
 def _is_known(section: Mapping[str, Any]) -> bool:
     """Whether a model and the backbone inside it are of the libraries."""
     key = section.get("key")
-    if key == "ladon" or not isinstance(key, str) or not model_kinds(key):
-        return False
-    if not entries("model")[key].__module__.startswith(_LIBRARIES):
+    target = entries("model").get(key) if isinstance(key, str) and key != "ladon" else None
+    if target is None or not target.__module__.startswith(_LIBRARIES):
         return False
     inner = (section.get("kwargs") or {}).get("backbone_config")
     return not isinstance(inner, dict) or _is_known(inner)

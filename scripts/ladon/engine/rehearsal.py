@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ladon.bottlenecks import use_own_noise
+from ladon.engine.criterion import described, terms_of
 from ladon.engine.stage import Stage
 from ladon.errors import ConfigError, LadonError, in_one_line
 
@@ -32,7 +33,7 @@ def rehearse(stage: Stage, batch: tuple[Any, Any]) -> None:
     if stage.teacher is not None:
         models["teacher"] = stage.teacher.model
     stage.begin_epoch()
-    with _followed(models) as inside:
+    with _followed(models, terms_of(stage.loss.criterion)) as inside:
         try:
             supp: list[dict[str, Any]] = [{} for _ in range(len(targets))]
             features = stage.teacher_forward(images, targets, supp)
@@ -46,8 +47,8 @@ def rehearse(stage: Stage, batch: tuple[Any, Any]) -> None:
 
 
 @contextmanager
-def _followed(models: dict[str, nn.Module]) -> Iterator[list[str]]:
-    """Yield the names of the modules that are running, the innermost last."""
+def _followed(models: dict[str, nn.Module], terms: dict[str, nn.Module]) -> Iterator[list[str]]:
+    """Yield the names of the modules and losses that are running, the innermost last."""
     inside: list[str] = []
     handles = []
 
@@ -57,11 +58,17 @@ def _followed(models: dict[str, nn.Module]) -> Iterator[list[str]]:
     def enter(path: str) -> Callable[..., None]:
         return lambda *_: inside.append(path)
 
+    def begin(name: str) -> Callable[..., None]:
+        return lambda loss, given: inside.append(described(name, loss, given))
+
     for label, model in models.items():
         for name, module in model.named_modules():
             path = f"{label}.{name}" if name else label
             handles.append(module.register_forward_pre_hook(enter(path)))
             handles.append(module.register_forward_hook(leave))
+    for name, loss in terms.items():
+        handles.append(loss.register_forward_pre_hook(begin(name)))
+        handles.append(loss.register_forward_hook(leave))
     try:
         yield inside
     finally:

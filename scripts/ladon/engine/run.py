@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ladon.config import Config, check_config, load_config
+from ladon.config.validate.registries import entries
 from ladon.engine.classes import Classes
 from ladon.engine.distributed import World
 from ladon.engine.earlier import keep_best, put_last_away, remove_orphans
@@ -56,7 +57,7 @@ class Run:
     """One run of a task script.
 
     Attributes:
-        task: the task.
+        task: the task, with the metric that the config names, if it does.
         args: the command line.
         config: the resolved config.
         world: device and processes.
@@ -78,6 +79,14 @@ class Run:
     best_before: Path | None = None
     _locks: Locks = field(default_factory=Locks, repr=False)
     _last: dict[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Take the metric that the config names."""
+        section = self.config.build(self.config.section("metric"))
+        if section:
+            metric: Any = entries("metric")[section["key"]]
+            args, kwargs = section.get("args") or (), section.get("kwargs") or {}
+            self.task = self.task.scored_by(lambda: metric(*args, **kwargs), metric.scores)
 
     @property
     def seed(self) -> int:

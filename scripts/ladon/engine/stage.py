@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, ReduceLROnPlateau
 from torchdistill.common.module_util import get_module
-from torchdistill.losses.registry import get_func2extract_model_output, get_high_level_loss
+from torchdistill.losses.registry import get_func2extract_model_output
 from torchdistill.optim.registry import get_optimizer, get_scheduler
 
 from ladon.bottlenecks import auxiliary_loss
+from ladon.engine.criterion import build_criterion
 from ladon.engine.distributed import World
 from ladon.engine.failures import ACCELERATOR_ERRORS, is_connection_error
 from ladon.engine.hooked import HookedModel, paths_read_of_teacher
@@ -58,7 +59,7 @@ class StudentLoss(nn.Module):
         self._device, self._precision = device, precision
         self.module = student.stage_model
         self._student = [student]  # in a list: no submodule, no second name for its parameters
-        self.criterion = get_high_level_loss(criterion_section)
+        self.criterion = build_criterion(criterion_section, device)
         self._model_losses = get_func2extract_model_output(
             criterion_section.get("func2extract_model_loss")
         )

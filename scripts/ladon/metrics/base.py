@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from ladon.tasks.base import Score
 
 
 class Metric(ABC):
@@ -15,7 +18,13 @@ class Metric(ABC):
 
     `state` returns a picklable summary of what `update` saw; `compute` turns the summaries
     of all processes into numbers, so that each image counts once wherever it was evaluated.
+
+    Attributes:
+        scores: what it computes, where a config gives it to a task that has another metric; the
+            first one chooses the best checkpoint then.
     """
+
+    scores: ClassVar[tuple[Score, ...]] = ()
 
     @abstractmethod
     def update(self, outputs: Any, targets: Any) -> None:
@@ -32,6 +41,10 @@ class Metric(ABC):
     @abstractmethod
     def lines(self, values: Mapping[str, Any]) -> list[str]:
         """Return the published result lines for these values."""
+
+
+METRICS: dict[str, type[Metric]] = {}
+"""What configs give to a task in the place of its own metric, by their dotted names."""
 
 
 class LabelRange:

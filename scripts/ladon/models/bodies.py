@@ -11,7 +11,13 @@ from typing import Any
 
 from torch import nn
 
-from ladon.backbones import BOTTLENECK, CutFamily, family_of, family_with, member_of
+from ladon.backbones import CutFamily, family_of, family_with
+from ladon.backbones.channels import (
+    Problem,
+    pyramid_problems,
+    segmenter_problems,
+    stage_channels,
+)
 from ladon.backbones.splittable import without_head
 from ladon.errors import ConfigError
 
@@ -44,12 +50,7 @@ def channels_of(body: nn.Module, section: Mapping[str, Any]) -> dict[str, int]:
     if info is not None and hasattr(info, "get_dicts"):  # timm's, with `features_only`
         stages = {str(d["module"]).replace(".", "_"): d["num_chs"] for d in info.get_dicts()}
         return {name: channels for name, channels in stages.items() if name in children}
-    family = family_of(section["key"])
-    known = family.members.get(member_of(section)) if family is not None else None
-    if family is None or known is None:
-        return {}
-    first = BOTTLENECK if section["key"] == family.key else family.split
-    stages = dict(zip((first, *family.stages), known.channels, strict=True))
+    stages = stage_channels(section)
     return {name: channels for name, channels in stages.items() if name in children}
 
 
@@ -77,6 +78,7 @@ def pyramid_arguments(
         if arguments.get("in_channels_list") is None and names and stages.keys() >= set(names):
             arguments["in_channels_list"] = [stages[name] for name in names]
     check_parts(body, arguments.get("return_layer_dict") or (), f"{where}.return_layer_dict")
+    _refuse(pyramid_problems(stages, given), where)
     if arguments.get("in_channels_list") is not None:
         # sc2bench would ask the backbone even where nobody needs the answer
         arguments.setdefault("in_channels_stage2", 0)
@@ -108,12 +110,18 @@ def segmentation_arguments(
             raise ConfigError(f"{where}.return_layer_dict: needed: {_parts(section['key'], body)}")
         returned = {names[-1]: "out"} | ({names[-2]: "aux"} if given.get("uses_aux") else {})
     check_parts(body, returned, f"{where}.return_layer_dict")
+    _refuse(segmenter_problems(stages, given), where)
     taken = {head: stages[name] for name, head in returned.items() if name in stages}
     return (
         returned,
         given.get("num_input_channels") or taken.get("out", 2048),
         given.get("num_aux_channels") or taken.get("aux", 1024),
     )
+
+
+def _refuse(problems: Iterable[Problem], where: str) -> None:
+    for key, text in problems:
+        raise ConfigError(f"{where}.{key}: {text}")
 
 
 def check_parts(body: nn.Module, names: Iterable[str], where: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from sc2bench.models import backbone as backbone_module
 from sc2bench.models.backbone import FeatureExtractionBackbone
 from sc2bench.models.detection.rcnn import BaseRCNN, create_faster_rcnn_fpn
 from sc2bench.models.detection.registry import load_detection_model
+from sc2bench.models.layer import LAYER_CLASS_DICT, LAYER_FUNC_DICT
 from sc2bench.models.registry import load_classification_model
 from sc2bench.models.segmentation.deeplabv3 import create_deeplabv3
 from sc2bench.models.segmentation.registry import load_segmentation_model
@@ -27,6 +28,7 @@ from torchvision import models
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.backbones import BOTTLENECK, FAMILIES, family_of, member_of
+from ladon.backbones.channels import with_target_channels
 from ladon.backbones.splittable import builders
 from ladon.errors import CheckpointError, ConfigError, LadonError, in_one_line
 from ladon.models.bodies import as_body, pyramid_arguments, segmentation_arguments
@@ -137,7 +139,7 @@ def build_model(
 def _from_library(
     section: Mapping[str, Any], kind: str, where: str, load_weights: bool
 ) -> nn.Module:
-    kwargs = dict(section.get("kwargs") or {})
+    kwargs = with_target_channels(section, _bottleneck(section))
     original = kwargs.pop(_ORIGINAL, None)
     strict = kwargs.pop("org_ckpt_strict", True)
     if original or not load_weights:
@@ -167,6 +169,12 @@ def _from_library(
         checkpoint = read_checkpoint(original, f"{where}.kwargs.{_ORIGINAL}")
         _load_original(model, checkpoint, strict)
     return model
+
+
+def _bottleneck(section: Mapping[str, Any]) -> Callable[..., Any] | None:
+    """Return what makes a splittable model's bottleneck, None if it has none."""
+    config = (section.get("kwargs") or {}).get("bottleneck_config") or {}
+    return {**LAYER_FUNC_DICT, **LAYER_CLASS_DICT}.get(config.get("key"))
 
 
 def _has_backbone_weights(key: str) -> bool:

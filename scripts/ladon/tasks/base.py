@@ -157,6 +157,22 @@ class Task(ABC):
             options: `num_classes` and `iou_types` as far as known.
         """
 
+    def scored_by(self, make: Callable[[], Metric], scores: tuple[Score, ...]) -> Task:
+        """Return the same task with another metric; in reports it stands by itself.
+
+        Args:
+            make: returns a fresh metric.
+            scores: what the metric computes; the first chooses the best checkpoint.
+        """
+        changes = {
+            "name": f"{self.name}-{scores[0].key}",
+            "title": f"{self.title}: {scores[0].label}",
+            "scores": scores,
+            "metric": lambda _task, _dataset, _options: make(),
+            "read_scores": Task.read_scores,
+        }
+        return type(type(self).__name__, (type(self),), changes)()
+
     def read_scores(self, text: str) -> dict[str, Any] | None:
         """Read the values back from the result lines that its metric wrote into a log.
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
+from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from ladon.config.core.nodes import suggest
 from ladon.errors import ConfigError
@@ -43,11 +42,36 @@ ALIASES = {
 MODULE_ALIASES = {"custom": "ladon.data"}
 
 
-def resolve_name(dotted: str) -> Any:
+class Finder(Protocol):
+    """Imports modules by name, from wherever it looks for them."""
+
+    def __call__(self, name: str, package: str | None = None) -> ModuleType:
+        """Import a module."""
+        ...
+
+    def choices(self) -> Iterable[str]:
+        """Return names of modules that may be meant by a misspelt one."""
+        ...
+
+
+class _Installed:
+    """Finds what Python finds by itself."""
+
+    def __call__(self, name: str, package: str | None = None) -> ModuleType:
+        """Import a module."""
+        return import_module(name, package)
+
+    def choices(self) -> Iterable[str]:
+        """Return no names."""
+        return ()
+
+
+def resolve_name(dotted: str, finder: Finder | None = None) -> Any:
     """Import what a dotted name stands for, through the alias table.
 
     Args:
         dotted: 'package.module.attribute' (also of a class: 'package.module.Class.method').
+        finder: imports modules; None for those that are installed.
 
     Raises:
         ConfigError: no such module or attribute, or the module fails to import.
@@ -56,7 +80,7 @@ def resolve_name(dotted: str) -> Any:
     parts = target.split(".") if isinstance(target, str) else []
     if len(parts) < 2 or not all(parts):
         raise ConfigError(f'"{dotted}" is not a dotted name like "package.module.name"')
-    module, depth = _deepest_module(parts[:-1], dotted)
+    module, depth = _deepest_module(parts[:-1], dotted, finder or _Installed())
     value: Any = module
     for index, name in enumerate(parts[depth:], start=depth):
         if not hasattr(value, name):
@@ -69,18 +93,20 @@ def resolve_name(dotted: str) -> Any:
     return value
 
 
-def _deepest_module(parts: list[str], dotted: str) -> tuple[ModuleType, int]:
+def _deepest_module(parts: list[str], dotted: str, finder: Finder) -> tuple[ModuleType, int]:
     for depth in range(len(parts), 0, -1):
-        module = _import_if_there(".".join(parts[:depth]), dotted)
+        module = _import_if_there(".".join(parts[:depth]), dotted, finder)
         if module is not None:
             return module, depth
-    hint = suggest(dotted, ALIASES)
+    hint = suggest(parts[0], finder.choices()) or suggest(dotted, ALIASES)
     raise ConfigError(f'cannot find "{dotted}": there is no module "{parts[0]}"{hint}')
 
 
-def _import_if_there(name: str, wanted: str) -> ModuleType | None:
+def _import_if_there(name: str, wanted: str, finder: Finder) -> ModuleType | None:
     try:
-        return import_module(name)
+        return finder(name)
+    except ConfigError as exc:
+        raise ConfigError(f'cannot import "{wanted}": {exc}') from exc
     except ModuleNotFoundError as exc:
         if exc.name is not None and (name == exc.name or name.startswith(f"{exc.name}.")):
             return None
@@ -89,11 +115,8 @@ def _import_if_there(name: str, wanted: str) -> ModuleType | None:
         raise ConfigError(f'cannot import "{wanted}": {type(exc).__name__}: {exc}') from exc
 
 
-def import_dependency(entry: Any) -> None:
+def import_dependency(entry: Any, finder: Finder) -> None:
     """Import one entry of `dependencies`: a name, `[name, package]` or `{name, package}`.
-
-    The working folder is searched too, after everything else: people run from where their modules
-    are.
 
     Raises:
         ConfigError: the entry is malformed, or the module cannot be imported.
@@ -106,13 +129,16 @@ def import_dependency(entry: Any) -> None:
         name, package = entry, None
     if not isinstance(name, str) or not name.strip("."):
         raise ConfigError(f"a dependency names a module (name: package.module), not {entry!r}")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
     name = MODULE_ALIASES.get(name, name)
     try:
-        import_module(name, package)
+        finder(name, package)
+    except ModuleNotFoundError as exc:
+        top = name.partition(".")[0]
+        hint = suggest(top, finder.choices()) if exc.name == top else ""
+        raise ConfigError(f'cannot import the dependency "{name}": {exc}{hint}') from exc
     except Exception as exc:  # a user's own module may fail in any way while it is imported
-        reason = str(exc) if isinstance(exc, ImportError) else f"{type(exc).__name__}: {exc}"
+        is_plain = isinstance(exc, ImportError | ConfigError)
+        reason = str(exc) if is_plain else f"{type(exc).__name__}: {exc}"
         raise ConfigError(f'cannot import the dependency "{name}": {reason}') from exc
     if name not in _said:  # each config of a process names the same ones
         _said.add(name)

@@ -6,20 +6,21 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from ladon.config.core.aliases import resolve_name
 from ladon.config.core.interpolate import Resolver
 from ladon.config.core.nodes import LazyCall, LocatedError, kind_of, suggest
+from ladon.config.core.own_modules import OwnModules
 from ladon.errors import ConfigError, LadonError
 
 logger = logging.getLogger(__name__)
 
 
-def lazy_target(lazy: LazyCall, entry: dict[Any, Any]) -> tuple[str, Any]:
+def lazy_target(lazy: LazyCall, entry: dict[Any, Any], own: OwnModules) -> tuple[str, Any]:
     """Import what an `!import_*` node names, without calling it.
 
     Args:
         lazy: the node.
         entry: its mapping, resolved.
+        own: finds the module.
 
     Returns:
         The dotted name, and the class, function or method.
@@ -37,7 +38,7 @@ def lazy_target(lazy: LazyCall, entry: dict[Any, Any]) -> tuple[str, Any]:
         raise LocatedError(lazy.mark, f'{lazy.tag} needs "{needed}", the dotted name to import')
     name = ".".join(piece for piece in pieces if piece)
     try:
-        return name, resolve_name(name)
+        return name, own.resolve(name, lazy.value.mark_of(needed))
     except LocatedError:
         raise
     except ConfigError as exc:
@@ -49,10 +50,11 @@ class Builder:
 
     Args:
         resolver: resolves the values on the way.
+        own: finds what nodes name.
     """
 
-    def __init__(self, resolver: Resolver) -> None:
-        self._resolver = resolver
+    def __init__(self, resolver: Resolver, own: OwnModules) -> None:
+        self._resolver, self._own = resolver, own
         # Keyed by identity; the node is kept beside its object so that its id cannot be given away.
         self._built: dict[int, tuple[LazyCall, Any]] = {}
         self._open: list[int] = []
@@ -82,7 +84,7 @@ class Builder:
         if lazy.tag == "!call_method":
             return self._call_method(lazy)
         names = ("key", "package", "class_name", "method_name")
-        name, target = lazy_target(lazy, {n: self._field(lazy, n) for n in names})
+        name, target = lazy_target(lazy, {n: self._field(lazy, n) for n in names}, self._own)
         if lazy.tag == "!import_get":
             return target
         init = self._field(lazy, "init") or {}

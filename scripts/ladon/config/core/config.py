@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ladon.config.core.aliases import import_dependency
 from ladon.config.core.build import Builder
 from ladon.config.core.dump import dump_yaml
 from ladon.config.core.interpolate import Resolver
 from ladon.config.core.nodes import ConfigMap, LocatedError, kind_of
+from ladon.config.core.own_modules import OwnModules
 from ladon.config.core.paths import NoSuchPathError, nearest_mark
 from ladon.config.core.schema import TOP
 from ladon.errors import ConfigError
@@ -25,19 +25,28 @@ class Config:
         root: the raw nodes, for validation; everyone else uses the methods.
         resolver: fills in `${...}`.
         references: what its files refer to, even where an override replaced the reference.
+        own: finds the modules that it names.
 
     Args:
         root: the merged raw nodes.
         path: the file.
         references: see above.
+        folders: absolute ones of its files, by the files' names in messages.
     """
 
-    def __init__(self, root: ConfigMap, path: Path, references: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        root: ConfigMap,
+        path: Path,
+        references: Collection[str],
+        folders: Mapping[str, Path],
+    ) -> None:
         self.root = root
         self.references = references
         self.path = path
         self.resolver = Resolver(root)
-        self._builder = Builder(self.resolver)
+        self.own = OwnModules(folders, path.parent.resolve())
+        self._builder = Builder(self.resolver, self.own)
 
     def get(self, dotted: str, default: Any = None) -> Any:
         """Return the value at a path like `train.stage1.optimizer`, interpolated and copied.
@@ -104,6 +113,8 @@ class Config:
         value = self.get(dotted) if dotted is not None else self.resolver.resolve(self.root)
         if not variables:
             value = {key: item for key, item in value.items() if key in TOP.keys}
+            if self.own.found:  # it is to be read from another folder
+                value["dependencies"] = self.own.recorded(value.get("dependencies"))
         return dump_yaml(self.resolver, value)
 
     @property
@@ -142,10 +153,10 @@ class Config:
             ConfigError: one cannot be imported.
         """
         for index, entry in enumerate(self.dependencies):
+            mark = nearest_mark(self.root, f"dependencies.{index}")
             try:
-                import_dependency(entry)
+                self.own.import_dependency(entry, mark)
             except ConfigError as exc:
-                mark = nearest_mark(self.root, f"dependencies.{index}")
                 raise LocatedError(mark, str(exc)) from exc
 
 

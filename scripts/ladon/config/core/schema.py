@@ -144,6 +144,7 @@ TERM = Section(
         "weight": NUMBER,
     },
     required=("criterion", "weight"),
+    check="loss_term",
 )
 WEIGHTED_SUM = Section({"model_term": Section({"weight": WEIGHT}), "sub_terms": Section(free=TERM)})
 _TENSOR = {"is_from_teacher": FLAG, "module_path": TEXT, "io": TEXT}
@@ -233,6 +234,9 @@ THREE_HEADED_MODEL = Section(
 )
 
 MODELS = Section(dict.fromkeys(("teacher_model", "student_model", "model"), ANY), check="models")
+METRIC = Section(
+    {"key": TEXT, "args": ANY, "kwargs": ANY}, ("key",), registry="metric", check="metric"
+)
 TOP = Section(
     {
         "_base_": ANY,
@@ -242,6 +246,7 @@ TOP = Section(
         "dependencies": ANY,
         "datasets": Section(free=ANY),
         "models": MODELS,
+        "metric": METRIC,
         "train": ANY,
         "test": TEST,
     },

@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from ladon.config.core import schema
-from ladon.config.core.build import lazy_target
 from ladon.config.core.nodes import LazyCall, LocatedError, kind_of, suggest
 from ladon.config.core.schema import Section
+from ladon.config.validate.channels import check_channels
+from ladon.config.validate.losses import check_loss_term
 from ladon.config.validate.registries import entries, model_kinds
 from ladon.config.validate.signatures import builder_problem, members, weights_problems
-from ladon.config.validate.validator import ConfigNode, Hook, Validator
+from ladon.config.validate.validator import ConfigNode, Hook, Validator, target_of
 from ladon.errors import ConfigError
 
 # Arguments of optimizers and schedulers that are numbers; in quotes they fail much later.
@@ -75,6 +77,8 @@ def hooks_for(kind: str | None) -> dict[str, Hook]:
         "scheduler": check_scheduler,
         "criterion": check_criterion,
         "loss_wrapper": check_loss_wrapper,
+        "loss_term": check_loss_term,
+        "metric": check_metric,
     }
 
 
@@ -110,6 +114,7 @@ def check_model(validator: Validator, node: ConfigNode, kind: str | None = None)
     has_own = kwargs is not None and validator.child(kwargs, "backbone_config") is not None
     derived = ("backbone_config",) if is_head and not has_own else ()
     validator.bind(node, target, derived=derived)
+    check_channels(validator, node)
     if kwargs is None or not isinstance(kwargs.value, dict):
         return
     children = {str(name): child for name, child in validator.children(kwargs)}
@@ -139,7 +144,7 @@ def _imported(validator: Validator, value: Any) -> Any:
     """Return what a tagged node stands for if that can be known without building it."""
     try:
         if isinstance(value, LazyCall) and value.tag == "!import_get":
-            return lazy_target(value, _entry(validator, value))[1]
+            return target_of(validator, value)[1]
         if isinstance(value, LazyCall) and value.tag == "!getattr" and len(value.value) == 2:
             owner, name = (
                 child.value for _, child in validator.children(ConfigNode("", value.value))
@@ -167,11 +172,23 @@ def _model_entry(
     if key.value == "ladon":
         validator.add(key, 'key "ladon" is the three-headed model: it cannot be a part of another')
         return None
+    if (text := _timm_tag(key.value)) is not None:
+        validator.add(key, text)
+        return None
     kinds = model_kinds(key.value) if isinstance(key.value, str) else []
     if registry != "model" and kinds and registry not in kinds:
         validator.add(key, f'"{key.value}" is a {kinds[0]}, not a {registry}')
         return None
     return validator.entry(key, registry)
+
+
+def _timm_tag(key: Any) -> str | None:
+    """Say how one of timm's weights is chosen where a key is written as on its hub."""
+    name, _, tag = key.partition(".") if isinstance(key, str) else ("", "", "")
+    if not tag or name not in entries("model") or name not in _public(import_module("timm.models")):
+        return None
+    wanted = f"key: timm.models.{name}, kwargs: {{pretrained_cfg: {tag}, pretrained: true}}"
+    return f'there is no model "{key}": a tag of timm\'s weights is written {wanted}'
 
 
 def check_loader(validator: Validator, node: ConfigNode) -> None:
@@ -203,7 +220,7 @@ def check_sampler(validator: Validator, node: ConfigNode) -> None:
     value = target_node.value
     if isinstance(value, LazyCall) and value.tag == "!import_get":
         try:
-            validator.bind(node, lazy_target(value, _entry(validator, value))[1], given=1)
+            validator.bind(node, target_of(validator, value)[1], given=1)
         except ConfigError:  # a name that cannot be found is listed with the tagged nodes
             return
     elif not target_node.is_unresolved:
@@ -266,6 +283,28 @@ def check_criterion(validator: Validator, node: ConfigNode) -> None:
         validator.rule(kwargs, schema.WEIGHTED_SUM)
 
 
+def check_metric(validator: Validator, node: ConfigNode) -> None:
+    """Check that a metric is one, and says what it computes."""
+    from ladon.metrics.base import Metric
+    from ladon.tasks import Score
+
+    key = validator.child(node, "key")
+    metric = None if key is None else entries("metric").get(str(key.value))
+    if key is None or metric is None:
+        return
+    if not isinstance(metric, type) or not issubclass(metric, Metric):
+        validator.add(
+            key, f"{key.value} is no metric: it must derive from ladon.metrics.base.Metric"
+        )
+        return
+    missing = ", ".join(sorted(metric.__abstractmethods__))
+    if missing:
+        validator.add(key, f"{key.value} lacks {missing}")
+    if not metric.scores or not all(isinstance(score, Score) for score in metric.scores):
+        text = 'must say what it computes: scores = (Score("KEY", "LABEL [UNIT]"),), of ladon.tasks'
+        validator.add(key, f"{key.value} {text}; the first one chooses the best checkpoint")
+
+
 def check_loss_wrapper(validator: Validator, node: ConfigNode) -> None:
     """Check what torchdistill's own loss wrappers read from their arguments."""
     key, kwargs = validator.child(node, "key"), validator.child(node, "kwargs")
@@ -275,14 +314,6 @@ def check_loss_wrapper(validator: Validator, node: ConfigNode) -> None:
         validator.add(node, '"kwargs" is missing: it says what the loss compares')
     else:
         validator.rule(kwargs, schema.LOSS_WRAPPER)
-
-
-def _entry(validator: Validator, lazy: LazyCall) -> dict[str, Any]:
-    names = ("key", "package", "class_name", "method_name")
-    resolver = validator.config.resolver
-    return {
-        name: resolver.resolve(lazy.value.get(name), lazy.value.mark_of(name)) for name in names
-    }
 
 
 def check_lazy(validator: Validator, node: ConfigNode) -> None:
@@ -313,7 +344,7 @@ def _check_import(validator: Validator, node: ConfigNode, lazy: LazyCall) -> Non
         if key not in known and not str(key).startswith("_"):
             validator.add(child, f"{lazy.tag} knows no such key{suggest(key, known)}")
     try:
-        name, target = lazy_target(lazy, _entry(validator, lazy))
+        name, target = target_of(validator, lazy)
     except LocatedError as exc:
         validator.add(ConfigNode(node.path, None, exc.mark), exc.text)
         return
@@ -338,7 +369,7 @@ def _check_getattr(validator: Validator, node: ConfigNode, lazy: LazyCall) -> No
     if not isinstance(owner, LazyCall) or owner.tag != "!import_get" or not isinstance(name, str):
         return
     try:
-        target = lazy_target(owner, _entry(validator, owner))[1]
+        target = target_of(validator, owner)[1]
     except ConfigError:  # listed at the node itself
         return
     if not hasattr(target, name):

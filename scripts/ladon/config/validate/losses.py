@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ladon.config.core.nodes import suggest
+from ladon.config.core.nodes import LazyCall, suggest
 from ladon.config.validate.registries import entries
-from ladon.config.validate.validator import ConfigNode, Validator
+from ladon.config.validate.validator import ConfigNode, Validator, target_of
+from ladon.errors import ConfigError
 
 _WRAPPERS = ("SimpleLossWrapper", "DictLossWrapper")
 _PATH = re.compile(r"(student|teacher|entropy)_(?:\w+_)?path")
 _SELF = "."  # the model itself, whose output is always there
 _IO = ("input", "output")
+# what a loss is called with: by itself, or by one of the wrappers
+_GIVEN = ("student_io_dict", "teacher_io_dict", "targets")
+_WRAPPED = ("input", "target")
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,60 @@ def check_losses(validator: Validator, stage: ConfigNode) -> None:
     for _, term in validator.children(terms) if terms is not None else ():
         for read in _reads(validator, term):
             _check(validator, stage, read, student if read.model == "student" else "teacher")
+
+
+def check_loss_term(validator: Validator, term: ConfigNode) -> None:
+    """Check that a loss's `forward` takes what it is called with, given its wrapper or none."""
+    criterion = validator.child(term, "criterion")
+    wrapper = validator.child(term, "criterion_wrapper")
+    key = wrapper and _value(validator, wrapper, "key")
+    if criterion is None or (wrapper is not None and key not in _WRAPPERS):
+        return
+    name, loss = _loss(validator, criterion)
+    if loss is None or not isinstance(loss, type):  # a function may make any loss
+        return
+    forward = getattr(loss, "forward", None)
+    if not callable(forward) or not hasattr(loss, "register_forward_hook"):
+        validator.add(criterion, f"{name} is no loss: a loss is a torch.nn.Module with a forward")
+        return
+    given = _GIVEN if wrapper is None else _WRAPPED
+    if _takes(forward, given):
+        return
+    text = f"{name}: forward{inspect.signature(forward)} cannot be called with ({', '.join(given)})"
+    if wrapper is not None:
+        hint = f"as {key} calls it: give it these two arguments"
+        hint += ", or leave out criterion_wrapper" if _takes(forward, _GIVEN) else ""
+    elif _takes(forward, _WRAPPED):
+        hint = (
+            "as a loss without criterion_wrapper is: add criterion_wrapper: {key: "
+            "SimpleLossWrapper, kwargs: {input: …, target: …}}, which says what it compares"
+        )
+    else:
+        hint = "as a loss without criterion_wrapper is: give it these arguments, or (input, target)"
+    validator.add(criterion, f"{text}, {hint}")
+
+
+def _loss(validator: Validator, criterion: ConfigNode) -> tuple[str, Any]:
+    """Return the name of a term's loss and what makes it; None if that is not known."""
+    lazy = criterion.value
+    if isinstance(lazy, LazyCall):
+        try:
+            is_call = lazy.tag == "!import_call"
+            return target_of(validator, lazy) if is_call else ("", None)
+        except ConfigError:  # listed with the tagged nodes
+            return "", None
+    key = _value(validator, criterion, "key")
+    return str(key), entries("loss term").get(key) if isinstance(key, str) else None
+
+
+def _takes(forward: Callable[..., Any], given: tuple[str, ...]) -> bool:
+    try:
+        inspect.signature(forward).bind(None, *given)
+    except TypeError:
+        return False
+    except ValueError:  # not written in Python
+        return True
+    return True
 
 
 def _check(validator: Validator, stage: ConfigNode, read: _Read, name: str) -> None:

@@ -9,6 +9,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from ladon.config.core.own_modules import forget_own_modules
+
 logger = logging.getLogger(__name__)
 
 # Importing these fills the tables; `ladon.bottlenecks` puts this project's in
@@ -33,8 +35,11 @@ _LOSSES = "torchdistill.losses.registry"
 _DATA = "torchdistill.datasets.registry"
 _MODELS = "torchdistill.models.registry:MODEL_DICT"
 
+# Tables of a user's modules only: none is asked for by `key`.
+_OTHER_TABLES = ("ladon.tasks.base:TASKS", "ladon.backbones.base:FAMILIES")
+
 # 'module' stands for all that can be called in it, 'module:NAME' for a table or a function that
-# returns one. The first hit counts.
+# returns one. The first hit counts; what a dotted name stands for is entered in the last table.
 _TABLES: dict[str, tuple[str, ...]] = {
     "optimizer": ("torchdistill.optim.registry:OPTIM_DICT",),
     "scheduler": ("torchdistill.optim.registry:SCHEDULER_DICT",),
@@ -55,6 +60,7 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "batch sampler": (f"{_DATA}:BATCH_SAMPLER_DICT",),
     "dataset wrapper": (f"{_DATA}:DATASET_WRAPPER_DICT",),
     "layer": ("sc2bench.models.layer:LAYER_CLASS_DICT", "sc2bench.models.layer:LAYER_FUNC_DICT"),
+    "metric": ("ladon.metrics.base:METRICS",),
     "analyzer": ("sc2bench.analysis:ANALYZER_CLASS_DICT",),
     "classification model": (
         "torchvision.models",
@@ -79,7 +85,8 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "quantized model": ("torchvision.models.quantization",),
 }
 _MODEL_KINDS = ("classification model", "detection model", "segmentation model")
-_TABLES["model"] = tuple(dict.fromkeys(table for kind in _MODEL_KINDS for table in _TABLES[kind]))
+_OF_LIBRARIES = (t for kind in _MODEL_KINDS for t in _TABLES[kind] if t != _MODELS)
+_TABLES["model"] = (*dict.fromkeys(_OF_LIBRARIES), _MODELS)
 
 
 @functools.cache
@@ -92,6 +99,42 @@ def load_libraries() -> None:
 def entries(registry: str) -> dict[str, Callable[..., Any]]:
     """Return name -> class or function of a registry, as it is now: users' modules add to it."""
     return _read(_TABLES[registry])
+
+
+def enter(registry: str, dotted: str, target: Callable[..., Any]) -> bool:
+    """Enter what a dotted name stands for in a registry under that name: libraries look it up.
+
+    Returns:
+        Whether the registry can be added to.
+    """
+    table = _table(_TABLES[registry][-1])
+    if not isinstance(table, dict):
+        return False
+    table[dotted] = target
+    return True
+
+
+def forget_users() -> None:
+    """Forget the modules of users' own, and what they and dotted names entered anywhere."""
+    shipped = _shipped()
+    names = forget_own_modules()
+    for entry, before in shipped.items():
+        table = _table(entry)
+        for key, value in list(table.items()):
+            if value is not before.get(key) and getattr(value, "__module__", None) in names:
+                if key in before:
+                    table[key] = before[key]
+                else:
+                    del table[key]
+
+
+@functools.cache
+def _shipped() -> dict[str, dict[str, Any]]:
+    """Return the tables' entries of now by table."""
+    load_libraries()
+    entries = dict.fromkeys(entry for tables in _TABLES.values() for entry in tables)
+    tables = {entry: _table(entry) for entry in (*entries, *_OTHER_TABLES)}
+    return {entry: dict(table) for entry, table in tables.items() if isinstance(table, dict)}
 
 
 def model_kinds(key: str) -> list[str]:
@@ -115,11 +158,18 @@ def _read(tables: tuple[str, ...]) -> dict[str, Callable[..., Any]]:
     load_libraries()
     found: dict[str, Callable[..., Any]] = {}
     for entry in reversed(tables):
-        module_name, _, attribute = entry.partition(":")
-        module = import_module(module_name)
-        table = getattr(module, attribute) if attribute else _callables(module, len(vars(module)))
+        table = _table(entry)
+        if isinstance(table, ModuleType):
+            table = _callables(table, len(vars(table)))
         found.update(table() if callable(table) else table)
     return found
+
+
+def _table(entry: str) -> Any:
+    """Return a module, a table in it, or the function there that returns one."""
+    module_name, _, attribute = entry.partition(":")
+    module = import_module(module_name)
+    return getattr(module, attribute) if attribute else module
 
 
 @functools.lru_cache(maxsize=32)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ladon.config.core import schema
+from ladon.config.core.build import lazy_target
 from ladon.config.core.config import Config
 from ladon.config.core.nodes import (
     ConfigList,
@@ -20,8 +21,9 @@ from ladon.config.core.nodes import (
 from ladon.config.core.paths import Found
 from ladon.config.core.schema import ListOf, OneOf, RegistryKey, Rule, Section
 from ladon.config.core.update_epoch import is_count
-from ladon.config.validate.registries import entries
+from ladon.config.validate.registries import enter, entries
 from ladon.config.validate.signatures import call_problems
+from ladon.errors import ConfigError
 
 Hook = Callable[["Validator", "ConfigNode"], None]
 
@@ -183,11 +185,33 @@ class Validator:
             self.add(node, f"must be the name of {article} {registry}, not {kind_of(node.value)}")
             return None
         known = entries(registry)
+        if "." in node.value:
+            return self._dotted(node, registry, known)
         if node.value not in known:
             hint = suggest(node.value, known)
             self.add(node, f'there is no {registry} "{node.value}"{hint}')
             return None
         return known[node.value]
+
+    def _dotted(
+        self, node: ConfigNode, registry: str, known: Mapping[str, Callable[..., Any]]
+    ) -> Callable[..., Any] | None:
+        """Import what a dotted key names and enter it in its registry."""
+        try:
+            target = self.config.own.resolve(node.value, node.mark)
+        except ConfigError as exc:
+            if node.value in known:  # registered under a name with a dot in it
+                return known[node.value]
+            reason = str(exc).removeprefix(f'cannot find "{node.value}": ')
+            self.add(node, f'there is no {registry} "{node.value}": {reason}')
+            return None
+        if not callable(target):
+            self.add(node, f"{node.value} is {kind_of(target)}, not a class or function")
+            return None
+        if not enter(registry, node.value, target):
+            self.add(node, f'there is no {registry} "{node.value}"{suggest(node.value, known)}')
+            return None
+        return target
 
     def bind(
         self,
@@ -279,3 +303,15 @@ class Validator:
         if node.value not in datasets.value:
             hint = suggest(node.value, datasets.value)
             self.add(node, f'there is no dataset "{node.value}" under datasets{hint}')
+
+
+def target_of(validator: Validator, lazy: LazyCall) -> tuple[str, Any]:
+    """Return the dotted name in an `!import_*` node, and what it stands for.
+
+    Raises:
+        ConfigError: there is no such thing.
+    """
+    names = ("key", "package", "class_name", "method_name")
+    resolve, node = validator.config.resolver.resolve, lazy.value
+    entry = {name: resolve(node.get(name), node.mark_of(name)) for name in names}
+    return lazy_target(lazy, entry, validator.config.own)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from ladon.config.core import schema
-from ladon.config.core.aliases import import_dependency
 from ladon.config.core.config import Config, is_positive_number
 from ladon.config.core.interpolate import EndlessError, references
 from ladon.config.core.nodes import (
@@ -79,7 +78,8 @@ def _check_dependencies(validator: Validator) -> None:
     children = validator.children(node) if isinstance(node.value, list) else [(0, node)]
     for _, child in children:
         try:
-            import_dependency(validator.config.resolver.resolve(child.value))
+            entry = validator.config.resolver.resolve(child.value)
+            validator.config.own.import_dependency(entry, child.mark)
         except ConfigError as exc:
             validator.add(child, str(exc))
 
