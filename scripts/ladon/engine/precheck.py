@@ -12,7 +12,8 @@ from ladon.config.validate.registries import entries, model_kind, model_kinds
 from ladon.engine.module_paths import optimizer_problems, path_problems, place
 from ladon.engine.plan import read_plan, teacher_problem
 from ladon.errors import LadonError
-from ladon.models.build import build_model, on_meta_device, without_paths
+from ladon.models.build import build_model, without_paths
+from ladon.models.meta_device import on_meta_device
 
 _LIBRARIES = ("torchvision.", "timm.", "sc2bench.", "ladon.")
 _CALLS = ("!import_call", "!import_call_method", "!call_method", "!setattr")

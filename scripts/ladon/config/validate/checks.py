@@ -12,6 +12,7 @@ from ladon.config.core.build import lazy_target
 from ladon.config.core.nodes import LazyCall, LocatedError, kind_of, suggest
 from ladon.config.core.schema import Section
 from ladon.config.validate.registries import entries, model_kinds
+from ladon.config.validate.reset_head import check_reset_head
 from ladon.config.validate.signatures import builder_problem, members, weights_problems
 from ladon.config.validate.validator import ConfigNode, Hook, Validator
 from ladon.errors import ConfigError
@@ -92,6 +93,7 @@ def check_models(validator: Validator, node: ConfigNode) -> None:
             is_three_headed = key is not None and key.value == "ladon"
             spec = schema.THREE_HEADED_MODEL if is_three_headed else schema.MODEL
             validator.section(model, spec)
+            check_reset_head(validator, model)
 
 
 def check_model(validator: Validator, node: ConfigNode, kind: str | None = None) -> None:
@@ -125,6 +127,7 @@ def check_model(validator: Validator, node: ConfigNode, kind: str | None = None)
     for name, spec in schema.MODEL_KWARGS.items():
         if name in children:
             validator.rule(children[name], spec)
+            check_reset_head(validator, children[name])
     fpn = children.get("backbone_fpn_kwargs")
     if fpn is not None and isinstance(fpn.value, dict):
         from sc2bench.models.detection.rcnn import create_faster_rcnn_fpn
