@@ -188,8 +188,8 @@ def _build_tested(run: Run) -> nn.Module:
         )
     if section.get("reset_head") and name != "dst_ckpt":
         raise CheckpointError(
-            f"{run.config.where(key)}: reset_head leaves the class layers of {key} untrained: "
-            "there is nothing to test; train it, and name its checkpoint in dst_ckpt"
+            f"{run.config.where(f'{key}.reset_head')}: {key}.reset_head leaves its class layers "
+            "untrained: there is nothing to test; train it, and name its checkpoint in dst_ckpt"
         )
     model, checkpoint = _build_from(run, section, key, name, is_start=False)
     if checkpoint is not None:

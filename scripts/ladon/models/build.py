@@ -19,7 +19,6 @@ from ladon.backbones import FAMILIES, family_of, member_of
 from ladon.errors import CheckpointError, ConfigError, LadonError, in_one_line
 from ladon.models.bodies import as_body, pyramid_arguments, segmentation_arguments
 from ladon.models.checkpoint import Checkpoint, load_into, read_checkpoint
-from ladon.models.class_layers import ClassLayers, find_class_layers, load_without, start_hint
 from ladon.models.ladon import ThreeHeadedLadon, assemble, segmentation_checkpoint
 from ladon.models.library import (
     from_library,
@@ -29,6 +28,7 @@ from ladon.models.library import (
 )
 from ladon.models.meta_device import on_meta_device
 from ladon.models.pretrained import naming_missing_files, refusing_other_classes
+from ladon.models.reset_head import ClassLayers, find_class_layers, load_without, start_hint
 
 
 def without_paths(value: Any) -> Any:

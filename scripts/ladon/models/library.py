@@ -23,15 +23,15 @@ from ladon.backbones import BOTTLENECK, member_of
 from ladon.backbones.splittable import builders
 from ladon.errors import CheckpointError, ConfigError
 from ladon.models.checkpoint import Checkpoint, check_finite, read_checkpoint
-from ladon.models.class_layers import (
+from ladon.models.meta_device import on_meta_device
+from ladon.models.pretrained import as_if_pretrained, with_local_file
+from ladon.models.reset_head import (
     ClassLayers,
     find_class_layers,
     load_without,
     of_other_classes,
     report,
 )
-from ladon.models.meta_device import on_meta_device
-from ladon.models.pretrained import as_if_pretrained, with_local_file
 
 _WEIGHT_KEYS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 _ORIGINAL, _STRICT = "org_model_ckpt_file_path_or_url", "org_ckpt_strict"

@@ -110,8 +110,8 @@ PUBLISHED_COLUMNS = ("model", "beta", "metric_value", "second_metric_value", "da
 
 # in the CSV file, of runs that tell them
 CLASS_COLUMNS = (
-    Column("num_classes", lambda r: r.classes and len(r.classes)),
-    Column("classes", lambda r: r.classes and ";".join(r.classes)),
+    Column("num_classes", lambda r: len(r.classes) if r.classes else None),
+    Column("classes", lambda r: ";".join(r.classes or ())),
 )
 
 
