@@ -308,6 +308,19 @@ def test_timms_weights_of_1000_classes_start_a_model_of_5(cache, monkeypatch, ca
     assert torch.equal(headless.conv1[0].weight, source["conv1.0.weight"])
 
 
+def test_a_backbone_is_told_the_number_of_classes_of_its_checkpoint(tmp_path):
+    """Its class layers are cut off: there is nothing to reset."""
+    path = tmp_path / "a.pt"
+    torch.save(build(splittable_section(classes=5)).state_dict(), path)
+    section = detector_section({**splittable_section(classes=10), "src_ckpt": str(path)})
+    with pytest.raises(
+        CheckpointError, match=r"model has 10: set models\.model\.kwargs\.backbone_"
+    ):
+        build(section, "detection")
+    section["kwargs"]["backbone_config"]["kwargs"]["num_classes"] = 5
+    build(section, "detection")
+
+
 def test_a_backbones_weights_need_no_number_of_classes(cache, monkeypatch):
     monkeypatch.setitem(FAMILIES["resnest"].weight_files, "resnest14d", "small.pth")
     torch.save(seeded(timm.create_model("resnest14d")), cache / "small.pth")

@@ -6,6 +6,7 @@ path is taken out of what they are given and read by `ladon.models.checkpoint`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,7 +77,8 @@ def build_model(
                 return with_library_weights(section, kind, where)
             model = from_library(section, kind, where, load_weights=load_weights)
             if load_weights:
-                load_original(model, section, where, lambda: class_layers(section, kind, where))
+                find = functools.partial(class_layers, section, kind, where)
+                load_original(model, section, where, find)
             return model
     except LadonError:
         raise
@@ -108,7 +110,12 @@ def class_layers(section: Mapping[str, Any], kind: str, where: str) -> ClassLaye
 
 
 def start_from(
-    model: nn.Module, checkpoint: Checkpoint, section: Mapping[str, Any], kind: str, where: str
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    section: Mapping[str, Any],
+    kind: str,
+    where: str,
+    **options: bool,
 ) -> None:
     """Load what a model starts from, less its class layers if its section has `reset_head`.
 
@@ -116,6 +123,7 @@ def start_from(
         model: just built; of no use any more where the checkpoint does not fit.
         checkpoint: the checkpoint.
         section, kind, where: as for `build_model`.
+        options: of `load_into`.
 
     Raises:
         CheckpointError: it does not fit.
@@ -125,9 +133,10 @@ def start_from(
         load_without(model, checkpoint, class_layers(section, kind, where), where)
         return
     try:
-        load_into(model, checkpoint)
+        load_into(model, checkpoint, **options)
     except CheckpointError as error:
-        found = start_hint(model, checkpoint, lambda: class_layers(section, kind, where), where)
+        find = functools.partial(class_layers, section, kind, where)
+        found = start_hint(model, checkpoint, find, where, **options)
         raise CheckpointError(f"{error}{found}") from error
 
 
@@ -140,7 +149,7 @@ def _backbone(section: Mapping[str, Any], where: str, load_weights: bool) -> nn.
     )
     if source is not None and load_weights:
         checkpoint = read_checkpoint(source, f"{where}.src_ckpt")
-        load_into(backbone, checkpoint, absent_modules_ok=True)
+        start_from(backbone, checkpoint, section, "classification", where, absent_modules_ok=True)
     return as_body(backbone, section["key"])
 
 

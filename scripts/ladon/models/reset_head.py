@@ -150,7 +150,11 @@ def report(
 
 
 def start_hint(
-    model: nn.Module, checkpoint: Checkpoint, find: Callable[[], ClassLayers], where: str
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    find: Callable[[], ClassLayers],
+    where: str,
+    **options: bool,
 ) -> str:
     """Return how to start a model from a checkpoint that fits but for its class layers, or ''.
 
@@ -159,11 +163,13 @@ def start_hint(
         checkpoint: it does not fit the model.
         find: finds the model's class layers.
         where: the model's section in the config.
+        options: of `load_into`.
     """
     source, own = wrapped_as(model, checkpoint.model), model.state_dict()
     try:
         layers = find()
-        load_into(model, dataclasses.replace(checkpoint, model=with_own(model, source, layers)))
+        kept = dataclasses.replace(checkpoint, model=with_own(model, source, layers))
+        load_into(model, kept, **options)
     except LadonError:
         return ""
     return of_other_classes(source, own, layers.sizes, lambda: layers, where)
@@ -192,10 +198,15 @@ def of_other_classes(
     if not all(map(layers.holds, odd)):
         return ""
     theirs = layers.num_classes(source)
+    if not where.endswith(".backbone_config"):
+        advice = f"write reset_head: true in {where} to start without them"
+    elif theirs is not None:  # they are cut off later
+        advice = f"set {where}.kwargs.num_classes to {theirs}"
+    else:
+        return ""
     return (
         f"; only its class layers differ ({layers}): it has {'no' if theirs is None else theirs} "
-        f"classes, the model has {layers.num_classes(own)}: write reset_head: true in {where} to "
-        "start without them"
+        f"classes, the model has {layers.num_classes(own)}: {advice}"
     )
 
 
