@@ -292,6 +292,49 @@ def test_the_shipped_resnet50_teaches_five_classes(cache):
         assert all(torch.equal(own[n], whole[n]) for n in shared)
 
 
+DETECTOR = "coco2017/ladon/faster_rcnn_splittable_resnet50-fp-beta0.32_fpn.yaml"
+THREE_HEADED = "ilsvrc2012/ladon-runtime/ladon-splittable_resnet50-fp-beta0.32.yaml"
+
+
+@pytest.mark.parametrize(
+    ("file", "assignments", "expected"),
+    [
+        (THREE_HEADED, ["models.model.reset_head=true"], "the three-headed model is not trained"),
+        (
+            THREE_HEADED,
+            ["models.model.detection.reset_head=true"],
+            "belongs into the section of the whole model, under models",
+        ),
+        (
+            DETECTOR,
+            ["models.model.kwargs.backbone_config.reset_head=true"],
+            "belongs into the section of the whole model, under models",
+        ),
+        (
+            DETECTOR,
+            ["models.model.reset_head=true"],
+            "models.model starts from no weights (src_ckpt, kwargs.start_ckpt_file_path), so that "
+            "its head is fresh anyway; leave it out, or name what the model starts from",
+        ),
+        (DETECTOR, ["models.model.reset_head=true", "models.model.src_ckpt=a.pt"], None),
+        (DETECTOR, ["models.model.reset_head=false"], None),
+        (
+            DETECTOR,
+            ["models.model.reset_head=true", "models.model.kwargs.start_ckpt_file_path=a.pt"],
+            None,
+        ),
+    ],
+)
+def test_where_it_can_do_nothing_it_is_refused(file, assignments, expected):
+    found = validate_config(load_config(f"configs/{file}", assignments=assignments))
+    if expected is None:
+        assert found == []
+        return
+    (problem,) = found
+    assert problem.key == assignments[0].partition("=")[0]
+    assert problem.message.startswith(expected)
+
+
 def test_timms_weights_of_1000_classes_start_a_model_of_5(cache, monkeypatch, caplog):
     """By itself timm leaves the classifier out without a word."""
     caplog.set_level(logging.INFO)
@@ -313,9 +356,8 @@ def test_a_backbone_is_told_the_number_of_classes_of_its_checkpoint(tmp_path):
     path = tmp_path / "a.pt"
     torch.save(build(splittable_section(classes=5)).state_dict(), path)
     section = detector_section({**splittable_section(classes=10), "src_ckpt": str(path)})
-    with pytest.raises(
-        CheckpointError, match=r"model has 10: set models\.model\.kwargs\.backbone_"
-    ):
+    expected = r"has 10: set models\.model\.kwargs\.backbone_config\.kwargs\.num_classes to 5$"
+    with pytest.raises(CheckpointError, match=expected):
         build(section, "detection")
     section["kwargs"]["backbone_config"]["kwargs"]["num_classes"] = 5
     build(section, "detection")

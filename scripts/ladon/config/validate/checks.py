@@ -93,12 +93,14 @@ def check_models(validator: Validator, node: ConfigNode) -> None:
             is_three_headed = key is not None and key.value == "ladon"
             spec = schema.THREE_HEADED_MODEL if is_three_headed else schema.MODEL
             validator.section(model, spec)
-            check_reset_head(validator, model)
+            if is_three_headed:
+                check_reset_head(validator, model)
 
 
 def check_model(validator: Validator, node: ConfigNode, kind: str | None = None) -> None:
     """Check a model's key and arguments, and the configs of its layers and backbone inside them."""
     key = validator.child(node, "key")
+    check_reset_head(validator, node)
     if "kwargs" not in node.value:
         validator.add(node, '"kwargs" is missing')
     if key is None or key.is_unresolved or validator.child(node, "repo_or_dir") is not None:
@@ -127,7 +129,6 @@ def check_model(validator: Validator, node: ConfigNode, kind: str | None = None)
     for name, spec in schema.MODEL_KWARGS.items():
         if name in children:
             validator.rule(children[name], spec)
-            check_reset_head(validator, children[name])
     fpn = children.get("backbone_fpn_kwargs")
     if fpn is not None and isinstance(fpn.value, dict):
         from sc2bench.models.detection.rcnn import create_faster_rcnn_fpn
