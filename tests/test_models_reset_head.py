@@ -5,65 +5,14 @@ from __future__ import annotations
 import logging
 
 import pytest
-import timm
 import torch
 import torchvision
+from resetting import BOXES, WHERE, build, check_reset, seeded
 from students import detector_section, splittable_section
 from torch import nn
-from torchvision.models import detection, segmentation
 
-from ladon.backbones import FAMILIES
-from ladon.config import load_config, validate_config
 from ladon.errors import CheckpointError, ConfigError
-from ladon.models import build_model, class_layers, read_checkpoint, start_from
-
-WHERE = "models.model"
-
-
-@pytest.fixture
-def cache(monkeypatch, tmp_path):
-    """An empty cache of torch's, and no network."""
-
-    def refuse(*_, **__):
-        raise AssertionError("nothing is fetched")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
-
-
-def seeded(model: nn.Module, seed: int = 7) -> dict[str, torch.Tensor]:
-    """Tensors of a model none of which is as it was drawn."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.rand(t.shape, generator=generator, dtype=t.dtype)
-        if t.is_floating_point()
-        else t
-        for name, t in model.state_dict().items()
-    }
-
-
-def build(section: dict, kind: str = "classification", seed: int = 3, **more) -> nn.Module:
-    torch.manual_seed(seed)
-    return build_model(section, kind, WHERE, **more)
-
-
-def check_reset(model: nn.Module, fresh: nn.Module, source: dict, layers: set[str]) -> None:
-    """The layers are as they were drawn, everything else is the source's to the bit."""
-    own, drawn = model.state_dict(), fresh.state_dict()
-    assert own.keys() == drawn.keys()
-    is_reset = {name: name.rpartition(".")[0] in layers for name in own}
-    assert {name.rpartition(".")[0] for name, found in is_reset.items() if found} == layers
-    for name, tensor in own.items():
-        if is_reset[name]:
-            assert torch.equal(tensor, drawn[name]), name
-            assert name not in source or not torch.equal(tensor, source[name]), name
-        elif name in source:
-            assert torch.equal(tensor, source[name]), name
-        else:  # a counter that FrozenBatchNorm2d lacks
-            assert name.endswith("num_batches_tracked"), name
+from ladon.models import class_layers, read_checkpoint, start_from
 
 
 @pytest.mark.parametrize(
@@ -152,9 +101,6 @@ def test_a_source_without_a_head_does_as_well(tmp_path, caplog):
     assert f"{tmp_path / 'a.pt'} has no classes, the model has 5" in caplog.text
 
 
-BOXES = {"roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"}
-
-
 @pytest.mark.parametrize("by", ["src_ckpt", "start_ckpt_file_path"])
 def test_a_detector_of_4_classes_starts_from_one_of_91(tmp_path, caplog, by):
     caplog.set_level(logging.INFO)
@@ -240,117 +186,6 @@ def test_a_student_starts_from_its_plain_network_of_other_classes(tmp_path, capl
     assert f"{path} has 8 classes, the model has 5" in caplog.text
 
 
-@pytest.mark.parametrize("way", [{"weights": "IMAGENET1K_V1"}, {"pretrained": True}])
-@pytest.mark.parametrize("is_student", [False, True])
-def test_torchvisions_weights_of_1000_classes_start_a_model_of_5(cache, caplog, way, is_student):
-    caplog.set_level(logging.INFO)
-    source = seeded(torchvision.models.resnet18())
-    torch.save(source, cache / "resnet18-f37072fd.pth")
-    section = (
-        splittable_section(classes=5)
-        if is_student
-        else {"key": "resnet18", "kwargs": {"num_classes": 5}}
-    )
-    fresh = build(section)
-    section["kwargs"] |= way
-    with pytest.raises(
-        ConfigError, match=r"expected value 1000 but got 5 .*write reset_head: true"
-    ):
-        build(section)
-    model = build({**section, "reset_head": True})
-    if is_student:
-        source |= {n: t for n, t in fresh.state_dict().items() if n.startswith("bottleneck_")}
-    check_reset(model, fresh, source, {"fc"})
-    assert "has 1000 classes, the model has 5" in caplog.text
-    assert torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"][0] == "tench"
-
-
-SHIPPED = "configs/ilsvrc2012/ladon/splittable_resnet50-fp-beta0.32_from_resnet50.yaml"
-OF_FIVE = [
-    f"models.{model}.{value}"
-    for model in ("teacher_model", "student_model")
-    for value in ("kwargs.num_classes=5", "reset_head=true")
-]
-ALPHA = "train.stage2.criterion.kwargs.sub_terms.kd.criterion.kwargs.alpha"
-
-
-def test_the_shipped_resnet50_teaches_five_classes(cache):
-    """The teacher's answers are noise then: the second stage may learn from the labels alone."""
-    (problem,) = validate_config(load_config(SHIPPED, assignments=OF_FIVE))
-    assert problem.key == ALPHA.replace("alpha", "teacher_module_path")
-    assert "reads the answers of a teacher whose class layers are untrained" in problem.message
-    config = load_config(SHIPPED, assignments=[*OF_FIVE, f"{ALPHA}=1.0"])
-    assert validate_config(config, "classification") == []
-    whole = seeded(torchvision.models.resnet50())
-    torch.save(whole, cache / "resnet50-11ad3fa6.pth")
-    for name in ("teacher_model", "student_model"):
-        model = build(config.build(config.section(f"models.{name}")))
-        own = model.state_dict()
-        assert own["fc.weight"].shape == (5, 2048)
-        shared = [n for n in own if n in whole and not n.startswith("fc.")]
-        assert len(shared) > 250
-        assert all(torch.equal(own[n], whole[n]) for n in shared)
-
-
-DETECTOR = "coco2017/ladon/faster_rcnn_splittable_resnet50-fp-beta0.32_fpn.yaml"
-THREE_HEADED = "ilsvrc2012/ladon-runtime/ladon-splittable_resnet50-fp-beta0.32.yaml"
-
-
-@pytest.mark.parametrize(
-    ("file", "assignments", "expected"),
-    [
-        (THREE_HEADED, ["models.model.reset_head=true"], "the three-headed model is not trained"),
-        (
-            THREE_HEADED,
-            ["models.model.detection.reset_head=true"],
-            "belongs into the section of the whole model, under models",
-        ),
-        (
-            DETECTOR,
-            ["models.model.kwargs.backbone_config.reset_head=true"],
-            "belongs into the section of the whole model, under models",
-        ),
-        (
-            DETECTOR,
-            ["models.model.reset_head=true"],
-            "models.model starts from no weights (src_ckpt, kwargs.start_ckpt_file_path), so that "
-            "its head is fresh anyway; leave it out, or name what the model starts from",
-        ),
-        (DETECTOR, ["models.model.reset_head=true", "models.model.src_ckpt=a.pt"], None),
-        (DETECTOR, ["models.model.reset_head=false"], None),
-        (
-            DETECTOR,
-            ["models.model.reset_head=true", "models.model.kwargs.start_ckpt_file_path=a.pt"],
-            None,
-        ),
-    ],
-)
-def test_where_it_can_do_nothing_it_is_refused(file, assignments, expected):
-    found = validate_config(load_config(f"configs/{file}", assignments=assignments))
-    if expected is None:
-        assert found == []
-        return
-    (problem,) = found
-    assert problem.key == assignments[0].partition("=")[0]
-    assert problem.message.startswith(expected)
-
-
-def test_timms_weights_of_1000_classes_start_a_model_of_5(cache, monkeypatch, caplog):
-    """By itself timm leaves the classifier out without a word."""
-    caplog.set_level(logging.INFO)
-    monkeypatch.setitem(FAMILIES["resnest"].weight_files, "resnest14d", "small.pth")
-    source = seeded(timm.create_model("resnest14d"))
-    torch.save(source, cache / "small.pth")
-    section = {"key": "resnest14d", "kwargs": {"num_classes": 5, "pretrained": True}}
-    with pytest.raises(ConfigError, match=r"num_classes is 5, .* weights have 1000; write reset_h"):
-        build(section)
-    fresh = build({"key": "resnest14d", "kwargs": {"num_classes": 5}})
-    check_reset(build({**section, "reset_head": True}), fresh, source, {"fc"})
-    assert "has 1000 classes, the model has 5" in caplog.text
-    headless = build({"key": "resnest14d", "kwargs": {"num_classes": 0, "pretrained": True}})
-    assert torch.equal(headless.conv1[0].weight, source["conv1.0.weight"])
-
-
 def test_a_backbone_is_told_the_number_of_classes_of_its_checkpoint(tmp_path):
     """Its class layers are cut off: there is nothing to reset."""
     path = tmp_path / "a.pt"
@@ -361,51 +196,6 @@ def test_a_backbone_is_told_the_number_of_classes_of_its_checkpoint(tmp_path):
         build(section, "detection")
     section["kwargs"]["backbone_config"]["kwargs"]["num_classes"] = 5
     build(section, "detection")
-
-
-def test_a_backbones_weights_need_no_number_of_classes(cache, monkeypatch):
-    monkeypatch.setitem(FAMILIES["resnest"].weight_files, "resnest14d", "small.pth")
-    torch.save(seeded(timm.create_model("resnest14d")), cache / "small.pth")
-    backbone = {"key": "resnest14d", "kwargs": {"num_classes": 5, "pretrained": True}}
-    with pytest.raises(
-        ConfigError, match=r"backbone_config: .*a backbone needs none: leave it out"
-    ):
-        build(detector_section(backbone), "detection")
-
-
-def test_torchvisions_detector_is_frozen_as_with_its_weights(cache):
-    key, file = (
-        "fasterrcnn_mobilenet_v3_large_320_fpn",
-        "fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth",
-    )
-    kwargs = {"weights_backbone": None}
-    with_weights = detection.FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1
-    source = seeded(getattr(detection, key)(weights=None, num_classes=91, **kwargs))
-    source = {n: t for n, t in source.items() if not n.endswith("num_batches_tracked")}
-    torch.save(source, cache / file)
-    section = {
-        "key": key,
-        "kwargs": {"num_classes": 4, "weights": with_weights},
-        "reset_head": True,
-    }
-    model = build(section, "detection")
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
-    own = model.state_dict()
-    assert own["roi_heads.box_predictor.bbox_pred.weight"].shape == (16, 1024)
-    assert all(
-        torch.equal(t, source[n]) for n, t in own.items() if n.rpartition(".")[0] not in BOXES
-    )
-
-
-def test_torchvisions_segmenter_keeps_its_auxiliary_head(cache):
-    source = seeded(segmentation.deeplabv3_resnet50(weights_backbone=None, aux_loss=True))
-    torch.save(source, cache / "deeplabv3_resnet50_coco-cd0a2569.pth")
-    kwargs = {"num_classes": 5, "weights": "COCO_WITH_VOC_LABELS_V1"}
-    section = {"key": "deeplabv3_resnet50", "kwargs": kwargs, "reset_head": True}
-    model = build(section, "segmentation")
-    kwargs = {"num_classes": 5, "aux_loss": True, "weights_backbone": None}
-    fresh = build({"key": "deeplabv3_resnet50", "kwargs": kwargs}, "segmentation")
-    check_reset(model, fresh, source, {"classifier.4", "aux_classifier.4"})
 
 
 @pytest.mark.parametrize(
