@@ -32,11 +32,11 @@ from ladon.config.validate.registries import entries
 from ladon.config.validate.signatures import builder_problem, call_problems
 from ladon.errors import CheckpointError, ConfigError
 from ladon.models import build_model, entropy_coding, update_bottleneck, write_checkpoint
-from ladon.models.build import on_meta_device
 from ladon.models.checkpoint import read_checkpoint
 from ladon.models.compiled import compiled
 from ladon.models.describe import description
 from ladon.models.inference import inference
+from ladon.models.meta_device import on_meta_device
 from ladon.models.precision import forward_only
 from ladon.report.runs import read_metrics
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision.datasets  # noqa: F401  before torchdistill, which looks for it
 from PIL import Image
+from tiny import FAMILIES
 from torch.utils.data import Dataset, Subset
 from torchdistill.datasets.wrapper import BaseDatasetWrapper
 
@@ -112,7 +113,8 @@ def test_more_classes_than_the_model_has(refused, own_data):
     message = refused("teacher")
     assert message == (
         f"{own_data / 'train'} has 11 classes ('0', '1', '2', '3', … (11 in all)), but the model "
-        "has 10; remove folders or set the model's num_classes"
+        "has 10; remove folders or set models.model.kwargs.num_classes in "
+        f"{FAMILIES / 'teacher' / 'resnet18.yaml'}:7 to 11"
     )
 
 

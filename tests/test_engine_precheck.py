@@ -12,7 +12,8 @@ from ladon.config import load_config
 from ladon.engine.hooked import HookedModel
 from ladon.engine.module_paths import PlacedSection, find_module
 from ladon.engine.precheck import Precheck
-from ladon.models.build import build_model, on_meta_device
+from ladon.models.build import build_model
+from ladon.models.meta_device import on_meta_device
 
 STAGE1 = "train.stage1"
 

@@ -112,7 +112,8 @@ def test_models_and_losses_are_built_alike(name):
     import ladon.engine.stage  # noqa: F401  (registers what losses name)
     from ladon.engine.plan import build_stage_section, read_plan
     from ladon.models.architecture_check import tensors
-    from ladon.models.build import build_model, on_meta_device
+    from ladon.models.build import build_model
+    from ladon.models.meta_device import on_meta_device
 
     kind = {"i": "classification", "c": "detection", "p": "segmentation"}[name[0]]
     found = []

@@ -31,8 +31,8 @@ from ladon.models import (
     write_checkpoint,
 )
 from ladon.models.architecture_check import differences, published_tensors
-from ladon.models.build import on_meta_device
 from ladon.models.checkpoint import Checkpoint, current_names
+from ladon.models.meta_device import on_meta_device
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = {

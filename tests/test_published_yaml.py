@@ -121,7 +121,8 @@ models:
 
 
 def test_published_pretrained_flags_build_without_noise():
-    from ladon.models.build import build_model, on_meta_device
+    from ladon.models.build import build_model
+    from ladon.models.meta_device import on_meta_device
 
     kwargs = {"pretrained": True, "pretrained_backbone": True, "num_classes": 21}
     section = {"key": "lraspp_mobilenet_v3_large", "kwargs": kwargs}

@@ -11,7 +11,7 @@ from ladon.commands import report as report_script
 from ladon.errors import UsageError
 from ladon.report.render import csv_text, latex_document, latex_escape, markdown_document
 from ladon.report.runs import collect_runs, read_metrics
-from ladon.report.tables import RESULT_COLUMNS, result_tables
+from ladon.report.tables import RESULT_COLUMNS, csv_columns, result_tables
 
 # Acc@1, Acc@5 and data size: the repository's results of Ladon with ResNet-50 (facts/results.csv);
 # the payload's bytes are made up
@@ -147,6 +147,19 @@ def test_other_tasks_baselines_and_several_datasets(tmp_path):
     assert "| coco2017/val | resnet50 | 0.32 | 67.89 | 91.80 |" in text
 
 
+def test_classes_are_named_below_the_table_of_runs_that_tell_them(tmp_path):
+    """A label without a name, as the background is, counts for none."""
+    names = ["", "cat", "dog", "emu", "fox", "gnu", "hen"]
+    write_run(tmp_path / "a", metrics(0.32, classes=names, dataset="mine/val"))
+    write_run(tmp_path / "b", metrics(10.24, classes=None))
+    runs = collect_runs([tmp_path])
+    (table,) = result_tables(runs)
+    assert table.caption == "mine/val: 6 classes: cat, dog, emu, fox, gnu, …"
+    rows = list(csv.DictReader(io.StringIO(csv_text(csv_columns(runs.results), runs.results))))
+    found = {(row["beta"], row["num_classes"], row["classes"]) for row in rows if row["beta"]}
+    assert found == {("0.32", "6", "cat;dog;emu;fox;gnu;hen"), ("10.24", "", "")}
+
+
 def test_a_run_given_twice_counts_once_but_its_repetition_counts(two_runs):
     write_run(Path("again/b"), metrics(0.32))
     runs = collect_runs(["logs", "logs/a", "logs/b/metrics.json", "again"])
@@ -181,6 +194,7 @@ def test_different_teacher_scores_are_all_kept(two_runs):
         ('{"format": 2}', "not a metrics file of format 1"),
         ('{"format": 1, "task": "x"}', "task: 'x' is none of image_classification"),
         (json.dumps({**metrics(0.32), "beta": "low"}), "wrong type"),
+        (json.dumps({**metrics(0.32), "classes": "cat"}), "wrong type"),
         (json.dumps({**metrics(0.32), "models": {"student": {}}}), "the key 'metrics' is missing"),
         (json.dumps({**metrics(0.32), "models": {}}), "no model"),
     ],

@@ -127,6 +127,7 @@ def write_results(
         "key_metric": run.task.decisive.key,
         "shown": run.task.view.as_plain(),
         "num_images": results["student"].num_images,
+        "classes": run.classes.names,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         **({"fused_with": list(run.fused_with)} if run.beta is not None else {}),
         **({} if startup_seconds is None else {"startup_s": round(startup_seconds, 3)}),

@@ -21,16 +21,18 @@ from ladon.models import (
     Checkpoint,
     build_model,
     check_writable,
+    class_layers,
     has_pretrained_weights,
     is_updated,
     load_into,
     read_checkpoint,
+    start_from,
     update_bottleneck,
     write_checkpoint,
 )
-from ladon.models.build import on_meta_device
 from ladon.models.describe import num_classes_of
 from ladon.models.ladon import ThreeHeadedLadon
+from ladon.models.meta_device import on_meta_device
 from ladon.modules import moved
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ def dry_run(run: Run) -> None:
         if run.wants_teacher:
             section = config.build(config.section(TEACHER))
             teacher = _build(run, section, TEACHER, load_weights=False)
+            _check_reset(run, section, TEACHER)
+    _check_reset(run, run.student_section, run.student_key)
     for plan in () if run.args.test_only else run.plan.stages:
         where, section = run.place(plan.key), build_stage_section(config, plan)
         with setting_up(where):
@@ -83,8 +87,14 @@ def build_teacher(run: Run) -> nn.Module:
             "src_ckpt; random weights are no teacher"
         )
     name = "src_ckpt" if source is not None else None
-    teacher, checkpoint = _build_from(run, section, TEACHER, name)
-    if checkpoint is not None:
+    teacher, checkpoint = _build_from(run, section, TEACHER, name, is_start=True)
+    if section.get("reset_head"):
+        logger.warning(
+            "%s: its class layers are untrained (reset_head): it teaches by its features; its own "
+            "scores mean nothing",
+            TEACHER,
+        )
+    elif checkpoint is not None:
         run.classes.teacher = checkpoint.classes
     return teacher.eval()
 
@@ -98,6 +108,7 @@ def build_student(run: Run) -> nn.Module:
     """
     student = _build_tested(run) if run.args.test_only else _build_trained(run)
     run.classes.number = _num_classes(run, student)
+    run.classes.number_from = run.place(f"{run.student_key}.kwargs.num_classes")
     return student
 
 
@@ -132,19 +143,35 @@ def _build(run: Run, section: Mapping[str, Any], key: str, *, load_weights: bool
     return build_model(section, run.task.model_kind, key, load_weights=load_weights)
 
 
+def _check_reset(run: Run, section: Mapping[str, Any], key: str) -> None:
+    """Refuse `reset_head` for a model without class layers."""
+    if section.get("reset_head"):
+        class_layers(section, run.task.model_kind, key)
+
+
 def _build_from(
-    run: Run, section: Mapping[str, Any], key: str, name: str | None
+    run: Run, section: Mapping[str, Any], key: str, name: str | None, *, is_start: bool
 ) -> tuple[nn.Module, Checkpoint | None]:
     """Build a model on the run's device, from the checkpoint under `name` if one is given.
 
     The checkpoint is read first: what is wrong with it shows before anything is built.
+
+    Args:
+        run: the run.
+        section: the model's section, built.
+        key: its place in the config.
+        name: the checkpoint's key in it, or None.
+        is_start: whether a training starts from the checkpoint, so that `reset_head` counts.
     """
     checkpoint = None
     if name is not None:
         checkpoint = read_checkpoint(section[name], run.place(f"{key}.{name}"))
     model = _build(run, section, key, load_weights=checkpoint is None)
     if checkpoint is not None:
-        load_into(model, checkpoint)
+        if is_start:
+            start_from(model, checkpoint, section, run.task.model_kind, key)
+        else:
+            load_into(model, checkpoint)
         logger.info("Loaded %s", checkpoint.path)
     return moved(model, run.world.device, torch.channels_last), checkpoint
 
@@ -159,7 +186,12 @@ def _build_tested(run: Run) -> nn.Module:
             f"{run.config.where(key)}: names neither dst_ckpt nor src_ckpt nor "
             "pretrained weights: there is nothing to test"
         )
-    model, checkpoint = _build_from(run, section, key, name)
+    if section.get("reset_head") and name != "dst_ckpt":
+        raise CheckpointError(
+            f"{run.config.where(f'{key}.reset_head')}: {key}.reset_head leaves its class layers "
+            "untrained: there is nothing to test; train it, and name its checkpoint in dst_ckpt"
+        )
+    model, checkpoint = _build_from(run, section, key, name, is_start=False)
     if checkpoint is not None:
         classes.take(checkpoint.classes, f"the checkpoint {checkpoint.path}")
     elif isinstance(model, ThreeHeadedLadon):
@@ -181,7 +213,8 @@ def _build_trained(run: Run) -> nn.Module:
     if not config.section("train"):
         raise ConfigError(f"{config.path}: has no train section; add -test_only to test")
     check_writable(best, run.place(f"{key}.dst_ckpt"))
-    return _build_from(run, section, key, "src_ckpt" if section.get("src_ckpt") else None)[0]
+    name = "src_ckpt" if section.get("src_ckpt") else None
+    return _build_from(run, section, key, name, is_start=True)[0]
 
 
 def _num_classes(run: Run, student: nn.Module) -> int | None:

@@ -84,13 +84,16 @@ def match_class_names(dataset: Any, names: Sequence[str], where: str) -> None:
             )
 
 
-def check_num_classes(dataset: Any, num_classes: int) -> None:
+def check_num_classes(
+    dataset: Any, num_classes: int, where: str = "the model's num_classes"
+) -> None:
     """See that a model has an output for each of a dataset's classes.
 
     Args:
         dataset: a folder of images, whose labels are 0 to K - 1, or COCO for a detector, whose
             labels are 1 to K - 1 (0 is background); anything else is left to its own checks.
         num_classes: K, the model's.
+        where: what says so: the config's key, with file and line.
 
     Raises:
         DataError: naming a class beyond them.
@@ -101,16 +104,17 @@ def check_num_classes(dataset: Any, num_classes: int) -> None:
         if count > num_classes:
             raise DataError(
                 f"{dataset.root} has {count} classes ({shortened(dataset.classes)}), but the "
-                f"model has {num_classes}; remove folders or set the model's num_classes"
+                f"model has {num_classes}; remove folders or set {where} to {count}"
             )
         return
     used = _used_categories(dataset)
     wrong = sorted(i for i in used or () if not 1 <= i < num_classes)
     if wrong:
+        needed = f" to {wrong[-1] + 1}" if wrong[-1] >= num_classes else ""
         raise DataError(
             f"{_source(dataset)}: annotations have category_id {wrong[0]} ({len(wrong)} such ids), "
             f"but a detector of num_classes {num_classes} has labels 1 to {num_classes - 1}; "
-            "number the categories so or set the model's num_classes"
+            f"number the categories so or set {where}{needed}"
         )
 
 

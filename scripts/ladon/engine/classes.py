@@ -36,6 +36,7 @@ class Classes:
         source: whose names they are, for messages.
         number: how many the model has, a detector's and segmenter's background included; None if
             unknown.
+        number_from: the config's key that says how many, with file and line.
         teacher: the names in the teacher's checkpoint, None if unknown.
     """
 
@@ -43,6 +44,7 @@ class Classes:
         self.names: list[str] | None = None
         self.source = ""
         self.number: int | None = None
+        self.number_from = "the model's num_classes"
         self.teacher: list[str] | None = None
 
     def take(self, names: Sequence[str] | None, source: str) -> None:
@@ -73,7 +75,7 @@ class Classes:
         if self.names is not None:
             match_class_names(dataset, self.names, self.source)
         if self.number is not None:
-            check_num_classes(dataset, self.number)
+            check_num_classes(dataset, self.number, self.number_from)
 
     def doubt(self, dataset: Any) -> None:
         """Warn where nothing tells whether a test set's labels are the model's."""

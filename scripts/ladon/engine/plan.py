@@ -11,7 +11,7 @@ from typing import Any
 from ladon.config import Config
 from ladon.engine.module_paths import PlacedSection, place
 from ladon.errors import ConfigError
-from ladon.models.build import has_pretrained_weights
+from ladon.models.library import has_pretrained_weights
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Checks of models built without weights: module paths, a teacher that knows nothing."""
+"""Checks of models built without weights: module paths, class layers, an ignorant teacher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ladon.config.validate.registries import entries, model_kind
 from ladon.engine.module_paths import optimizer_problems, path_problems, place
 from ladon.engine.plan import read_plan, teacher_problem
 from ladon.errors import LadonError
-from ladon.models.build import build_model, on_meta_device, without_paths
+from ladon.models.build import build_model, class_layers, without_paths
+from ladon.models.meta_device import on_meta_device
 
 _LIBRARIES = ("torchvision.", "timm.", "sc2bench.", "ladon.")
 _CALLS = ("!import_call", "!import_call_method", "!call_method", "!setattr")
@@ -32,7 +33,7 @@ class Precheck:
     def check(self, config: Config) -> list[str]:
         """Return the problems of a config that has none by itself, with file, line and key."""
         text = teacher_problem(config)
-        problems = [] if text is None else [text]
+        problems = ([] if text is None else [text]) + list(self._reset_problems(config))
         seen: set[tuple[str, str, str]] = set()
         for key, text in self._path_problems(config):
             # an anchored section of several stages is listed once
@@ -41,6 +42,17 @@ class Precheck:
                 seen.add(found)
                 problems.append(f"{place(config, key)}: {text}")
         return problems
+
+    def _reset_problems(self, config: Config) -> Iterator[str]:
+        """Yield what is wrong where a model without class layers is to start without them."""
+        for key in (f"models.{name}" for names in _PARTS.values() for name in names):
+            architecture = self._architecture(config, key)
+            if architecture is None or config.section(key).get("reset_head") is not True:
+                continue
+            try:
+                class_layers(architecture, model_kind(architecture["key"]), key)
+            except LadonError as error:
+                yield f"{config.where(f'{key}.reset_head')}: {error}"
 
     def _path_problems(self, config: Config) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong) for each module path that leads nowhere."""
@@ -66,14 +78,12 @@ class Precheck:
         key = next((f"models.{n}" for n in _PARTS[role] if config.section(f"models.{n}")), None)
         if key is None:
             return None
-        section = config.section(key)
-        architecture = {k: v for k, v in section.items() if k in ("key", "kwargs", "quantized")}
-        if not _is_known(architecture) or section.get("repo_or_dir") or _calls(architecture):
+        architecture = self._architecture(config, key)
+        if architecture is None:
             return None
-        architecture = without_paths(config.build(architecture))
         identity = repr(architecture)
         if identity not in self._models:
-            kind = model_kind(section["key"])
+            kind = model_kind(architecture["key"])
             try:
                 with on_meta_device():
                     model = build_model(architecture, kind, key, load_weights=False)
@@ -81,6 +91,14 @@ class Precheck:
                 model = None
             self._models[identity] = model
         return self._models[identity]
+
+    def _architecture(self, config: Config, key: str) -> dict[str, Any] | None:
+        """Return what a model's section says of its architecture; None if it is not built here."""
+        section = config.section(key)
+        found = {k: v for k, v in section.items() if k in ("key", "kwargs", "quantized")}
+        if not _is_known(found) or section.get("repo_or_dir") or _calls(found):
+            return None
+        return without_paths(config.build(found))
 
 
 def _plain(config: Config, key: str) -> dict[str, Any]:

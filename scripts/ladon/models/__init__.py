@@ -7,7 +7,7 @@ from ladon.bottlenecks import (
     update_bottleneck,
     use_own_noise,
 )
-from ladon.models.build import build_model, freeze_batch_norm, has_pretrained_weights
+from ladon.models.build import build_model, class_layers, freeze_batch_norm, start_from
 from ladon.models.checkpoint import (
     Checkpoint,
     check_writable,
@@ -15,11 +15,13 @@ from ladon.models.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from ladon.models.library import has_pretrained_weights
 
 __all__ = [
     "Checkpoint",
     "build_model",
     "check_writable",
+    "class_layers",
     "entropy_coding",
     "find_bottleneck",
     "freeze_batch_norm",
@@ -27,6 +29,7 @@ __all__ = [
     "is_updated",
     "load_into",
     "read_checkpoint",
+    "start_from",
     "update_bottleneck",
     "use_own_noise",
     "write_checkpoint",

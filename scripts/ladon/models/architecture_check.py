@@ -15,8 +15,9 @@ from ladon.config import Config
 from ladon.config.validate.registries import model_kind
 from ladon.errors import LadonError
 from ladon.launch import PACKAGE
-from ladon.models.build import build_model, on_meta_device, without_paths
+from ladon.models.build import build_model, without_paths
 from ladon.models.ladon import HEADS, ThreeHeadedLadon
+from ladon.models.meta_device import on_meta_device
 
 # one line per tensor: name, shape, dtype; read from the paper's models under today's libraries
 FACTS = PACKAGE / "published"

@@ -6,80 +6,30 @@ path is taken out of what they are given and read by `ladon.models.checkpoint`.
 
 from __future__ import annotations
 
-import inspect
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import functools
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from sc2bench.models import backbone as backbone_module
 from sc2bench.models.backbone import FeatureExtractionBackbone
 from sc2bench.models.detection.rcnn import BaseRCNN, create_faster_rcnn_fpn
-from sc2bench.models.detection.registry import load_detection_model
-from sc2bench.models.layer import LAYER_CLASS_DICT, LAYER_FUNC_DICT
-from sc2bench.models.registry import load_classification_model
 from sc2bench.models.segmentation.deeplabv3 import create_deeplabv3
-from sc2bench.models.segmentation.registry import load_segmentation_model
 from torch import nn
-from torch.overrides import TorchFunctionMode
-from torchvision import models
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from ladon.backbones import BOTTLENECK, FAMILIES, family_of, member_of
-from ladon.backbones.channels import with_target_channels
-from ladon.backbones.splittable import builders
+from ladon.backbones import FAMILIES, family_of, member_of
 from ladon.errors import CheckpointError, ConfigError, LadonError, in_one_line
 from ladon.models.bodies import as_body, pyramid_arguments, segmentation_arguments
-from ladon.models.checkpoint import check_finite, load_into, read_checkpoint
+from ladon.models.checkpoint import Checkpoint, load_into, read_checkpoint
 from ladon.models.ladon import ThreeHeadedLadon, assemble, segmentation_checkpoint
-from ladon.models.pretrained import naming_missing_files, with_local_file
-
-logger = logging.getLogger(__name__)
-
-_WEIGHT_KEYS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
-_DRAWS = {"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_"}
-_ORIGINAL = "org_model_ckpt_file_path_or_url"
-_LIBRARY_LOADERS = {
-    "classification": lambda config, device: load_classification_model(config, device, False),
-    "detection": load_detection_model,
-    "segmentation": load_segmentation_model,
-}
-
-
-@contextmanager
-def on_meta_device() -> Iterator[None]:
-    """Let `build_model` build architectures without memory or initialisation, in no time.
-
-    The bottleneck is built on the CPU and moved: CompressAI mixes devices in its constructors.
-    First weights are not drawn: on the meta device that took two thirds of the time.
-    """
-    original = backbone_module.get_layer
-
-    def get_layer(*args: Any, **kwargs: Any) -> nn.Module:
-        with torch.device("cpu"):
-            layer = original(*args, **kwargs)
-        return layer.to("meta")
-
-    backbone_module.get_layer = get_layer
-    try:
-        with torch.device("meta"), _NoDraws():
-            yield
-    finally:
-        backbone_module.get_layer = original
-
-
-class _NoDraws(TorchFunctionMode):
-    """Leaves out what fills a tensor that has no memory with random numbers."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        tensor = args[0] if args else (kwargs or {}).get("tensor")
-        if getattr(func, "__name__", "") in _DRAWS and getattr(tensor, "is_meta", False):
-            return tensor
-        return func(*args, **(kwargs or {}))
+from ladon.models.library import (
+    from_library,
+    is_from_library,
+    load_original,
+    with_library_weights,
+)
+from ladon.models.meta_device import on_meta_device
+from ladon.models.pretrained import naming_missing_files, refusing_other_classes
+from ladon.models.reset_head import ClassLayers, find_class_layers, load_without, start_hint
 
 
 def without_paths(value: Any) -> Any:
@@ -92,12 +42,6 @@ def without_paths(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(map(without_paths, value))
     return value
-
-
-def has_pretrained_weights(section: Mapping[str, Any]) -> bool:
-    """Whether a model section asks for weights that come with the library."""
-    kwargs = section.get("kwargs") or {}
-    return any(kwargs.get(key) for key in (*_WEIGHT_KEYS, _ORIGINAL))
 
 
 def build_model(
@@ -125,94 +69,75 @@ def build_model(
     }
     builder = builders.get(section["key"])
     try:
-        with naming_missing_files(section["key"], member_of(section), where):
+        missing = naming_missing_files(section["key"], member_of(section), where)
+        with missing, refusing_other_classes():
             if builder is not None:
                 return builder(section, where, load_weights)
-            return _from_library(section, kind, where, load_weights)
+            if load_weights and section.get("reset_head") and is_from_library(section):
+                return with_library_weights(section, kind, where)
+            model = from_library(section, kind, where, load_weights=load_weights)
+            if load_weights:
+                find = functools.partial(class_layers, section, kind, where)
+                load_original(model, section, where, find)
+            return model
     except LadonError:
         raise
     except Exception as error:  # whatever a library makes of arguments that it cannot use
         reason = in_one_line(error)
+        if load_weights and is_from_library(section) and "num_classes" in reason:
+            is_backbone = where.endswith(".backbone_config")
+            advice = f"write reset_head: true in {where} to start without their class layers"
+            reason += f"; {'a backbone needs none: leave it out' if is_backbone else advice}"
         raise ConfigError(f"{where}: cannot build {section['key']}: {reason}") from error
 
 
-def _from_library(
-    section: Mapping[str, Any], kind: str, where: str, load_weights: bool
-) -> nn.Module:
-    kwargs = with_target_channels(section, _bottleneck(section))
-    original = kwargs.pop(_ORIGINAL, None)
-    strict = kwargs.pop("org_ckpt_strict", True)
-    if original or not load_weights:
-        kwargs = _without_weights(kwargs)
-    kwargs = with_local_file(member_of(section), kwargs)
-    config = {k: v for k, v in section.items() if k not in ("src_ckpt", "dst_ckpt")}
-    if (
-        not load_weights
-        and _has_backbone_weights(config["key"])
-        and "pretrained_backbone" not in kwargs
-    ):
-        kwargs["weights_backbone"] = None  # torchvision's default would fetch ImageNet's
-    with warnings.catch_warnings():
-        # published files say `pretrained`, which torchvision still takes
-        old = "The parameter 'pretrained|Arguments other than a weight enum"
-        warnings.filterwarnings("ignore", message=old, category=UserWarning)
-        own = builders().get(config["key"])
-        config |= {"kwargs": kwargs}
-        model = (
-            _LIBRARY_LOADERS[kind](config, torch.get_default_device())
-            if own is None
-            else own(**kwargs)
-        )
-    if model is None:
-        raise ConfigError(f"{where}: no model called {section['key']}")
-    if original and load_weights:
-        checkpoint = read_checkpoint(original, f"{where}.kwargs.{_ORIGINAL}")
-        _load_original(model, checkpoint, strict)
-    return model
+def class_layers(section: Mapping[str, Any], kind: str, where: str) -> ClassLayers:
+    """Return the layers of a section's model whose outputs count its classes.
+
+    Args:
+        section, kind, where: as for `build_model`.
+
+    Raises:
+        ConfigError: the model has none.
+    """
+
+    def build(num_classes: int) -> nn.Module:
+        kwargs = {**(section.get("kwargs") or {}), "num_classes": num_classes}
+        with on_meta_device():
+            return build_model({**section, "kwargs": kwargs}, kind, where, load_weights=False)
+
+    return find_class_layers(build, f"{where}.reset_head: {section['key']}")
 
 
-def _bottleneck(section: Mapping[str, Any]) -> Callable[..., Any] | None:
-    """Return what makes a splittable model's bottleneck, None if it has none."""
-    config = (section.get("kwargs") or {}).get("bottleneck_config") or {}
-    return {**LAYER_FUNC_DICT, **LAYER_CLASS_DICT}.get(config.get("key"))
+def start_from(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    section: Mapping[str, Any],
+    kind: str,
+    where: str,
+    **options: bool,
+) -> None:
+    """Load what a model starts from, less its class layers if its section has `reset_head`.
 
+    Args:
+        model: just built; of no use any more where the checkpoint does not fit.
+        checkpoint: the checkpoint.
+        section, kind, where: as for `build_model`.
+        options: of `load_into`.
 
-def _has_backbone_weights(key: str) -> bool:
-    modules = (models.detection, models.segmentation)
-    builders = [vars(m)[key] for m in modules if callable(vars(m).get(key))]
-    return bool(builders) and "weights_backbone" in inspect.signature(builders[0]).parameters
-
-
-def _load_original(model: nn.Module, checkpoint: Any, strict: bool) -> None:
-    """Load a plain network's weights into the stages that a splittable model took from it."""
-    own = model.state_dict()
-    names = getattr(model, "plain_names", None) or {name: name for name in own}
-    taken = {n: checkpoint.model[p] for n, p in names.items() if p in checkpoint.model}
-    missing = [n for n in own if n not in taken and not n.startswith(f"{BOTTLENECK}.")]
-    if strict and missing:
-        raise CheckpointError(
-            f"{checkpoint.path}: made for another model: lacks {len(missing)} tensors "
-            f"({', '.join(missing[:3])}, …)"
-        )
-    odd = [n for n, t in taken.items() if t.shape != own[n].shape]
-    if odd:
-        raise CheckpointError(
-            f"{checkpoint.path}: made for another model: {odd[0]} "
-            f"{tuple(taken[odd[0]].shape)} instead of {tuple(own[odd[0]].shape)}"
-        )
-    check_finite(taken, checkpoint.path, own)
-    nn.Module.load_state_dict(model, taken, strict=False)
-
-
-def _without_weights(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that build the same architecture with random weights."""
-    kept = {k: v for k, v in kwargs.items() if k not in _WEIGHT_KEYS}
-    if "weights" in kwargs and not any("pretrained" in k for k in kwargs):
-        kept["weights"] = None
-    if "pretrained" in kwargs:
-        kept["pretrained"] = False
-        kept |= {"pretrained_backbone": False} if "pretrained_backbone" in kwargs else {}
-    return kept
+    Raises:
+        CheckpointError: it does not fit.
+        ConfigError: the model has no class layer that could be left out.
+    """
+    if section.get("reset_head"):
+        load_without(model, checkpoint, class_layers(section, kind, where), where)
+        return
+    try:
+        load_into(model, checkpoint, **options)
+    except CheckpointError as error:
+        find = functools.partial(class_layers, section, kind, where)
+        found = start_hint(model, checkpoint, find, where, **options)
+        raise CheckpointError(f"{error}{found}") from error
 
 
 def _backbone(section: Mapping[str, Any], where: str, load_weights: bool) -> nn.Module:
@@ -224,13 +149,16 @@ def _backbone(section: Mapping[str, Any], where: str, load_weights: bool) -> nn.
     )
     if source is not None and load_weights:
         checkpoint = read_checkpoint(source, f"{where}.src_ckpt")
-        load_into(backbone, checkpoint, absent_modules_ok=True)
+        start_from(backbone, checkpoint, section, "classification", where, absent_modules_ok=True)
     return as_body(backbone, section["key"])
 
 
-def _start_from(model: nn.Module, path: str | None, where: str, load_weights: bool) -> nn.Module:
-    if path is not None and load_weights:
-        load_into(model, read_checkpoint(path, f"{where}.kwargs.start_ckpt_file_path"))
+def _from_checkpoint(
+    model: nn.Module, path: str | None, section: Mapping[str, Any], kind: str, where: str
+) -> nn.Module:
+    if path is not None:
+        checkpoint = read_checkpoint(path, f"{where}.kwargs.start_ckpt_file_path")
+        start_from(model, checkpoint, section, kind, where)
     return model
 
 
@@ -260,7 +188,7 @@ def _faster_rcnn(section: Mapping[str, Any], where: str, load_weights: bool) -> 
         backbone, backbone_section, fpn_kwargs, f"{where}.kwargs.backbone_fpn_kwargs"
     )
     model = BaseRCNN(create_faster_rcnn_fpn(backbone, **fpn_kwargs, **kwargs), analysis_config)
-    return _start_from(model, start, where, load_weights)
+    return _from_checkpoint(model, start if load_weights else None, section, "detection", where)
 
 
 def _deeplabv3(section: Mapping[str, Any], where: str, load_weights: bool) -> nn.Module:
@@ -271,10 +199,10 @@ def _deeplabv3(section: Mapping[str, Any], where: str, load_weights: bool) -> nn
             f"{where}.kwargs.pretrained: only the backbone's src_ckpt or start_ckpt_file_path "
             "can give deeplabv3_model its weights"
         )
-    section = kwargs["backbone_config"]
-    backbone = _backbone(section, where, load_weights)
+    backbone_section = kwargs["backbone_config"]
+    backbone = _backbone(backbone_section, where, load_weights)
     returned, num_input_channels, num_aux_channels = segmentation_arguments(
-        backbone, section, kwargs, f"{where}.kwargs"
+        backbone, backbone_section, kwargs, f"{where}.kwargs"
     )
     analysis = kwargs.get("analysis_config") or {}
     body = FeatureExtractionBackbone(
@@ -291,7 +219,8 @@ def _deeplabv3(section: Mapping[str, Any], where: str, load_weights: bool) -> nn
         num_aux_channels=num_aux_channels,
         num_classes=kwargs.get("num_classes", 21),
     )
-    return _start_from(model, kwargs.get("start_ckpt_file_path"), where, load_weights)
+    start = kwargs.get("start_ckpt_file_path") if load_weights else None
+    return _from_checkpoint(model, start, section, "segmentation", where)
 
 
 def _three_headed(section: Mapping[str, Any], where: str, load_weights: bool) -> nn.Module:
@@ -311,7 +240,9 @@ def _three_headed(section: Mapping[str, Any], where: str, load_weights: bool) ->
             (section["segmentation"].get("kwargs") or {}).get("start_ckpt_file_path")
         ),
     }
-    built = {"classification": _from_library(classifier, "classification", where, False)}
+    built = {
+        "classification": from_library(classifier, "classification", where, load_weights=False)
+    }
     skipped = [n for n in family.head if getattr(built["classification"], n, None) is None]
     if skipped:
         raise ConfigError(

@@ -73,10 +73,9 @@ class Description:
         ]
 
     def _some_names(self) -> str:
-        if not self.classes:
-            return ""
-        more = ", …" if len(self.classes) > _LISTED else ""
-        return f" ({', '.join(self.classes[:_LISTED])}{more})"
+        names = [name for name in self.classes or () if name]  # not all labels have one
+        more = ", …" if len(names) > _LISTED else ""
+        return f" ({', '.join(names[:_LISTED])}{more})" if names else ""
 
 
 def describe(path: str, key: str | None = None) -> Description:

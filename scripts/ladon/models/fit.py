@@ -45,7 +45,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, *, absent_modules_ok: bo
             finite, or no tables that can be coded with. The model is then as it was.
     """
     path = checkpoint.path
-    state = _wrapped_as(model, checkpoint.model)
+    state = wrapped_as(model, checkpoint.model)
     if absent_modules_ok:
         children = {name for name, _ in model.named_children()}
         kept = ((n, t) for n, t in state.items() if n.split(".", 1)[0] in children)
@@ -108,7 +108,7 @@ def first_bad(state: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = No
     return None
 
 
-def _wrapped_as(model: nn.Module, state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+def wrapped_as(model: nn.Module, state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
     """Return the state with the prefix that all of the model's own names have, if it lacks it."""
     own = list(model.state_dict())
     for prefix in PREFIXES:

@@ -7,8 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import timm.models._builder as timm_builder
 import torch
+from torch import nn
+from torchvision.models import WeightsEnum
 
 from ladon.backbones import FAMILIES
 from ladon.errors import CheckpointError
@@ -34,6 +38,57 @@ def with_local_file(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     if kwargs.get("pretrained") and file is not None and file.is_file():
         return {**kwargs, "pretrained_cfg_overlay": {"file": str(file)}}
     return dict(kwargs)
+
+
+@contextmanager
+def refusing_other_classes() -> Iterator[None]:
+    """Let timm refuse pretrained weights of another number of classes, as torchvision does.
+
+    By itself it leaves out their classifier without a word. A model without one (`num_classes: 0`,
+    `features_only`) takes any weights.
+
+    Raises:
+        ValueError: the model has another number of classes.
+    """
+    original = timm_builder.load_pretrained
+
+    def load(model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        wanted = kwargs.get("num_classes", 0)
+        found = (kwargs.get("pretrained_cfg") or {}).get("num_classes", wanted)
+        if wanted not in (0, found):
+            raise ValueError(f"num_classes is {wanted}, but the pretrained weights have {found}")
+        original(model, *args, **kwargs)
+
+    with patch.object(timm_builder, "load_pretrained", load):
+        yield
+
+
+@contextmanager
+def as_if_pretrained(num_classes: int | None) -> Iterator[None]:
+    """Let models that ask for pretrained weights be built as with them, but keep their first ones.
+
+    With weights, torchvision's builders make other choices (frozen BatchNorm, an auxiliary head),
+    and take no other number of classes than that of the weights.
+
+    Args:
+        num_classes: of the model; None for that of the weights.
+    """
+    load = nn.Module.load_state_dict
+
+    def load_unless_empty(model: nn.Module, state: Any, *args: Any, **kwargs: Any) -> Any:
+        return load(model, state, *args, **kwargs) if state else None
+
+    def meta(weights: WeightsEnum) -> dict[str, Any]:
+        own = weights.value.meta
+        return own if num_classes is None else {**own, "categories": [""] * num_classes}
+
+    with (
+        patch.object(WeightsEnum, "get_state_dict", lambda *_, **__: {}),
+        patch.object(WeightsEnum, "meta", property(meta)),
+        patch.object(nn.Module, "load_state_dict", load_unless_empty),
+        patch.object(timm_builder, "load_pretrained", lambda *_, **__: None),
+    ):
+        yield
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from ladon.errors import cannot_write
 from ladon.report.plots import rate_accuracy_figure, save_figure
 from ladon.report.render import Table, csv_text, latex_document, markdown_document
 from ladon.report.results import RunCollection
-from ladon.report.tables import RESULT_COLUMNS, result_tables
+from ladon.report.tables import csv_columns, result_tables
 
 PLOT_NAME = "rate_accuracy"
 
@@ -36,7 +36,7 @@ def write_report(
     ordered = [result for results in runs.by_task().values() for result in results]
     unfinished = ", ".join(f"`{path}`" for path in runs.unfinished)
     return write_files(
-        {out / f"{name}.csv": csv_text(RESULT_COLUMNS, ordered)},
+        {out / f"{name}.csv": csv_text(csv_columns(ordered), ordered)},
         result_tables(runs),
         out / name,
         rate_accuracy_figure(runs),

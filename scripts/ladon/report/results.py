@@ -58,6 +58,7 @@ class RunResult:
         payload_bytes: the entropy coder's own bytes per image; None if nothing is sent.
         num_images: how many images were scored.
         images_per_s: throughput of the evaluation.
+        classes: names of the classes that it tells apart; None if the run does not tell.
         note: why the result is missing.
         logged: True if its numbers were read from a log, which rounds the metrics.
         shown_as: the model in a word or two, if not to be derived from the rest.
@@ -78,6 +79,7 @@ class RunResult:
     payload_bytes: Spread | None
     num_images: int | None
     images_per_s: float | None
+    classes: tuple[str, ...] | None = None
     note: str = ""
     logged: bool = False
     shown_as: str | None = None

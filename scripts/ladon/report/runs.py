@@ -116,7 +116,17 @@ def _result(path: Path, data: dict[str, Any], role: str, model: dict[str, Any]) 
         payload_bytes=_spread(model.get("payload_bytes")),
         num_images=None if num_images is None else int(num_images),
         images_per_s=None if speed is None else float(speed),
+        classes=_classes(data.get("classes")),
     )
+
+
+def _classes(names: list[str] | None) -> tuple[str, ...] | None:
+    """Return the names of those labels that have one."""
+    if names is None:
+        return None
+    if not isinstance(names, list):
+        raise TypeError("classes are no list of names")
+    return tuple(str(name) for name in names if name)
 
 
 def _spread(data: dict[str, Any] | None) -> Spread | None:

@@ -20,6 +20,7 @@ from ladon.report.results import RunCollection, RunResult, Spread, datasets, in_
 from ladon.tasks import Score, TaskView
 
 WIDTH_WITHOUT_TERMINAL = 240
+_NAMED = 5  # classes below a table
 KB_DIGITS = 3  # a byte, just about
 
 
@@ -107,6 +108,18 @@ RESULT_COLUMNS = (
 PUBLISHED_COLUMNS = ("model", "beta", "metric_value", "second_metric_value", "data_size_kb_mean")
 
 
+# in the CSV file, of runs that tell them
+CLASS_COLUMNS = (
+    Column("num_classes", lambda r: len(r.classes) if r.classes else None),
+    Column("classes", lambda r: ";".join(r.classes or ())),
+)
+
+
+def csv_columns(results: Sequence[RunResult]) -> tuple[Column, ...]:
+    """Return the columns of a report's CSV file."""
+    return RESULT_COLUMNS + (CLASS_COLUMNS if any(r.classes for r in results) else ())
+
+
 def title(results: Sequence[RunResult]) -> str:
     """Headline of the results of one task."""
     return f"{results[0].view.title}: {', '.join(datasets(results))}"
@@ -126,7 +139,8 @@ def result_table(results: Sequence[RunResult], names: Sequence[str] = ()) -> Tab
         for column in RESULT_COLUMNS
         if column.header and (column.name in names if names else column.name not in hidden)
     ]
-    return Table(title(results), results[0].view, columns, list(results), _missing_caption(results))
+    caption = "\n".join(filter(None, (_missing_caption(results), _class_caption(results))))
+    return Table(title(results), results[0].view, columns, list(results), caption)
 
 
 def _missing_caption(results: Sequence[RunResult]) -> str:
@@ -138,6 +152,19 @@ def _missing_caption(results: Sequence[RunResult]) -> str:
             name = f"{result.label}, β {_beta_text(result)}"
             reasons.setdefault(reason, []).append(f"{name} ({detail})" if detail else name)
     return " – ".join(f"missing, {reason}: {'; '.join(n)}" for reason, n in reasons.items())
+
+
+def _class_caption(results: Sequence[RunResult]) -> str:
+    """Name the classes of each dataset whose runs tell them, shortened; '' if none does."""
+    found = dict.fromkeys((r.dataset, r.classes) for r in results if r.classes)
+    return "\n".join(
+        f"{dataset}: {len(classes)} classes: {_shortened(classes)}" for dataset, classes in found
+    )
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = ", …" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def result_tables(runs: RunCollection, names: Sequence[str] = ()) -> list[Table]:

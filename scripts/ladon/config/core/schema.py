@@ -1,7 +1,8 @@
 """Which keys a config may have, where, and of what kind: one table, read by `validate`.
 
 The schema is the one published for sc2bench >= 0.1 and torchdistill >= 1.0, with `_base_`, `name`,
-`beta`, `data_root` and `freeze_batch_norm` added. Keys that begin with '_' may stand anywhere.
+`beta`, `data_root`, `freeze_batch_norm` and `reset_head` added. Keys that begin with '_' may stand
+anywhere.
 """
 
 from __future__ import annotations
@@ -213,6 +214,7 @@ _MODEL_KEYS: dict[str, Rule] = {
     "kwargs": ANY,
     "src_ckpt": TEXT,
     "dst_ckpt": TEXT,
+    "reset_head": FLAG,
     "experiment": ANY,
     "quantized": FLAG,
     "sync_bn": FLAG,

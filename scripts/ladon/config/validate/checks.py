@@ -14,6 +14,7 @@ from ladon.config.core.schema import Section
 from ladon.config.validate.channels import check_channels
 from ladon.config.validate.losses import check_loss_term
 from ladon.config.validate.registries import entries, model_kinds
+from ladon.config.validate.reset_head import check_reset_head
 from ladon.config.validate.signatures import builder_problem, members, weights_problems
 from ladon.config.validate.validator import ConfigNode, Hook, Validator, target_of
 from ladon.errors import ConfigError
@@ -96,11 +97,14 @@ def check_models(validator: Validator, node: ConfigNode) -> None:
             is_three_headed = key is not None and key.value == "ladon"
             spec = schema.THREE_HEADED_MODEL if is_three_headed else schema.MODEL
             validator.section(model, spec)
+            if is_three_headed:
+                check_reset_head(validator, model)
 
 
 def check_model(validator: Validator, node: ConfigNode, kind: str | None = None) -> None:
     """Check a model's key and arguments, and the configs of its layers and backbone inside them."""
     key = validator.child(node, "key")
+    check_reset_head(validator, node)
     if "kwargs" not in node.value:
         validator.add(node, '"kwargs" is missing')
     if key is None or key.is_unresolved or validator.child(node, "repo_or_dir") is not None:

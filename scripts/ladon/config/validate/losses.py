@@ -10,6 +10,7 @@ from typing import Any
 
 from ladon.config.core.nodes import LazyCall, suggest
 from ladon.config.validate.registries import entries
+from ladon.config.validate.reset_head import check_answer_read
 from ladon.config.validate.validator import ConfigNode, Validator, target_of
 from ladon.errors import ConfigError
 
@@ -50,6 +51,8 @@ def check_losses(validator: Validator, stage: ConfigNode) -> None:
     for _, term in validator.children(terms) if terms is not None else ():
         for read in _reads(validator, term):
             _check(validator, stage, read, student if read.model == "student" else "teacher")
+            if read.model == "teacher" and read.io != "input":
+                check_answer_read(validator, term, read.node, read.path)
 
 
 def check_loss_term(validator: Validator, term: ConfigNode) -> None:
