@@ -111,11 +111,11 @@ class Sweep:
     def _shares_predictions(self) -> bool:
         """Whether all β would write what they find into one file."""
         given = [
-            value if flag == "--predictions" else flag
-            for flag, value in zip(self.passed_on, (*self.passed_on[1:], ""), strict=True)
-            if flag.startswith("--predictions")
+            argument
+            for before, argument in zip(("", *self.passed_on), self.passed_on, strict=False)
+            if before == "--predictions" or argument.startswith("--predictions=")
         ]
-        return any(PLACEHOLDER not in text for text in given)
+        return any(PLACEHOLDER not in argument for argument in given)
 
     def _problems_of_one_config(self) -> list[str]:
         """Why one file does not do for all β."""
