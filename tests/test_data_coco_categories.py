@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 
 import pytest
 import torch
@@ -66,6 +67,8 @@ def test_other_ids_are_numbered_in_the_files_order(tmp_path, ids):
     assert held(dataset, 4) == [1, 2, 3]
     assert class_names(dataset) == [BACKGROUND, "cat", "ant", "bee"]
     assert dataset.categories.ids == dict(zip((1, 2, 3), ids, strict=True))
+    in_a_worker = pickle.loads(pickle.dumps(dataset))
+    assert in_a_worker[0][1]["labels"].tolist() == [1, 2, 3]
     # as a validation set of the same kind: by its names, whatever their order and number
     for names in (["cat", "ant", "bee"], ["bee", "elk", "cat", "ant"]):
         expected = [names.index(name) + 1 for name in ("cat", "ant", "bee")]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from pictures import noise
 from PIL import Image
+from tiny import FAMILIES
 from torchvision import transforms as tv
 
 from ladon.data.class_names import class_names
@@ -14,8 +17,45 @@ from ladon.data.masks import MaskFolder
 from ladon.data.samples import sample_path
 from ladon.data.transforms import CustomCompose, CustomToTensor
 from ladon.errors import DataError
+from ladon.models.checkpoint import read_checkpoint
 
 NAMES = ["background", "cat", "dog", "elk"]
+SEGMENTER = """
+_base_: {base}
+beta: 0.32
+data_root: {data}
+backbone_ckpt: {backbone}
+models: {{model: {{dst_ckpt: {folder}/masks.pt}}}}
+train: {{num_epochs: 1}}
+datasets:
+  _delete_: true
+  digit_scenes/train: !import_call
+    key: ladon.data.masks.MaskFolder
+    init:
+      kwargs:
+        images: &images ${{data_root}}/digit_scenes/VOCdevkit/VOC2012/JPEGImages
+        masks: &masks ${{data_root}}/digit_scenes/VOCdevkit/VOC2012/SegmentationClass
+        class_names: &names [background, '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']
+        list_file: ${{data_root}}/digit_scenes/VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt
+        transforms: &transforms !import_call
+          key: ladon.data.transforms.CustomCompose
+          init:
+            kwargs:
+              transforms:
+                - !import_call {{key: ladon.data.transforms.CustomToTensor}}
+                - !import_call
+                  key: ladon.data.transforms.CustomNormalize
+                  init: {{kwargs: {{mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}}}}
+  digit_scenes/val: !import_call
+    key: ladon.data.masks.MaskFolder
+    init:
+      kwargs:
+        images: *images
+        masks: *masks
+        class_names: *names
+        list_file: ${{data_root}}/digit_scenes/VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt
+        transforms: *transforms
+"""
 
 
 @pytest.fixture
@@ -126,3 +166,35 @@ def test_masks_are_checked_when_they_are_read(folders):
 def test_names_are_checked(folders, names, message):
     with pytest.raises(DataError, match=message):
         folder_of(folders, names)
+
+
+def test_a_segmenter_trained_on_them_is_that_of_voc(own_lab, tmp_path, refused):
+    """The same images, masks and order; only this set names its classes."""
+    assert own_lab.run("segmentation") == 0
+    config = tmp_path / "masks.yaml"
+    text = SEGMENTER.format(
+        base=FAMILIES / "ladon" / "_base_" / "segmentation.yaml",
+        data=own_lab.data_root,
+        backbone=own_lab.checkpoint("classification"),
+        folder=tmp_path,
+    )
+    config.write_text(text)
+    file = tmp_path / "found.jsonl"
+    assert own_lab.run("segmentation", "--predictions", str(file), config=config) == 0
+    found, expected = (
+        own_lab.metrics(log)["models"]["student"] for log in ("masks", "segmentation")
+    )
+    assert found["metrics"] == expected["metrics"]
+    voc = read_checkpoint(own_lab.checkpoint("segmentation"), "here")
+    named = read_checkpoint(tmp_path / "masks.pt", "here")
+    assert (voc.classes, named.classes) == (None, ["background", *"0123456789"])
+    row = json.loads(file.read_text().splitlines()[0])
+    assert row["classes"][0].keys() == {"label", "class", "pixels"}
+    assert all(c["class"] == named.classes[c["label"]] for c in row["classes"])
+    config.write_text(text.replace("'3', '4'", "'4', '3'"))
+    assert refused("segmentation", "-test_only", config=config) == (
+        f"{own_lab.data_root}/digit_scenes/VOCdevkit/VOC2012/JPEGImages: class 4 is '4', but '3' "
+        f"in the checkpoint {tmp_path}/masks.pt; found are 'background', '0', '1', '2', … (11 in "
+        "all), known are 'background', '0', '1', '2', … (11 in all): use a dataset with the same "
+        "classes"
+    )
