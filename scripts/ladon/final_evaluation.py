@@ -120,7 +120,6 @@ def write_results(
     """
     if not run.world.is_main:
         return
-    write_predictions(run, dataset, results["student"])
     config, section = run.config, run.student_section
     content = {
         "format": 1,
@@ -141,3 +140,4 @@ def write_results(
     }
     write_json(run.folder / "metrics.json", content)
     logger.info("Results: %s", run.folder / "metrics.json")
+    write_predictions(run, dataset, results["student"])

@@ -60,7 +60,7 @@ def predictor(run: Run, dataset: Any) -> Describe | None:
     """
     if predictions_file(run) is None:
         return None
-    names = class_names(dataset) or run.classes.names or []
+    names = run.classes.names or class_names(dataset) or []
 
     def name_of(label: int) -> str | None:
         return (names[label] or None) if 0 <= label < len(names) else None
