@@ -275,13 +275,12 @@ def test_a_label_that_the_model_has_not_is_no_wrong_answer(labels):
     [
         ({"iscrowd": None}, "annotations[0] has iscrowd null, not 0 or 1"),
         ({"area": None}, "annotations[0] has area null, not a finite number"),
-        ({"category_id": 0}, "annotations[0] has category_id 0, but 0 is a detector's background"),
+        ({"category_id": 11}, "annotations[0] has category_id 11, which is no id in 'categories'"),
     ],
 )
 def test_a_wrong_coco_field_is_named_before_any_work(refused, own_data, change, expected):
     for split in ("train", "val"):
         content = json.loads(coco(own_data, split).read_text())
-        content["categories"].append({"id": 0})
         for annotation in content["annotations"]:
             annotation.update(change)
         coco(own_data, split).write_text(json.dumps(content))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import torch
 import torchvision.datasets  # noqa: F401  before torchdistill, which looks for it
 from PIL import Image
 from torch.utils.data import Subset
 from torchdistill.datasets.wrapper import BaseDatasetWrapper
 
 from ladon.data.class_names import check_num_classes, class_names, match_class_names
-from ladon.data.coco import coco_dataset
 from ladon.data.folder import ImageFolder, folder_class_names
+from ladon.data.masks import MaskFolder
 from ladon.data.voc import VOC_CLASSES
 from ladon.errors import DataError
 
@@ -153,26 +154,61 @@ def test_the_number_of_classes_is_compared_with_the_models(val):
         check_num_classes(Subset(dataset, [0]), 3)
 
 
-def coco(folder, names, **options):
-    Image.new("RGB", (9, 9)).save(folder / "a.png")
-    used = [
-        {"id": n, "image_id": 1, "category_id": i, "bbox": [0, 0, 5, 5], "segmentation": []}
-        for n, i in enumerate(names)
-    ]
-    categories = [{"id": i, "name": name} for i, name in names.items()]
-    content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": used}
-    (folder / "c.json").write_text(json.dumps(content | {"categories": categories}))
-    return coco_dataset(folder, folder / "c.json", False, **options)
+class Named(torch.utils.data.Dataset):
+    """A dataset of somebody's own that names its classes."""
+
+    class_names = ("red", "green", "blue")
 
 
-def test_names_of_coco_and_voc(tmp_path):
-    dataset = coco(tmp_path, {3: "cat", 1: "ant"})
-    assert class_names(Subset(dataset, [0])) == ["", "ant", "", "cat"]
-    match_class_names(dataset, ["", "ant", "bee", "cat"], "the checkpoint")
-    match_class_names(dataset, ["", "ant"], "the checkpoint")
-    with pytest.raises(DataError, match=r"c.json: class 3 is 'cat', but 'dog' in the checkpoint;"):
-        match_class_names(dataset, ["", "ant", "bee", "dog"], "the checkpoint")
-    assert class_names(coco(tmp_path, {2**31: "far"})) is None
-    names = class_names(coco(tmp_path, {1: "ant"}, is_segment=True))
-    assert names == list(VOC_CLASSES)
-    assert (len(names), names[15], names[20]) == (21, "person", "tvmonitor")
+def test_names_of_a_dataset_of_ones_own():
+    assert class_names(Subset(Named(), [])) == ["red", "green", "blue"]
+    match_class_names(Named(), ["red", "", "blue", "black"], "the checkpoint a.pt")
+    expected = (
+        r"Named: class 1 is 'green', but 'grey' in the checkpoint a.pt; found are 'red', 'green', "
+        "'blue', known are 'red', 'grey': use a dataset with the same classes"
+    )
+    with pytest.raises(DataError, match=expected):
+        match_class_names(Named(), ["red", "grey"], "the checkpoint a.pt")
+    for unclear in (None, [], "red", [1, 2], {"red": 1}):
+        named = Named()
+        named.class_names = unclear
+        assert class_names(named) is None
+
+
+class Boxes(torch.utils.data.Dataset):
+    """A detection set of somebody's own, whose labels are its category ids."""
+
+    def __init__(self, used):
+        self.coco = SimpleNamespace(
+            cats={n: {"id": n} for n in used}, catToImgs={n: [1] for n in used}
+        )
+
+
+def test_category_ids_of_a_detection_set_of_ones_own_are_labels():
+    check_num_classes(Boxes([1, 90]), 91)
+    for used, wrong in (([1, 90], 90), ([0, 1], 0)):
+        with pytest.raises(
+            DataError, match=rf"Boxes: .* category_id {wrong} \(1 such ids\), .*1 to 89"
+        ):
+            check_num_classes(Boxes(used), 90)
+
+
+def mask_folder(folder, names):
+    for name in ("images", "masks"):
+        (folder / name).mkdir(exist_ok=True)
+        Image.new("L", (4, 4)).save(folder / name / "a.png")
+    return MaskFolder(folder / "images", folder / "masks", names)
+
+
+def test_masks_with_more_classes_than_the_model_are_refused(tmp_path):
+    dataset = mask_folder(tmp_path, ["background", "cat", "dog"])
+    check_num_classes(dataset, 3)
+    check_num_classes(mask_folder(tmp_path, VOC_CLASSES), 11)  # a default; masks tell by themselves
+    expected = (
+        r"images has 3 classes \('background', .*\), but the model has 2; set the model's num_"
+    )
+    with pytest.raises(DataError, match=expected):
+        check_num_classes(Subset(dataset, [0]), 2)
+    expected = r"class 2 is 'dog', but 'ox' in the checkpoint; found are .*'dog', known are .*'ox'"
+    with pytest.raises(DataError, match=expected):
+        match_class_names(dataset, ["background", "cat", "ox"], "the checkpoint")

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ladon.data.class_names import check_num_classes
 from ladon.data.coco import coco_dataset
 from ladon.data.coco_masks import instance_mask, run_lengths, shape_problem
 from ladon.errors import DataError
@@ -144,7 +143,6 @@ FIELDS = [
         for v in (None, "100", 0, -3, 100.5, True, HUGE)
     ),
     *(("categories", "id", v, "not an integer") for v in (None, "1", 1.0, True)),
-    ("categories", "id", HUGE, "too large for a class"),
     ("categories", "name", 7, "not text"),
 ]
 
@@ -214,29 +212,6 @@ def test_what_may_be_left_out_is_filled_in(tmp_path):
 
 def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
     assert len(load(tmp_path, "\ufeff" + json.dumps(content()))) == 2
-
-
-def test_class_0_is_background_to_a_detector(tmp_path):
-    made = content()
-    made["categories"].append({"id": 0, "name": "none"})
-    assert len(load(tmp_path, made)) == 2, "a category that no object has harms nobody"
-    made["annotations"][2]["category_id"] = 0
-    with pytest.raises(DataError, match=r"a.json: annotations\[2\] has category_id 0, but 0 is a"):
-        load(tmp_path, made)
-    assert len(load(tmp_path, made, is_segment=True)) == 2
-
-
-def test_category_ids_are_compared_with_the_models_classes(tmp_path):
-    made = content()
-    made["annotations"][0]["category_id"] = 90
-    dataset = load(tmp_path, made)
-    check_num_classes(dataset, 91)
-    for subset in (dataset, torch.utils.data.Subset(dataset, [0])):
-        with pytest.raises(DataError, match=r"a.json: .* category_id 90 \(1 such ids\), .*1 to 89"):
-            check_num_classes(subset, 90)
-        with pytest.raises(DataError, match=r"a.json: .* num_classes 2 has labels 1 to 1"):
-            check_num_classes(subset, 2)
-    check_num_classes(load(tmp_path, made, is_segment=True), 21)
 
 
 def test_a_set_without_annotations_has_nothing_to_compare_with(tmp_path):

@@ -5,7 +5,8 @@ import pytest
 from pictures import noise
 from PIL import Image
 
-from ladon.data.voc import VOCSegmentation
+from ladon.data.class_names import class_names
+from ladon.data.voc import VOC_CLASSES, VOCSegmentation
 from ladon.errors import DataError
 
 
@@ -89,3 +90,15 @@ def test_voc_refuses_masks_of_another_size_or_mode(voc, tmp_path):
     save_mask(voc, value=(0, 0, 0), mode="RGB")
     with pytest.raises(DataError, match=r"a.png has mode RGB"):
         VOCSegmentation(tmp_path)[1]
+
+
+def test_voc_names_the_classes_that_it_is_given(voc, tmp_path):
+    assert class_names(VOCSegmentation(tmp_path)) == list(VOC_CLASSES)
+    assert class_names(VOCSegmentation(tmp_path, num_classes=11)) is None
+    own = [f"class {n}" for n in range(22)]
+    dataset = VOCSegmentation(tmp_path, class_names=own)
+    assert (class_names(dataset), dataset.num_classes) == (own, 22)
+    assert VOCSegmentation(tmp_path, num_classes=22, class_names=own).class_names == own
+    expected = "class_names has 22 names, but num_classes is 21; leave num_classes out or make them"
+    with pytest.raises(DataError, match=expected):
+        VOCSegmentation(tmp_path, num_classes=21, class_names=own)

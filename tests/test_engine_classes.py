@@ -113,8 +113,19 @@ def test_a_category_beyond_the_models_classes_is_refused_before_any_work(refused
 
     rewrite(annotations(own_data, split), change)
     message = refused("detection")
-    assert message.startswith(f"{annotations(own_data, split)}: annotations have category_id 11 ")
-    assert "a detector of num_classes 11 has labels 1 to 10" in message
+    if split == "train":
+        expected = (
+            "annotations have category_id 11 (1 such ids), but a detector of num_classes 11 has "
+            "labels 1 to 10, too few for the file's 11 categories; set the model's num_classes to "
+            "12, its categories and background"
+        )
+    else:
+        expected = (
+            "categories 'eleven' are not among the classes of the training set digit_scenes/train; "
+            "found are '0', '1', '2', '3', … (11 in all), known are '0', '1', '2', '3', … (10 in "
+            "all): rename or remove them"
+        )
+    assert message == f"{annotations(own_data, split)}: {expected}"
 
 
 def test_categories_that_were_renamed_are_refused(refused, own_data):
@@ -127,6 +138,59 @@ def test_categories_that_were_renamed_are_refused(refused, own_data):
     message = refused("detection")
     assert "but '" in message
     assert "in the training set digit_scenes/train" in message
+
+
+NAMES = ("round", "straight", "bent")
+
+
+def three_categories(own_data, split, ids, order=(0, 1, 2)):
+    """Number each third of the digits' objects as one category, listed in an order."""
+
+    def change(content):
+        for annotation in content["annotations"]:
+            annotation["category_id"] = ids[annotation["id"] % 3]
+        content["categories"] = [{"id": ids[n], "name": NAMES[n]} for n in order]
+
+    rewrite(annotations(own_data, split), change)
+
+
+def detector(lab, log, *flags):
+    """Train and test a detector of three categories; return its metrics and checkpoint."""
+    number = ("--set", "models.model.kwargs.num_classes=4")
+    assert lab.run("detection", *number, *flags, log=log) == 0
+    found = lab.metrics(log)["models"]["student"]["metrics"]
+    return found, torch.load(lab.checkpoint("detection"), weights_only=False)
+
+
+def test_category_ids_change_nothing(own_lab, own_data, refused):
+    """Ids 7, 20 and 300, listed in no order, give what 1, 2 and 3 give, to the bit."""
+    results = []
+    for log, ids in (("plain", (1, 2, 3)), ("odd", (20, 300, 7))):
+        for split in ("train", "val"):
+            three_categories(own_data, split, ids)
+        results.append(detector(own_lab, log, "--overwrite"))
+    (metrics, plain), (odd_metrics, odd) = results
+    assert odd_metrics == metrics
+    assert metrics["AR100"] > 0, "nothing to compare"
+    assert plain["model"].keys() == odd["model"].keys()
+    assert all(torch.equal(plain["model"][key], odd["model"][key]) for key in plain["model"])
+    assert (plain["classes"], odd["classes"]) == (["", *NAMES], ["background", *NAMES])
+    assert "labels of its category ids: 20 is 1, 300 is 2, 7 is 3" in own_lab.log("odd")
+
+    # the checkpoint's names give the labels, whatever the file numbers them, in whatever order
+    for number, ids in enumerate([(1, 2, 3), (0, 1, 2), (9, -8, 10**20)]):
+        three_categories(own_data, "val", ids, order=(2, 0, 1))
+        found, _ = detector(own_lab, f"test{number}", "-test_only")
+        assert found == metrics
+    three_categories(own_data, "val", (20, 300, 7))
+    file = annotations(own_data, "val")
+    file.write_text(file.read_text().replace("straight", "wavy"))
+    message = refused("detection", "-test_only", "--set", "models.model.kwargs.num_classes=4")
+    assert message == (
+        f"{file}: categories 'wavy' are not among the classes of the checkpoint "
+        f"{own_lab.checkpoint('detection')}; found are 'bent', 'round', 'wavy', known are 'round', "
+        "'straight', 'bent': rename or remove them"
+    )
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,8 @@ def _work(run: Run) -> None:
     startup = seconds_since_start()
     if not run.args.test_only:
         _train(run, student, teacher)
-    write_results(run, _test(run, student, teacher, test_set), startup)
+    results = _test(run, student, teacher, test_set)
+    write_results(run, test_set.dataset, results, startup)
 
 
 def _train(run: Run, student: nn.Module, teacher: nn.Module | None) -> None:

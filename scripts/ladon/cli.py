@@ -86,6 +86,11 @@ def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser
         action="store_true",
         help="replace an earlier run's best checkpoint instead of keeping it as *.previous.pt",
     )
+    add(
+        "--predictions",
+        metavar="FILE",
+        help="write what the final test finds, a JSON line an image",
+    )
     add("--tensorboard", action="store_true", help="write TensorBoard events to the run folder")
     task.add_flags(parser)
     return parser

@@ -20,6 +20,7 @@ from ladon.engine.run import Run
 from ladon.errors import ConfigError, Interrupted
 from ladon.models import update_bottleneck
 from ladon.models.ladon import ThreeHeadedLadon
+from ladon.predictions import check_predictions, predictor, write_predictions
 from ladon.replacing import write_json
 
 logger = logging.getLogger(__name__)
@@ -44,13 +45,16 @@ class FinalEvaluation:
         Raises:
             ConfigError: if the config names none.
             DataError: if it cannot be used.
+            UsageError: if what is found on it cannot be written as asked.
         """
+        check_predictions(run)
         loader = run.config.build(run.config.section("test.test_data_loader"))
         if not loader:
             raise ConfigError(
                 f"{run.config.path}: has no test.test_data_loader: nothing to test on"
             )
-        return cls(loader, run.dataset(loader["dataset_id"]))
+        # before a training nothing tells what its labels are to mean
+        return cls(loader, run.build_dataset(loader["dataset_id"]))
 
     def prepare(self, run: Run, classes: Classes, students: Sequence[nn.Module]) -> None:
         """Bring samples and students into the form in which they are tested.
@@ -89,6 +93,7 @@ class FinalEvaluation:
             mode=run.setting("evaluation", "test", "full"),
             precision=run.setting("precision", "test", "float32"),
             compiled=run.setting("compile", "test", False),
+            describe=predictor(run, self.dataset),
         )
         if found is None:
             signum = run.world.maximum(run.stop.signum)
@@ -103,12 +108,13 @@ def announce(run: Run, role: str) -> None:
 
 
 def write_results(
-    run: Run, results: Mapping[str, Evaluation], startup_seconds: float | None
+    run: Run, dataset: Any, results: Mapping[str, Evaluation], startup_seconds: float | None
 ) -> None:
-    """Write `metrics.json`.
+    """Write `metrics.json`, and the student's predictions where they are asked for.
 
     Args:
         run: the run.
+        dataset: the test set.
         results: by role, 'teacher' or 'student'.
         startup_seconds: from the start of the process to its first batch, if known.
     """
@@ -135,3 +141,4 @@ def write_results(
     }
     write_json(run.folder / "metrics.json", content)
     logger.info("Results: %s", run.folder / "metrics.json")
+    write_predictions(run, dataset, results["student"])

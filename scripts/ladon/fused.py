@@ -168,7 +168,8 @@ def _work(scopes: Scopes, runs: Mapping[str, Run]) -> None:
     if first.args.student_only:
         teachers = {}
     results = _test(scopes, runs, students, teachers, final_evaluation)
-    scopes.each(lambda beta: write_results(runs[beta], results[beta], startup), results)
+    tested_on = final_evaluation.dataset
+    scopes.each(lambda beta: write_results(runs[beta], tested_on, results[beta], startup), results)
 
 
 def _build_teachers(scopes: Scopes, runs: Mapping[str, Run]) -> dict[str, nn.Module]:

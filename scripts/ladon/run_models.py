@@ -197,6 +197,8 @@ def _build_tested(run: Run) -> nn.Module:
     elif isinstance(model, ThreeHeadedLadon):
         head = model.answering = run.task.model_kind
         classes.take(model.class_names.get(head), f"the {head} checkpoint")
+    else:
+        classes.take(None, f"the pretrained {key}")
     if classes.names is None and run.config.section("train"):
         classes.take_from_training(run.config, run.plan.stages[-1])
     return model

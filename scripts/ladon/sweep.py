@@ -88,6 +88,8 @@ class Sweep:
         problems += [f"β {beta} is given more than once" for beta in repeated]
         if len(self.betas) > 1 and self.run_log and PLACEHOLDER not in self.run_log:
             problems.append(f"--run_log '{self.run_log}' needs {PLACEHOLDER}: several β are given")
+        if len(self.betas) > 1 and self._shares_predictions():
+            problems.append(f"--predictions needs {PLACEHOLDER} in its file: several β are given")
         # a bad β has been named already; its file would only repeat the message
         configs = dict.fromkeys(self.config_of(b) for b in self.betas if _is_beta(b))
         missing = [config for config in configs if not Path(config).is_file()]
@@ -105,6 +107,15 @@ class Sweep:
             )
         if problems:
             raise UsageError("; ".join(problems))
+
+    def _shares_predictions(self) -> bool:
+        """Whether all β would write what they find into one file."""
+        given = [
+            argument
+            for before, argument in zip(("", *self.passed_on), self.passed_on, strict=False)
+            if before == "--predictions" or argument.startswith("--predictions=")
+        ]
+        return any(PLACEHOLDER not in argument for argument in given)
 
     def _problems_of_one_config(self) -> list[str]:
         """Why one file does not do for all β."""

@@ -12,12 +12,11 @@ from typing import Any
 from torch.utils.data import Subset
 from torchvision.datasets import DatasetFolder
 
-from ladon.data.coco import CocoDataset
-from ladon.data.labels import positions_of, shortened
+from ladon.data.coco_categories import Categories
+from ladon.data.labels import name_problem, positions_of, shortened
+from ladon.data.masks import MaskFolder
 from ladon.data.voc import VOC_CLASSES, VOCSegmentation
 from ladon.errors import DataError
-
-_MOST_LABELS = 100_000  # as a list by label; more than any set has, less than what fills memory
 
 
 def base_dataset(dataset: Any) -> Any:
@@ -35,29 +34,32 @@ def class_names(dataset: Any) -> list[str] | None:
     """Give the names of a dataset's classes by label.
 
     Args:
-        dataset: a folder of images, COCO, PASCAL VOC, or one of them in Subsets and wrappers.
+        dataset: a folder of images, or a dataset with a list `class_names` (COCO, masks, one's
+            own), or one of them in Subsets and wrappers.
 
     Returns:
         The name of each label, '' where a label has none (COCO has such); None for other datasets,
         and for those without names.
     """
     dataset = base_dataset(dataset)
-    if isinstance(dataset, VOCSegmentation) or getattr(dataset, "is_segment", False):
-        return list(VOC_CLASSES)
+    names = getattr(dataset, "class_names", None)
     if isinstance(dataset, DatasetFolder):
-        return list(dataset.classes)
-    if isinstance(dataset, CocoDataset):
-        names = {i: c.get("name", "") for i, c in dataset.coco.cats.items() if i >= 0}
-        if any(names.values()) and max(names) < _MOST_LABELS:
-            return [names.get(label, "") for label in range(max(names) + 1)]
-    return None
+        names = dataset.classes
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return list(names) if names and is_list else None
+
+
+def categories_of(dataset: Any) -> Categories | None:
+    """Return the categories of a COCO detection set, whose labels depend on the model."""
+    found = getattr(base_dataset(dataset), "categories", None)
+    return found if isinstance(found, Categories) else None
 
 
 def match_class_names(dataset: Any, names: Sequence[str], where: str) -> None:
     """Make a dataset's labels mean what they mean to a model.
 
-    The labels of a folder of images become the positions of its folders' names; COCO's are given by
-    the file, so that its names are compared.
+    The labels of a folder of images become the positions of its folders' names; elsewhere the
+    names are compared. COCO's categories take labels by `Categories.assign`.
 
     Args:
         dataset: changed in place; one of which `class_names` knows nothing is left alone.
@@ -74,14 +76,9 @@ def match_class_names(dataset: Any, names: Sequence[str], where: str) -> None:
     if isinstance(dataset, DatasetFolder):
         _relabel(dataset, names, where)
         return
-    used = _used_categories(dataset)
-    for label, name in enumerate(own):
-        theirs = names[label] if label < len(names) else ""
-        if name and theirs and name != theirs and (used is None or label in used):
-            raise DataError(
-                f"{_source(dataset)}: class {label} is '{name}', but '{theirs}' in {where}; use a "
-                "dataset with the same classes"
-            )
+    problem = name_problem(dict(enumerate(own)), names, where)
+    if problem is not None:
+        raise DataError(f"{_source(dataset)}: {problem}")
 
 
 def check_num_classes(
@@ -90,8 +87,9 @@ def check_num_classes(
     """See that a model has an output for each of a dataset's classes.
 
     Args:
-        dataset: a folder of images, whose labels are 0 to K - 1, or COCO for a detector, whose
-            labels are 1 to K - 1 (0 is background); anything else is left to its own checks.
+        dataset: a folder of images, whose labels are 0 to K - 1, or masks with names of their own,
+            likewise, or a detection set whose labels are the category ids of its `coco`, 1 to K - 1
+            (0 is background); anything else is left to its own checks.
         num_classes: K, the model's.
         where: what says so: the config's key, with file and line.
 
@@ -99,23 +97,25 @@ def check_num_classes(
         DataError: naming a class beyond them.
     """
     dataset = base_dataset(dataset)
+    coco = getattr(dataset, "coco", None)
     if isinstance(dataset, DatasetFolder):
-        count = len(dataset.classes)
-        if count > num_classes:
-            raise DataError(
-                f"{dataset.root} has {count} classes ({shortened(dataset.classes)}), but the "
-                f"model has {num_classes}; remove folders or set {where} to {count}"
-            )
+        advice = "remove folders or set"
+    elif isinstance(dataset, MaskFolder | VOCSegmentation):
+        advice = "set"
+    elif coco is not None and not getattr(dataset, "is_segment", False):
+        used = [category for category, images in coco.catToImgs.items() if images]
+        Categories(coco.cats.values(), used, _source(dataset), where).keep_ids(num_classes)
         return
-    used = _used_categories(dataset)
-    wrong = sorted(i for i in used or () if not 1 <= i < num_classes)
-    if wrong:
-        needed = f" to {wrong[-1] + 1}" if wrong[-1] >= num_classes else ""
-        raise DataError(
-            f"{_source(dataset)}: annotations have category_id {wrong[0]} ({len(wrong)} such ids), "
-            f"but a detector of num_classes {num_classes} has labels 1 to {num_classes - 1}; "
-            f"number the categories so or set {where}{needed}"
-        )
+    else:
+        return
+    names = class_names(dataset)
+    # VOC's names are the default of masks that hold fewer classes, too
+    if names is None or names == list(VOC_CLASSES) or len(names) <= num_classes:
+        return
+    raise DataError(
+        f"{_source(dataset)} has {len(names)} classes ({shortened(names)}), but the model has "
+        f"{num_classes}; {advice} {where} to {len(names)}"
+    )
 
 
 def _relabel(dataset: DatasetFolder, names: Sequence[str], where: str) -> None:
@@ -130,14 +130,7 @@ def _relabel(dataset: DatasetFolder, names: Sequence[str], where: str) -> None:
     dataset.class_to_idx = {name: label for label, name in enumerate(names)}
 
 
-def _used_categories(dataset: Any) -> set[int] | None:
-    """Category ids of a COCO detection set's objects; None for any other dataset."""
-    coco = getattr(dataset, "coco", None)
-    if coco is None or getattr(dataset, "is_segment", False):
-        return None
-    return {category for category, images in coco.catToImgs.items() if images}
-
-
 def _source(dataset: Any) -> str:
-    source = getattr(dataset, "annotation_file", None) or getattr(dataset, "root", None)
+    names = ("annotation_file", "image_dir", "root")
+    source = next((found for name in names if (found := getattr(dataset, name, None))), None)
     return str(source or type(dataset).__name__)

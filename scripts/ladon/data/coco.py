@@ -8,7 +8,7 @@ import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 from torchvision.transforms import functional as F
 
+from ladon.data.coco_categories import Categories
 from ladon.data.coco_content import check_content
 from ladon.data.coco_masks import instance_mask, shape_problem
 from ladon.data.images import MOVE_ROOT, open_image, shown
 from ladon.data.transforms import IGNORED_LABEL, recompress_jpeg
+from ladon.data.voc import VOC_CLASSES
 from ladon.errors import DataError
 
 # COCO's category id of each VOC class, in VOC's class order; 0 is background.
@@ -79,7 +81,7 @@ class CocoDataset(Dataset):
     """COCO images with detection targets or VOC segmentation masks.
 
     A detection item is (image float32 [3, H, W] in 0..1, target) with the target's `boxes` float32
-    [N, 4] as x1, y1, x2, y2 in pixels, `labels` int64 [N] (COCO category ids), `image_id` int64 [],
+    [N, 4] as x1, y1, x2, y2 in pixels, `labels` int64 [N] (see `categories`), `image_id` int64 [],
     `area` float32 [N] and `iscrowd` int64 [N]. A segmentation item is (PIL 'RGB' image, PIL 'L'
     mask of VOC class ids), then transformed.
 
@@ -91,6 +93,7 @@ class CocoDataset(Dataset):
     Attributes:
         coco: pycocotools' API object.
         ids: COCO image id of each sample.
+        categories: the label of each category; None for segmentation, whose classes are VOC's.
     """
 
     def __init__(
@@ -119,10 +122,13 @@ class CocoDataset(Dataset):
             which = "annotated images" if annotated_only else "images"
             raise DataError(f"{annotation_file} lists no {which}; use another annotation file")
         self._check_images()
+        self.categories: Categories | None = None
         if is_segment:
             self._check_shapes()
-        elif min(self.coco.catToImgs, default=1) < 1:
-            self._check_labels()
+        else:
+            used = [category for category, images in self.coco.catToImgs.items() if images]
+            entries = self.coco.dataset["categories"]
+            self.categories = Categories(entries, used, annotation_file)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -140,6 +146,11 @@ class CocoDataset(Dataset):
         return [(entry["height"], entry["width"]) for entry in entries]
 
     @property
+    def class_names(self) -> list[str] | None:
+        """Name of each label, '' where one has none; None if the file names no category."""
+        return list(VOC_CLASSES) if self.categories is None else self.categories.names
+
+    @cached_property
     def images(self) -> list[str]:
         """Image file of each sample."""
         return [str(self.image_dir / self.coco.imgs[i]["file_name"]) for i in self.ids]
@@ -158,7 +169,9 @@ class CocoDataset(Dataset):
         if self.is_segment:
             target: Any = self._voc_mask(annotations, image.height, image.width)
         else:
-            target = detection_target(image_id, annotations, image.height, image.width)
+            assert self.categories is not None  # a detection set's
+            labels = self.categories.labels
+            target = detection_target(image_id, annotations, image.height, image.width, labels)
         if self.transforms is not None:
             return self.transforms(image, target)
         if self.is_segment:
@@ -213,16 +226,6 @@ class CocoDataset(Dataset):
             f"{problem}; correct or remove it"
         )
 
-    def _check_labels(self) -> None:
-        """See that no object is of class 0: a detector takes it for background, in silence."""
-        for position, annotation in enumerate(self.coco.dataset["annotations"]):
-            if annotation["category_id"] < 1:
-                raise DataError(
-                    f"{self.annotation_file}: annotations[{position}] has category_id "
-                    f"{annotation['category_id']}, but 0 is a detector's background; number the "
-                    "categories from 1"
-                )
-
     def _check_images(self) -> None:
         if not self.image_dir.is_dir():
             raise DataError(
@@ -247,7 +250,7 @@ class CocoDataset(Dataset):
 
 
 def detection_target(
-    image_id: int, annotations: list[dict], height: int, width: int
+    image_id: int, annotations: list[dict], height: int, width: int, labels: Mapping[int, int]
 ) -> dict[str, torch.Tensor]:
     """Make a detection target: crowds dropped, boxes clipped, boxes without extent dropped.
 
@@ -256,6 +259,7 @@ def detection_target(
         annotations: COCO annotations, `bbox` as x, y, width, height in pixels.
         height: of the image in pixels.
         width: of the image in pixels.
+        labels: label of each category id.
 
     Returns:
         `boxes` float32 [N, 4] (x1, y1, x2, y2), `labels` int64 [N], `image_id` int64 [], `area`
@@ -267,11 +271,11 @@ def detection_target(
     boxes[:, 0::2].clamp_(0, width)
     boxes[:, 1::2].clamp_(0, height)
     has_extent = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    labels = torch.tensor([a["category_id"] for a in singles], dtype=torch.int64)
+    classes = torch.tensor([labels[a["category_id"]] for a in singles], dtype=torch.int64)
     area = torch.tensor([a["area"] for a in singles], dtype=torch.float32)
     return {
         "boxes": boxes[has_extent],
-        "labels": labels[has_extent],
+        "labels": classes[has_extent],
         "image_id": torch.tensor(image_id, dtype=torch.int64),
         "area": area[has_extent],
         "iscrowd": torch.zeros(int(has_extent.sum()), dtype=torch.int64),

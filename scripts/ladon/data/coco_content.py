@@ -23,7 +23,6 @@ from ladon.errors import DataError
 _MAX_COORDINATE = 2.0**31
 _MAX_AREA = _MAX_COORDINATE**2
 _MAX_SIDE = 2**31
-_MAX_CATEGORY_ID = 2**31
 
 
 def check_content(content: Any, path: Path) -> None:
@@ -145,9 +144,6 @@ def _is_file_name(name: str) -> bool:
 
 def _check_categories(categories: _Entries) -> dict[int, int]:
     ids = categories.ids()
-    for value, position in ids.items():
-        if abs(value) > _MAX_CATEGORY_ID:
-            raise categories.refusal(position, f"has id {_shown(value)}, too large for a class")
     for position, name in categories.present("name"):
         if not isinstance(name, str):
             raise categories.refusal(position, f"has name {_shown(name)}, not text")

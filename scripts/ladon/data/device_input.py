@@ -20,6 +20,7 @@ from torchvision.transforms import functional as F
 from torchvision.transforms import v2
 
 from ladon.data.coco import CocoDataset
+from ladon.data.masks import MaskFolder
 from ladon.data.transforms import CustomCompose, CustomNormalize, CustomToTensor
 from ladon.data.voc import VOCSegmentation
 from ladon.tensors import map_tensors
@@ -98,7 +99,7 @@ def _split_dataset(dataset: Any) -> tuple[dict[str, Any], DeviceInput] | None:
     # only where it is sure that each item goes through them, and through nothing after them
     if isinstance(dataset, DatasetFolder) and _own(dataset, DatasetFolder):
         name = "transform"
-    elif type(dataset) in (CocoDataset, VOCSegmentation):
+    elif type(dataset) in (CocoDataset, MaskFolder, VOCSegmentation):
         name = "transforms"
     else:
         return None

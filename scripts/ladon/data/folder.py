@@ -99,7 +99,7 @@ class ImageFolder(datasets.ImageFolder):
             folder = os.path.join(directory, name)
             if not os.path.isdir(folder):
                 continue  # a class of the given names that this set has not
-            found = [path for path in _visible_files(folder) if is_valid_file(path)]
+            found = [path for path in visible_files(folder) if is_valid_file(path)]
             samples += [(path, class_to_idx[name]) for path in found]
             if not found:
                 empty.append(folder)
@@ -145,7 +145,7 @@ def folder_class_names(root: str | os.PathLike) -> list[str]:
     return names
 
 
-def _visible_files(top: str) -> list[str]:
+def visible_files(top: str) -> list[str]:
     """List a tree's files, those behind links too, each real folder at most once."""
     seen = _folders_above(top) | {_identity(top)}
     found = []

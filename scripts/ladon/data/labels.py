@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ladon.data.images import shown
 from ladon.errors import DataError
@@ -20,20 +20,56 @@ def positions_of(
     Raises:
         DataError: some are not among them, or a name is there twice.
     """
-    labels = {name: label for label, name in enumerate(names)}
-    if len(labels) < len(names):
-        raise DataError(f"{where} names a class twice: {shortened(names)}")
-    unknown = [name for name in found if name not in labels]
-    if unknown:
-        raise DataError(
-            f"{shown(root)}: class folders {shortened(unknown)} are not among the classes of "
-            f"{where}; found are {shortened(found)}, known are {shortened(names)}: "
-            "rename or remove them"
-        )
+    labels = labels_by_name(found, names, f"{shown(root)}: class folders", where)
     lacking = sorted(set(names) - set(found))
     if lacking:
         logger.warning("%s has no folder for %s of %s", shown(root), shortened(lacking), where)
+    return labels
+
+
+def labels_by_name(found: Sequence[str], names: Sequence[str], what: str, where: str) -> list[int]:
+    """Give the label of each name found: its position among the names.
+
+    Args:
+        found: names of classes.
+        names: by label; '' is the name of none.
+        what: was found, and where, for messages: 'FILE: categories'.
+        where: whose the names are, likewise.
+
+    Raises:
+        DataError: some are not among them, or a name is there twice.
+    """
+    labels = {name: label for label, name in enumerate(names) if name}
+    known = [name for name in names if name]
+    if len(labels) < len(known):
+        raise DataError(f"{where} names a class twice: {shortened(known)}")
+    unknown = [name for name in found if name not in labels]
+    if unknown:
+        raise DataError(
+            f"{what} {shortened(unknown)} are not among the classes of {where}; found are "
+            f"{shortened(found)}, known are {shortened(known)}: rename or remove them"
+        )
     return [labels[name] for name in found]
+
+
+def name_problem(own: Mapping[int, str], names: Sequence[str], where: str) -> str | None:
+    """Say which label has another name to a model than to a dataset; None if none has.
+
+    Args:
+        own: the dataset's names by label, '' where one has none.
+        names: the model's by label, likewise.
+        where: whose these are, for the message: 'the training set …' or 'the checkpoint …'.
+    """
+    for label, name in own.items():
+        theirs = names[label] if 0 <= label < len(names) else ""
+        if name and theirs and name != theirs:
+            found, known = ([n for n in some if n] for some in (own.values(), names))
+            return (
+                f"class {label} is '{shown(name)}', but '{shown(theirs)}' in {where}; found are "
+                f"{shortened(found)}, known are {shortened(known)}: use a dataset with the same "
+                "classes"
+            )
+    return None
 
 
 def shortened(names: Sequence[str]) -> str:

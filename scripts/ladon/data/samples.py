@@ -79,7 +79,7 @@ def _load(dataset: MapDataset, index: int) -> Any:
     except DataError:
         raise
     except Exception as error:
-        name = _sample_name(dataset, index)
+        name = sample_name(dataset, index)
         raise DataError(f"cannot load {name}: {in_one_line(error)}") from error
     if isinstance(sample, tuple | list) and len(sample) >= 2:
         return sample
@@ -89,25 +89,39 @@ def _load(dataset: MapDataset, index: int) -> Any:
     elif sample is None:
         found = "None"
     raise DataError(
-        f"cannot load {_sample_name(dataset, index)}: it is {found}, not a pair of image and "
+        f"cannot load {sample_name(dataset, index)}: it is {found}, not a pair of image and "
         "target: let __getitem__ return both, and leave out of the dataset what has none"
     )
 
 
-def _sample_name(dataset: Any, index: int) -> str:
-    """Name a sample by its file, if the dataset can tell: as ImageFolder and VOCSegmentation do."""
-    while True:
-        if isinstance(dataset, Subset):
-            dataset, index = dataset.dataset, dataset.indices[index]
-        elif hasattr(dataset, "org_dataset"):  # torchdistill's dataset wrappers
-            dataset = dataset.org_dataset
-        else:
-            break
+def sample_name(dataset: Any, index: int) -> str:
+    """Name a sample by its file, if the dataset can tell, or else by its number."""
+    path = sample_path(dataset, index)
+    if path is not None:
+        return shown(path)
+    dataset, index = _within(dataset, index)
+    return f"sample {index} of {type(dataset).__name__}"
+
+
+def sample_path(dataset: Any, index: int) -> str | None:
+    """Return a sample's file, if the dataset can tell: as ImageFolder and VOCSegmentation do."""
+    dataset, index = _within(dataset, index)
     for name in ("samples", "images"):
         entries = getattr(dataset, name, None)
         if isinstance(entries, Sequence) and index < len(entries):
             entry = entries[index]
             path = entry[0] if isinstance(entry, tuple | list) and entry else entry
             if isinstance(path, str | os.PathLike):
-                return shown(path)
-    return f"sample {index} of {type(dataset).__name__}"
+                return os.fspath(path)
+    return None
+
+
+def _within(dataset: Any, index: int) -> tuple[Any, int]:
+    """Return the dataset within Subsets and torchdistill's wrappers, and the index in it."""
+    while True:
+        if isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, dataset.indices[index]
+        elif hasattr(dataset, "org_dataset"):
+            dataset = dataset.org_dataset
+        else:
+            return dataset, index

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torchvision import datasets
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from ladon.data.images import MOVE_ROOT, open_image, open_mask, shown
-from ladon.data.transforms import IGNORED_LABEL
+from ladon.data.images import MOVE_ROOT, shown
+from ladon.data.masks import checked_names, open_pair, read_list
 from ladon.errors import DataError
 
 VOC_CLASSES = (
@@ -54,10 +53,17 @@ class VOCSegmentation(datasets.VOCSegmentation):
         transform: applied to the image.
         target_transform: applied to the mask.
         transforms: applied to both.
-        num_classes: class ids in masks must be below this, or 255 (ignored).
+        num_classes: class ids in masks must be below this, or 255 (ignored); by default as many as
+            there are names, or VOC's 21.
+        class_names: name of each class id, background's included; by default VOC's, if there are
+            21 classes.
+
+    Attributes:
+        class_names: name of each class id, None if they are not known.
 
     Raises:
-        DataError: a folder, list, image or mask is missing.
+        DataError: a folder, list, image or mask is missing, or names and number of classes
+            disagree.
     """
 
     def __init__(
@@ -69,8 +75,10 @@ class VOCSegmentation(datasets.VOCSegmentation):
         transform: Callable | None = None,
         target_transform: Callable | None = None,
         transforms: Callable | None = None,
-        num_classes: int = 21,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
+        self.class_names, self.num_classes = _classes(class_names, num_classes)
         year = str(year)
         if year not in DATASET_YEAR_DICT:
             raise DataError(f"PASCAL VOC has no year '{year}'; choose one of 2007 to 2012")
@@ -80,11 +88,10 @@ class VOCSegmentation(datasets.VOCSegmentation):
         download = download and not voc_root.is_dir()
         if not download:
             _check_layout(voc_root, image_set)
-            _listed_names(voc_root, image_set)  # before torchvision reads them
+            read_list(_list_file(voc_root, image_set))  # before torchvision reads them
         super().__init__(
             str(root), year, image_set, download, transform, target_transform, transforms
         )
-        self.num_classes = num_classes
         self.images, self.targets = _listed_files(voc_root, image_set)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
@@ -93,28 +100,26 @@ class VOCSegmentation(datasets.VOCSegmentation):
         Raises:
             DataError: a file is damaged, sizes differ, or the mask holds an impossible class id.
         """
-        image = open_image(self.images[index])
-        mask = open_mask(self.targets[index])
-        self._check_mask(index, image, mask)
+        image, mask = open_pair(self.images[index], self.targets[index], self.num_classes)
         if self.transforms is not None:
             image, mask = self.transforms(image, mask)
         return image, mask
 
-    def _check_mask(self, index: int, image: Image.Image, mask: Image.Image) -> None:
-        path = self.targets[index]
-        if mask.size != image.size:
+
+def _classes(
+    class_names: Sequence[str] | None, num_classes: int | None
+) -> tuple[list[str] | None, int]:
+    """Return the names of the classes, None if unknown, and how many there are."""
+    if class_names is not None:
+        names = checked_names(class_names)
+        if num_classes not in (None, len(names)):
             raise DataError(
-                f"mask {path} is {mask.width}x{mask.height} pixels but its image is "
-                f"{image.width}x{image.height}; make them the same size"
+                f"class_names has {len(names)} names, but num_classes is {num_classes}; leave "
+                "num_classes out or make them agree"
             )
-        counts = mask.histogram()
-        wrong = [value for value in range(self.num_classes, IGNORED_LABEL) if counts[value]]
-        if wrong:
-            raise DataError(
-                f"mask {path} holds class id {wrong[0]}; allowed are 0 to "
-                f"{self.num_classes - 1} and {IGNORED_LABEL} (ignored): correct the mask or the "
-                "number of classes"
-            )
+        return names, len(names)
+    number = len(VOC_CLASSES) if num_classes is None else num_classes
+    return (list(VOC_CLASSES) if number == len(VOC_CLASSES) else None), number
 
 
 def _check_layout(voc_root: Path, image_set: str) -> None:
@@ -123,7 +128,7 @@ def _check_layout(voc_root: Path, image_set: str) -> None:
             f"PASCAL VOC folder {voc_root} does not exist; "
             f"put the dataset there, set download: true, {MOVE_ROOT}"
         )
-    list_file = voc_root / "ImageSets" / "Segmentation" / f"{image_set}.txt"
+    list_file = _list_file(voc_root, image_set)
     if not list_file.is_file():
         raise DataError(
             f"PASCAL VOC list {list_file} does not exist; "
@@ -131,26 +136,14 @@ def _check_layout(voc_root: Path, image_set: str) -> None:
         )
 
 
-def _listed_names(voc_root: Path, image_set: str) -> tuple[Path, list[str]]:
-    """Give a list and the image ids that it holds."""
-    list_file = voc_root / "ImageSets" / "Segmentation" / f"{image_set}.txt"
-    try:
-        text = list_file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read {list_file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{list_file} is not UTF-8 text (byte {error.start}); save it as UTF-8"
-        ) from error
-    names = [line.strip() for line in text.split("\n") if line.strip()]
-    if not names:
-        raise DataError(f"{list_file} names no images; fill it with one image id per line")
-    return list_file, names
+def _list_file(voc_root: Path, image_set: str) -> Path:
+    return voc_root / "ImageSets" / "Segmentation" / f"{image_set}.txt"
 
 
 def _listed_files(voc_root: Path, image_set: str) -> tuple[list[str], list[str]]:
     """Give the paths of all images and masks that a list names, all of them there."""
-    list_file, names = _listed_names(voc_root, image_set)
+    list_file = _list_file(voc_root, image_set)
+    names = read_list(list_file)
     paths = []
     for folder, suffix in (
         (voc_root / "JPEGImages", ".jpg"),

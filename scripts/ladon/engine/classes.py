@@ -16,6 +16,7 @@ from torchvision.datasets import DatasetFolder
 from ladon.config import Config
 from ladon.data.class_names import (
     base_dataset,
+    categories_of,
     check_num_classes,
     match_class_names,
 )
@@ -33,7 +34,7 @@ class Classes:
 
     Attributes:
         names: their names by label ('' where one has none), None while unknown.
-        source: whose names they are, for messages.
+        source: whose names they are, for messages; '' until labels have a meaning.
         number: how many the model has, a detector's and segmenter's background included; None if
             unknown.
         number_from: the config's key that says how many, with file and line.
@@ -48,7 +49,13 @@ class Classes:
         self.teacher: list[str] | None = None
 
     def take(self, names: Sequence[str] | None, source: str) -> None:
-        """Take the names in a checkpoint or a training set; None: they are not known."""
+        """Take the names in a checkpoint or a training set.
+
+        Args:
+            names: by label; None if they are not known.
+            source: whose they are; '' where labels have no meaning yet, so that the next dataset
+                gives it to them.
+        """
         self.names, self.source = None if names is None else list(names), source
 
     def take_from_training(self, config: Config, stage: StagePlan) -> None:
@@ -67,11 +74,16 @@ class Classes:
         """Make a dataset's labels mean what they mean to the model.
 
         Args:
-            dataset: the labels of a folder of images may change, in place.
+            dataset: the labels of a folder of images and of COCO's categories may change, in place.
 
         Raises:
             DataError: the dataset has classes that the model has not.
         """
+        categories = categories_of(dataset)
+        if categories is not None:
+            categories.number_from = self.number_from
+            categories.assign(self.number, self.names, self.source)
+            return
         if self.names is not None:
             match_class_names(dataset, self.names, self.source)
         if self.number is not None:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -46,6 +48,10 @@ GPU_AHEAD, GPU_THREAD_CORES = 4, 1
 CPU_PIXELS = 4 * 416 * 416
 
 
+Describe = Callable[[Any], list[dict[str, Any]]]
+"""Says in plain values what a batch's outputs tell of each image."""
+
+
 @dataclass
 class Evaluation:
     """The findings of an evaluation.
@@ -61,6 +67,8 @@ class Evaluation:
         data_size_kb: published data size in KiB, mean, std and n; None where nothing was coded.
         payload_bytes: the payloads' own bytes, mean, std and n.
         part_bytes: the same of each part of the payload, where it has several.
+        predictions: what was found in each image, with its index, in the order of the data; empty
+            unless it was asked for.
     """
 
     metrics: dict[str, Any]
@@ -73,6 +81,7 @@ class Evaluation:
     loading_seconds: float = 0.0
     network_seconds: float | None = 0.0
     sizes: list[tuple[int, int, float]] = field(default_factory=list)
+    predictions: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
         """Return what `metrics.json` holds of it."""
@@ -133,7 +142,12 @@ class ModelEvaluator:
     payloads: PayloadSizes
 
     def __init__(
-        self, model: nn.Module, task: Task, dataset: Any, options: Mapping[str, Any]
+        self,
+        model: nn.Module,
+        task: Task,
+        dataset: Any,
+        options: Mapping[str, Any],
+        describe: Describe | None = None,
     ) -> None:
         self.model = model.eval()
         self._task, self._dataset = task, dataset
@@ -142,6 +156,8 @@ class ModelEvaluator:
         self._sizes: list[tuple[int, int, float]] = []
         self._parts: dict[str, list[tuple[int, int]]] = {}
         self._seen, self._seconds = 0, 0.0
+        self._describe = describe
+        self._predictions: list[tuple[int, dict[str, Any]]] = []
 
     def predict(self, images: Any) -> tuple[Any, Sizes, Any, float]:
         """Return a batch's outputs, its payloads' sizes, what was finite, and the seconds."""
@@ -177,6 +193,8 @@ class ModelEvaluator:
             lambda: batch_names(self._dataset, indices), "the outputs cannot be scored for"
         ):
             self._metric.update(outputs, targets)
+            if self._describe is not None:
+                self._predictions += zip(indices, self._describe(outputs), strict=True)
         if sizes.nbytes:
             self._sizes += zip(indices, sizes.nbytes, sizes.published_kib, strict=True)
             for index, parts in zip(indices, sizes.by_part, strict=True):
@@ -207,20 +225,26 @@ class ModelEvaluator:
             LadonError: something was not finite.
         """
         self._check_finite()
-        parts = world.gather((self._metric.state(), self._sizes, self._seen, self._parts))
+        own = (self._metric.state(), self._sizes, self._seen, self._parts, self._predictions)
+        parts = world.gather(own)
         seconds = time.perf_counter() - start
         values = self._metric.compute([state for state, *_ in parts])
         lines = self._metric.lines(values)
-        found = Evaluation(values, lines, sum(n for _, _, n, _ in parts), seconds)
+        found = Evaluation(values, lines, sum(n for _, _, n, *_ in parts), seconds)
         found.loading_seconds = loading_seconds
         found.network_seconds = None if world.device.type == "cuda" else self._seconds
         found.sizes = sorted(size for _, part, *_ in parts for size in part)
         if found.sizes:
             found.payload_bytes = _statistics([nbytes for _, nbytes, _ in found.sizes])
             found.data_size_kb = _statistics([kib for _, _, kib in found.sizes])
-        names = dict.fromkeys(name for *_, by_name in parts for name in by_name)
+        found.predictions = sorted(
+            chain.from_iterable(rows for *_, rows in parts), key=itemgetter(0)
+        )
+        names = dict.fromkeys(name for *_, by_name, _ in parts for name in by_name)
         if names:
-            of = {n: sorted(p for *_, by_name in parts for p in by_name.get(n, ())) for n in names}
+            of = {
+                n: sorted(p for *_, by_name, _ in parts for p in by_name.get(n, ())) for n in names
+            }
             found.part_bytes = {n: _statistics([b for _, b in pairs]) for n, pairs in of.items()}
         return found
 
@@ -272,6 +296,7 @@ def evaluate_all(
     precision: str = "float32",
     compiled: bool = False,
     title: str = "Test",
+    describe: Describe | None = None,
 ) -> list[Evaluation] | None:
     """Evaluate models on a dataset, each image loaded and decoded once for all of them.
 
@@ -290,6 +315,7 @@ def evaluate_all(
         precision: of decoder, body and heads, one of `ladon.choices.PRECISIONS`.
         compiled: use `torch.compile` on them.
         title: what the progress bar and the log call it.
+        describe: makes the evaluations' `predictions`.
 
     Returns:
         One evaluation per model, the same on every process; None if a signal stopped it.
@@ -300,7 +326,7 @@ def evaluate_all(
         as_bytes, loader_section, world.rank, world.size, network_on_cpu=not is_cuda
     )
     workers_asked = (loader_section.get("kwargs") or {}).get("num_workers")
-    jobs = [ModelEvaluator(model, task, dataset, options or {}) for model in models]
+    jobs = [ModelEvaluator(model, task, dataset, options or {}, describe) for model in models]
     collate_fn, waiting, stopped = loader_section.get("collate_fn"), Stopwatch(), False
 
     def sizes(sample: Any) -> tuple[tuple[int, ...], ...]:

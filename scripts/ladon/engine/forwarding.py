@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ladon.data.samples import _sample_name
+from ladon.data.samples import sample_name
 from ladon.engine.failures import ACCELERATOR_ERRORS, is_connection_error
 from ladon.errors import LadonError, in_one_line
 
@@ -43,7 +43,7 @@ def batch_names(dataset: Any, indices: Sequence[int]) -> str:
         dataset: map-style dataset.
         indices: of the batch's samples.
     """
-    names = [_sample_name(dataset, index) for index in dict.fromkeys(indices)]
+    names = [sample_name(dataset, index) for index in dict.fromkeys(indices)]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 

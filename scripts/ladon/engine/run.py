@@ -160,14 +160,22 @@ class Run:
         return f"{key} in {self.config.where(key)}"
 
     def dataset(self, dataset_id: str) -> Any:
-        """Return a dataset of the config, built when it is first asked for.
+        """Return a dataset of the config whose labels mean what they mean to the model.
 
         Raises:
             DataError: if it cannot be used, or its classes are not the model's.
         """
-        dataset = self.config.build(self.config.get("datasets")[dataset_id])
+        dataset = self.build_dataset(dataset_id)
         self.classes.hold(dataset)
         return dataset
+
+    def build_dataset(self, dataset_id: str) -> Any:
+        """Return a dataset of the config, built when it is first asked for.
+
+        Raises:
+            DataError: if it cannot be used.
+        """
+        return self.config.build(self.config.get("datasets")[dataset_id])
 
     def open(self) -> None:
         """Open the run's log and folder, unless it is a dry run; other runs are kept from both.

@@ -26,14 +26,17 @@ class CocoMetric(Metric):
     equal to the bit, average precisions within 2^-52.
 
     The evaluator never sees the file's own ids: an annotation of id 0 would count as not matched,
-    and float64 does not hold every image id. Images and objects are numbered from 1.
+    and float64 does not hold every image id. Images and objects are numbered from 1, and an
+    object's category is its label.
 
     Args:
         coco: pycocotools' COCO of the dataset; it is only read.
+        labels: a model's label of each category id; by default, they are the ids.
     """
 
-    def __init__(self, coco: Any) -> None:
+    def __init__(self, coco: Any, labels: Mapping[int, int] | None = None) -> None:
         self._coco = coco
+        self._labels = {i: i for i in coco.getCatIds()} if labels is None else labels
         self._detections: list[np.ndarray] = []
         self._image_ids: list[np.ndarray] = []
         self._counts: list[np.ndarray] = []
@@ -58,7 +61,7 @@ class CocoMetric(Metric):
         """Return the detections of this process and the images they were looked for in.
 
         Returns:
-            Detections float64 [N, 6] (x, y, width and height in pixels, score, category id), image
+            Detections float64 [N, 6] (x, y, width and height in pixels, score, label), image
             after image; image ids int64 [M]; and the number of detections of each int64 [M].
         """
         none = np.empty(0, dtype=np.int64)
@@ -115,15 +118,20 @@ class CocoMetric(Metric):
             for number, image_id in enumerate(image_ids, start=1)
             for annotation in self._coco.imgToAnns.get(image_id, ())
         ]
-        keys = ("category_id", "bbox", "area", "iscrowd")
+        keys, labels = ("bbox", "area", "iscrowd"), self._labels
         return COCO(
             {
                 "images": [{"id": number} for number in range(1, len(image_ids) + 1)],
                 "annotations": [
-                    {"id": n, "image_id": number, **{key: annotation[key] for key in keys}}
+                    {
+                        "id": n,
+                        "image_id": number,
+                        "category_id": labels[annotation["category_id"]],
+                        **{key: annotation[key] for key in keys},
+                    }
                     for n, (number, annotation) in enumerate(objects, start=1)
                 ],
-                "categories": [{"id": i} for i in self._coco.getCatIds()],
+                "categories": [{"id": label} for label in sorted(labels.values())],
             }
         )
 
@@ -143,12 +151,12 @@ def _detected(image_numbers: np.ndarray, detections: np.ndarray) -> COCO:
         {
             "id": number,
             "image_id": image_number,
-            "category_id": int(category_id),
+            "category_id": int(label),
             "bbox": box,
             "score": score,
             "area": area,
         }
-        for number, (image_number, (*box, score, category_id), area) in enumerate(
+        for number, (image_number, (*box, score, label), area) in enumerate(
             zip(*columns, strict=True), start=1
         )
     ]

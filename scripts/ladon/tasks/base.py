@@ -173,6 +173,18 @@ class Task(ABC):
         }
         return type(type(self).__name__, (type(self),), changes)()
 
+    def predictions(
+        self, outputs: Any, dataset: Any, name_of: Callable[[int], str | None]
+    ) -> list[dict[str, Any]]:
+        """Return what `--predictions` writes of each image of a batch, in plain values.
+
+        Args:
+            outputs: the model's, of the batch.
+            dataset: the dataset that is tested on.
+            name_of: returns the name of a label, None where it has none.
+        """
+        raise UsageError(f"--predictions: {self.name} does not say what its predictions are")
+
     def read_scores(self, text: str) -> dict[str, Any] | None:
         """Read the values back from the result lines that its metric wrote into a log.
 

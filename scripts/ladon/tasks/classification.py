@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ladon.tasks.base import Score, Task, moved, register
@@ -45,6 +45,22 @@ class ImageClassification(Task):
         from ladon.metrics.accuracy import Accuracy
 
         return Accuracy()
+
+    def predictions(
+        self, outputs: Tensor, dataset: Any, name_of: Callable[[int], str | None]
+    ) -> list[dict[str, Any]]:
+        """Return per image the five best labels with their softmax scores, under `best`."""
+        shares = outputs.float().softmax(dim=1)
+        scores, labels = (t.tolist() for t in shares.topk(min(5, shares.shape[1]), dim=1))
+        return [
+            {
+                "best": [
+                    {"label": label, "class": name_of(label), "score": score}
+                    for label, score in zip(*best, strict=True)
+                ]
+            }
+            for best in zip(labels, scores, strict=True)
+        ]
 
     def read_scores(self, text: str) -> dict[str, Any] | None:
         """Read the last `* Acc@1 …` line of a log."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ladon.errors import DataError, UsageError
@@ -14,6 +14,7 @@ from ladon.tasks.text import NUMBER
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from ladon.metrics.coco import CocoMetric
 
@@ -52,7 +53,7 @@ class ObjectDetection(Task):
             UsageError: for an IoU type other than bbox.
             DataError: for a dataset without COCO annotations.
         """
-        from ladon.data.class_names import base_dataset
+        from ladon.data.class_names import base_dataset, categories_of
         from ladon.metrics.coco import CocoMetric
 
         iou_types = options.get("iou_types") or ["bbox"]
@@ -64,7 +65,36 @@ class ObjectDetection(Task):
         if not dataset.coco.anns:
             source = getattr(dataset, "annotation_file", type(dataset).__name__)
             raise DataError(f"{source} has no annotations: there is nothing to compare with")
-        return CocoMetric(dataset.coco)
+        categories = categories_of(dataset)
+        return CocoMetric(dataset.coco, None if categories is None else categories.labels)
+
+    def predictions(
+        self,
+        outputs: Sequence[Mapping[str, Tensor]],
+        dataset: Any,
+        name_of: Callable[[int], str | None],
+    ) -> list[dict[str, Any]]:
+        """Return per image the objects that are found in it.
+
+        `boxes` are x1, y1, x2, y2 in pixels of the image, `category_ids` the annotation file's own,
+        None where it lists no such class.
+        """
+        from ladon.data.class_names import categories_of
+
+        categories = categories_of(dataset)
+        rows = []
+        for found in outputs:
+            labels = found["labels"].tolist()
+            ids = labels if categories is None else list(map(categories.ids.get, labels))
+            rows.append(
+                {
+                    "boxes": found["boxes"].tolist(),
+                    "scores": found["scores"].tolist(),
+                    "category_ids": ids,
+                    "classes": list(map(name_of, labels)),
+                }
+            )
+        return rows
 
     def read_scores(self, text: str) -> dict[str, Any] | None:
         """Read pycocotools' last summary in a log, if all of it is there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ladon.flags import whole_number
@@ -62,6 +62,17 @@ class SemanticSegmentation(Task):
         from ladon.metrics.confusion import ConfusionMatrix
 
         return ConfusionMatrix(options.get("num_classes") or DEFAULT_NUM_CLASSES)
+
+    def predictions(
+        self, outputs: Mapping[str, Tensor], dataset: Any, name_of: Callable[[int], str | None]
+    ) -> list[dict[str, Any]]:
+        """Return per image the classes that are found in it, each with its number of pixels."""
+        rows = []
+        for answers in outputs["out"].argmax(dim=1).cpu():
+            found = zip(*(t.tolist() for t in answers.unique(return_counts=True)), strict=True)
+            classes = [{"label": n, "class": name_of(n), "pixels": count} for n, count in found]
+            rows.append({"classes": classes})
+        return rows
 
     def read_scores(self, text: str) -> dict[str, Any] | None:
         """Read the last `mean IoU: …` line of a log."""
