@@ -1,4 +1,4 @@
-"""RoIAlign by several threads: what torchvision's gives, to the bit."""
+"""RoIAlign with channels next to each other: what torchvision's gives, up to rounding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign
 
-from ladon.kernels.roi_align import ThreadedRoIAlign
+from ladon.kernels.roi_align import FastRoIAlign
 
 
 @pytest.fixture(autouse=True)
@@ -36,39 +36,53 @@ def boxes(*counts: int) -> list[torch.Tensor]:
 SIZES = [(256, 320), (250, 300)]
 
 
-@pytest.mark.parametrize("counts", [(100, 57), (0, 200), (97, 1), (3, 4), (0, 0), (33, 32)])
-def test_every_box_is_pooled_as_by_one_thread(counts):
-    pool = MultiScaleRoIAlign(["0", "1", "2"], 7, 2)
+def pools(*levels: str, ratio: int = 2) -> tuple[FastRoIAlign, MultiScaleRoIAlign]:
+    names = list(levels)
+    fast = FastRoIAlign(MultiScaleRoIAlign(names, (7, 5), ratio))
+    return fast, MultiScaleRoIAlign(names, (7, 5), ratio)
+
+
+@pytest.mark.parametrize("counts", [(100, 57), (0, 200), (97, 1), (0, 0), (1, 0)])
+@pytest.mark.parametrize(("levels", "ratio"), [("012", 2), ("012", -1), ("1", 3)])
+def test_boxes_are_pooled_as_by_torchvision(counts, levels, ratio):
+    fast, plain = pools(*levels, ratio=ratio)
     with torch.inference_mode():
-        found = ThreadedRoIAlign(pool)(pyramid(), boxes(*counts), SIZES)
-        own = MultiScaleRoIAlign(["0", "1", "2"], 7, 2)
-        expected = own(pyramid(), boxes(*counts), SIZES)
-    assert found.shape == (sum(counts), 8, 7, 7)
-    assert torch.equal(found, expected)
-    assert found.is_inference() == expected.is_inference()
+        found = fast(pyramid(), boxes(*counts), SIZES)
+        expected = plain(pyramid(), boxes(*counts), SIZES)
+    assert found.shape == (sum(counts), 8, 7, 5)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_boxes_over_the_edge_and_without_extent():
+    """Samples outside by more than a cell count as zero, and no box is narrower than one."""
+    corners = [[-40, -30, 20, 9], [300, 240, 400, 300], [10, 10, 10, 10], [0, 0, 320, 256.0]]
+    given = [torch.tensor(corners), torch.tensor(corners[::-1])]
+    fast, plain = pools("0", "1", "2")
+    torch.testing.assert_close(
+        fast(pyramid(), given, SIZES), plain(pyramid(), given, SIZES), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_the_first_boxes_decide_nothing():
     """torchvision's keeps the maps' scales from its first call: so must this."""
-    pool = ThreadedRoIAlign(MultiScaleRoIAlign(["0", "1", "2"], 7, 2))
-    again = MultiScaleRoIAlign(["0", "1", "2"], 7, 2)
+    fast, plain = pools("0", "1", "2")
     for counts in ((2, 1), (150, 90)):
-        assert torch.equal(
-            pool(pyramid(), boxes(*counts), SIZES), again(pyramid(), boxes(*counts), SIZES)
-        )
-    assert pool.pool.scales == again.scales
+        found, expected = (each(pyramid(), boxes(*counts), SIZES) for each in (fast, plain))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert fast.pool.scales == plain.scales
 
 
-def test_threads_have_the_callers_autocast():
-    pool = MultiScaleRoIAlign(["0", "1", "2"], 7, 2)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        found = ThreadedRoIAlign(pool)(pyramid(torch.bfloat16), boxes(90, 80), SIZES)
-        expected = pool(pyramid(torch.bfloat16), boxes(90, 80), SIZES)
-    assert found.dtype == expected.dtype
+def test_the_number_of_threads_changes_nothing():
+    found = []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        found.append(pools("0", "1", "2")[0](pyramid(), boxes(190, 80), SIZES))
+    assert torch.equal(*found)
+
+
+def test_other_maps_are_left_to_torchvision():
+    fast, plain = pools("0", "1", "2")
+    given = [image.double() for image in boxes(90, 80)]
+    found, expected = (each(pyramid(torch.float64), given, SIZES) for each in (fast, plain))
+    assert found.dtype == torch.float64
     assert torch.equal(found, expected)
-
-
-def test_an_error_arrives():
-    pool = ThreadedRoIAlign(MultiScaleRoIAlign(["0"], 7, 2))
-    with pytest.raises(AssertionError, match="boxes tensor shape"):
-        pool({"0": torch.zeros(2, 8, 16, 16)}, [torch.zeros(200, 3)], SIZES[:1])

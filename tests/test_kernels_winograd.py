@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ladon.errors import LadonError
+from ladon.kernels import winograd
+from ladon.kernels.packed_conv import FusedConv2d
 from ladon.kernels.winograd import WinogradConv2d
 from ladon.kernels.winograd_kernels import transform_matrices
 
@@ -28,6 +30,12 @@ SHAPES = [
     (3, 1, 32, 16, 27, 26, 4),
     (3, (0, 4), 16, 32, 31, 23, 4),
 ]
+
+
+@pytest.fixture(autouse=True)
+def without_matrix_unit(monkeypatch):
+    """The transforms are what is tested, whatever processor this is."""
+    monkeypatch.setattr(winograd, "_has_matrix_unit", lambda: False)
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +96,16 @@ def test_bfloat16_is_about_as_exact_as_pytorchs(kernel, padding, inputs, outputs
     assert error(got, expected) < 3 * error(pytorchs, expected)
 
 
+@pytest.mark.parametrize("relu", [False, True])
+def test_bfloat16_is_left_to_a_processor_that_has_a_unit_for_it(monkeypatch, relu):
+    monkeypatch.setattr(winograd, "_has_matrix_unit", lambda: True)
+    conv, x = made(3, 1, 32, 48), torch.randn(2, 32, 11, 13)
+    fast = WinogradConv2d.from_conv(conv, relu=relu)
+    plain = FusedConv2d.from_conv(conv, relu=relu)
+    assert torch.equal(fast(x.bfloat16()), plain(x.bfloat16()))
+    assert not torch.equal(fast(x), plain(x)), "float32 gains by the transforms"
+
+
 def test_bfloat16_rounds_to_nearest_even_and_keeps_nan():
     conv = made(3, 1, 16, 16)
     nn.init.dirac_(conv.weight)
@@ -139,18 +157,18 @@ def test_two_threads_at_once():
     assert all(map(torch.equal, got, expected))
 
 
-def _in_child(winograd: WinogradConv2d, x: Tensor, pipe) -> None:
+def _in_child(layer: WinogradConv2d, x: Tensor, pipe) -> None:
     torch.set_num_threads(1)  # as in a DataLoader's worker
-    pipe.send(winograd(x).numpy())
+    pipe.send(layer(x).numpy())
 
 
 def test_in_a_forked_process():
-    winograd = WinogradConv2d.from_conv(made(3, 1, 16, 16))
+    layer = WinogradConv2d.from_conv(made(3, 1, 16, 16))
     x = torch.randn(1, 16, 40, 40)
-    expected = winograd(x)
+    expected = layer(x)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_in_child, args=(winograd, x, sender))
+    child = context.Process(target=_in_child, args=(layer, x, sender))
     child.start()
     try:
         assert receiver.poll(60)

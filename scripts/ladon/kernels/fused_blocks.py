@@ -16,93 +16,16 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from ladon.errors import LadonError
-from ladon.kernels.packed_conv import PackedConv2d, inference_dtype
+from ladon.kernels.packed_conv import FusedConv2d, inference_dtype
 from ladon.kernels.winograd import WinogradConv2d
 from ladon.modules import is_watched
 
-
-class FusedConv2d(PackedConv2d):
-    """A convolution, the sum with a shortcut and ReLU in one; see :meth:`from_conv`."""
-
-    kind, operator = "fused", "_convolution_pointwise_"
-
-    def __init__(self, conv: nn.Conv2d, *, relu: bool) -> None:
-        super().__init__(conv.weight, relu=relu)
-        self._bias = None if conv.bias is None else conv.bias.detach().float().clone()
-        self._geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-
-    @classmethod
-    def from_conv(cls, conv: nn.Conv2d, *, relu: bool = False) -> FusedConv2d:
-        """Return a module that computes what the convolution does, up to rounding.
-
-        Args:
-            conv: float32, on the CPU, without groups, padding zeros whose number is given.
-            relu: also apply the ReLU that follows it (or follows the sum with the shortcut).
-
-        Raises:
-            LadonError: the convolution is of another kind (:meth:`can_replace` says so).
-        """
-        if not cls.can_replace(conv):
-            raise LadonError(
-                f"no fused convolution for {conv}: it has to be float32, on a CPU for which "
-                f"oneDNN has bfloat16, without groups and padded with a given number of zeros; "
-                f"keep the nn.Conv2d"
-            )
-        return cls(conv, relu=relu)
-
-    def _pack(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return weight and bias in x's dtype, the weight in the layout that oneDNN wants."""
-        packed = self._packed.get(x.dtype)
-        if packed is None:
-            padding, stride, dilation, groups = self._geometry
-            weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-                self._weight.to(x.dtype).to_mkldnn(),
-                padding,
-                stride,
-                dilation,
-                groups,
-                list(x.shape),
-            )
-            packed = weight, None if self._bias is None else self._bias.to(x.dtype)
-            self._packed[x.dtype] = packed
-        return packed
-
-    def forward(self, x: Tensor, shortcut: Tensor | None = None, *, owned: bool = False) -> Tensor:
-        """Convolves, adds the shortcut if there is one, and applies ReLU if made to.
-
-        Args:
-            x: [N, C, H, W], float32 or bfloat16 (what autocast makes of it), no gradient.
-            shortcut: [N, K, H', W'], converted to x's dtype.
-            owned: the shortcut is of use to nobody else: the result may overwrite it.
-
-        Returns:
-            [N, K, H', W'], channels last, of x's dtype.
-
-        Raises:
-            LadonError: any other x.
-        """
-        x = self._prepared(x)
-        weight, bias = self._pack(x)
-        then = "relu" if self.relu else "none"
-        conv: tuple[Any, ...] = (weight, bias, *self._geometry)
-        if shortcut is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, *conv, then, [], "")
-        shortcut = shortcut.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        conv += ("add", 1.0, then if self.relu else None, [], "")
-        if owned:
-            return torch.ops.mkldnn._convolution_pointwise_.binary(shortcut, x, *conv)
-        return torch.ops.mkldnn._convolution_pointwise.binary(x, shortcut, *conv)
-
-    def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        """Convolve x [N, C, H, W] and multiply the result by a factor of its shape and dtype."""
-        x = self._prepared(x)
-        factor = factor.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        conv: tuple[Any, ...] = (*self._pack(x), *self._geometry, "mul", 1.0, None, [], "")
-        return torch.ops.mkldnn._convolution_pointwise.binary(x, factor, *conv)
+# pixels whose 512 channels stay in a core's L2 cache from one step to the next
+_PIXELS = 1024
 
 
 class FusedInverseGDN1(nn.Module):
-    """Inverse GDN1, x (beta + gamma |x|), whose product takes no pass of its own.
+    """Inverse GDN1, x (beta + gamma |x|): absolute value and product take no pass of their own.
 
     Args:
         gamma: [C, C, 1, 1], reparametrised.
@@ -114,12 +37,22 @@ class FusedInverseGDN1(nn.Module):
         conv = nn.Conv2d(len(beta), len(beta), 1, device="meta")
         conv.weight = nn.Parameter(gamma, requires_grad=False)
         conv.bias = nn.Parameter(beta, requires_grad=False)
-        self.norm = FusedConv2d.from_conv(conv)
+        self._norm = FusedConv2d.from_conv(conv)
+        self._gamma, self._beta = gamma[:, :, 0, 0].t().contiguous(), beta
 
     def forward(self, x: Tensor) -> Tensor:
         """Denormalise [N, C, H, W]."""
-        x = x.to(inference_dtype(x))
-        return self.norm.times(x.abs(), x)
+        x = x.to(inference_dtype(x)).contiguous(memory_format=torch.channels_last)
+        if x.dtype == torch.bfloat16:
+            return self._norm.times(x.abs(), x)
+        y = torch.empty_like(x)
+        part = x.new_empty(_PIXELS, x.shape[1])
+        for image, target in zip(x, y, strict=True):
+            rows, results = (each.permute(1, 2, 0).flatten(0, 1) for each in (image, target))
+            for own, result in zip(rows.split(_PIXELS), results.split(_PIXELS), strict=True):
+                absolute = torch.abs(own, out=part[: len(own)])
+                torch.addmm(self._beta, absolute, self._gamma, out=result).mul_(own)
+        return y
 
 
 class FusedBottleneck(nn.Module):

@@ -6,7 +6,7 @@ parameters nor a state dict.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -91,3 +91,83 @@ class PackedConv2d(nn.Module):
     def _is_large_enough(self, x: Tensor) -> bool:
         """Whether there is an output; oneDNN's operators see to it themselves."""
         return True
+
+
+class FusedConv2d(PackedConv2d):
+    """A convolution, the sum with a shortcut and ReLU in one; see :meth:`from_conv`."""
+
+    kind, operator = "fused", "_convolution_pointwise_"
+
+    def __init__(self, conv: nn.Conv2d, *, relu: bool) -> None:
+        super().__init__(conv.weight, relu=relu)
+        self._bias = None if conv.bias is None else conv.bias.detach().float().clone()
+        self._geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, *, relu: bool = False) -> FusedConv2d:
+        """Return a module that computes what the convolution does, up to rounding.
+
+        Args:
+            conv: float32, on the CPU, without groups, padding zeros whose number is given.
+            relu: also apply the ReLU that follows it (or follows the sum with the shortcut).
+
+        Raises:
+            LadonError: the convolution is of another kind (:meth:`can_replace` says so).
+        """
+        if not cls.can_replace(conv):
+            raise LadonError(
+                f"no fused convolution for {conv}: it has to be float32, on a CPU for which "
+                f"oneDNN has bfloat16, without groups and padded with a given number of zeros; "
+                f"keep the nn.Conv2d"
+            )
+        return cls(conv, relu=relu)
+
+    def _pack(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias in x's dtype, the weight in the layout that oneDNN wants."""
+        packed = self._packed.get(x.dtype)
+        if packed is None:
+            padding, stride, dilation, groups = self._geometry
+            weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+                self._weight.to(x.dtype).to_mkldnn(),
+                padding,
+                stride,
+                dilation,
+                groups,
+                list(x.shape),
+            )
+            packed = weight, None if self._bias is None else self._bias.to(x.dtype)
+            self._packed[x.dtype] = packed
+        return packed
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None, *, owned: bool = False) -> Tensor:
+        """Convolves, adds the shortcut if there is one, and applies ReLU if made to.
+
+        Args:
+            x: [N, C, H, W], float32 or bfloat16 (what autocast makes of it), no gradient.
+            shortcut: [N, K, H', W'], converted to x's dtype.
+            owned: the shortcut is of use to nobody else: the result may overwrite it.
+
+        Returns:
+            [N, K, H', W'], channels last, of x's dtype.
+
+        Raises:
+            LadonError: any other x.
+        """
+        x = self._prepared(x)
+        weight, bias = self._pack(x)
+        then = "relu" if self.relu else "none"
+        conv: tuple[Any, ...] = (weight, bias, *self._geometry)
+        if shortcut is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, *conv, then, [], "")
+        shortcut = shortcut.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        conv += ("add", 1.0, then if self.relu else None, [], "")
+        if owned:
+            return torch.ops.mkldnn._convolution_pointwise_.binary(shortcut, x, *conv)
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, shortcut, *conv)
+
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        """Convolve x [N, C, H, W] and multiply the result by a factor of its shape and dtype."""
+        x = self._prepared(x)
+        factor = factor.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        conv: tuple[Any, ...] = (*self._pack(x), *self._geometry, "mul", 1.0, None, [], "")
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, factor, *conv)

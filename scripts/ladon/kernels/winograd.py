@@ -7,11 +7,14 @@ here): Y = A^T [(G g G^T) * (B^T d B)] A for a tile d of the input and a kernel 
 
 float32 uses 4x4 or 6x6 tiles, bfloat16 only 4x4 ones: rounding V to 8 bits would spoil the larger
 transform. The sum over channels, a matrix product for each position of the tile, is oneDNN's
-grouped 1x1 convolution with its weights packed beforehand.
+grouped 1x1 convolution with its weights packed beforehand. On a processor that multiplies matrices
+of bfloat16 in hardware (AMX) the plain convolution takes half as long as the transforms do, and
+oneDNN has no fast kernel for the products of some numbers of tiles: there bfloat16 is left to it.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any, cast
 
@@ -20,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ladon.errors import LadonError
-from ladon.kernels.packed_conv import PackedConv2d
+from ladon.kernels.packed_conv import FusedConv2d, PackedConv2d
 from ladon.kernels.winograd_kernels import JOB, LANES, transform, transform_matrices
 
 # V of one part of an image: enough tiles for the matrix products, and stays in the L3 cache
@@ -51,17 +54,25 @@ def _buffer(name: str, nbytes: int) -> Tensor:
     return kept
 
 
+@functools.cache
+def _has_matrix_unit() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 in hardware."""
+    return torch.cpu._is_amx_tile_supported()
+
+
 class WinogradConv2d(PackedConv2d):
     """A convolution with stride 1 and fewer multiplications; see :meth:`from_conv`."""
 
     kind, operator = "Winograd", "_convolution_pointwise"
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], relu: bool
-    ) -> None:
-        super().__init__(weight, relu=relu)
-        self._bias = torch.zeros(len(weight)) if bias is None else bias.detach().float().clone()
-        self.padding = padding
+    def __init__(self, conv: nn.Conv2d, *, relu: bool) -> None:
+        super().__init__(conv.weight, relu=relu)
+        bias = conv.bias
+        self._bias = (
+            torch.zeros(len(conv.weight)) if bias is None else bias.detach().float().clone()
+        )
+        self.padding = cast(tuple[int, int], conv.padding)
+        self._plain = FusedConv2d(conv, relu=relu)
 
     @classmethod
     def can_replace(cls, module: Any) -> bool:
@@ -90,15 +101,21 @@ class WinogradConv2d(PackedConv2d):
                 f"dilation and groups 1, a 2x2 or 3x3 kernel and channels that are multiples of "
                 f"{LANES}; keep the nn.Conv2d"
             )
-        return cls(conv.weight, conv.bias, cast(tuple[int, int], conv.padding), relu)
+        return cls(conv, relu=relu)
 
-    def _tile_size(self, height: int, width: int, dtype: torch.dtype) -> int:
-        """Return the m with the fewest multiplications for an output of that size."""
+    def _tile_size(self, height: int, width: int, dtype: torch.dtype) -> int | None:
+        """Return the m with the fewest multiplications for an output of that size.
+
+        None where the plain convolution is faster in any case: in bfloat16, if the processor has a
+        unit for it.
+        """
         r = self._weight.shape[-1]
 
         def cost(m: int) -> int:
             return (m + r - 1) ** 2 * (-(-height // m) * -(-width // m) + _SPARE_TILES)
 
+        if dtype == torch.bfloat16 and _has_matrix_unit():
+            return None
         sides = (4, 6) if dtype == torch.float32 else (4,)
         return min((side - r + 1 for side in sides), key=cost)
 
@@ -143,6 +160,8 @@ class WinogradConv2d(PackedConv2d):
         outputs = len(self._weight)
         height, width = self._output_size(x)
         m = self._tile_size(height, width, x.dtype)
+        if m is None:
+            return self._plain(x)
         y = torch.empty(
             (len(x), outputs, height, width), dtype=x.dtype, memory_format=torch.channels_last
         )

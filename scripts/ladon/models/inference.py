@@ -8,7 +8,7 @@ with inference(model, "full", precision="bf16") as payloads:
 - GDN's reparametrisation is computed once instead of at every call, with the same values;
 - BatchNorm is folded into the convolution before it; on a CPU, convolutions behind the payload are
   Winograd's or have packed weights, blocks that there are kernels for are fused (float32 rounding,
-  about 1e-6 relative), and RoIAlign is shared between threads;
+  about 1e-6 relative), and RoIAlign uses all threads;
 - a segmenter's auxiliary head, which only trains, is left out;
 - bf16 is autocast of decoder, body and heads, whose weights are held in bf16; encoder, quantisation
   and entropy model stay in float32 and in their one pinned form of execution, so that the payloads
@@ -35,13 +35,13 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.backbones import FAMILIES
 from ladon.bottlenecks import PayloadSizes, entropy_coding, find_bottleneck, known_bottleneck
-from ladon.kernels.roi_align import ThreadedRoIAlign
 from ladon.models.compiled import compiled as compiling
 from ladon.models.precision import float32_where_it_matters
 from ladon.modules import is_watched
 
 try:
     from ladon.kernels.fused_blocks import FusedConv2d, FusedInverseGDN1, replaced_blocks
+    from ladon.kernels.roi_align import FastRoIAlign
     from ladon.kernels.winograd import WinogradConv2d
 except ImportError:  # numba does not come for every new Python at once
     WinogradConv2d = None  # type: ignore[assignment, misc]
@@ -125,7 +125,8 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
     bottleneck = known_bottleneck(model)
     before_payload = () if bottleneck is None else bottleneck.transforms
     kept = {module for part in before_payload for module in part.modules()}
-    on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+    fused &= WinogradConv2d is not None
+    fused &= all(parameter.device.type == "cpu" for parameter in model.parameters())
     with torch.no_grad():
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
@@ -140,7 +141,7 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
                     exchange(parent, norm_name, nn.Identity())
         for parent, name in _unscored(model):
             exchange(parent, name, None)
-        for part in _after_the_payload(model) if fused and on_cpu else []:
+        for part in _after_the_payload(model) if fused else []:
             for parent, name, faster in _faster_parts(part):
                 exchange(parent, name, faster)
     try:
@@ -162,16 +163,13 @@ def _unscored(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 
 def _faster_parts(part: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """Yield (parent, name, layer) of what a CPU computes faster otherwise, up to rounding."""
-    if WinogradConv2d is not None:
-        yield from replaced_blocks(part)
+    yield from replaced_blocks(part)
     for parent in list(part.modules()):
         for name, child in list[tuple[str, Any]](parent.named_children()):
             if is_watched(child):
                 continue
             if type(child) is MultiScaleRoIAlign:
-                yield parent, name, ThreadedRoIAlign(child)
-            elif WinogradConv2d is None:
-                continue
+                yield parent, name, FastRoIAlign(child)
             elif WinogradConv2d.can_replace(child):
                 yield parent, name, WinogradConv2d.from_conv(child)
             elif FusedConv2d.can_replace(child):
