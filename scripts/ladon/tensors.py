@@ -34,6 +34,8 @@ def is_finite(tensor: Tensor) -> Tensor:
     """Return whether all values are finite, a scalar on the tensor's device."""
     if tensor.numel() == 0:
         return torch.ones((), dtype=torch.bool, device=tensor.device)
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.permute(0, 2, 3, 1)  # in another order than memory's it would be copied
     # extremes pass NaN on, and make no second tensor of the size
     return torch.stack(tensor.detach().aminmax()).isfinite().all()
 
