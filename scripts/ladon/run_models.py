@@ -140,7 +140,10 @@ def load_best(run: Run, student: nn.Module) -> None:
 
 def _build(run: Run, section: Mapping[str, Any], key: str, *, load_weights: bool) -> nn.Module:
     seed_everything(run.seed)  # each model's first weights depend on the seed alone
-    return build_model(section, run.task.model_kind, key, load_weights=load_weights)
+    try:
+        return build_model(section, run.task.model_kind, key, load_weights=load_weights)
+    except ConfigError as error:
+        raise ConfigError(run.config.located(str(error))) from error
 
 
 def _check_reset(run: Run, section: Mapping[str, Any], key: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ladon.backbones.base import BOTTLENECK, Family, family_of, member_of
@@ -109,12 +109,24 @@ def segmenter_problems(stages: Mapping[str, int], given: Mapping[str, Any]) -> I
     taken = given.get("return_layer_dict")
     if not isinstance(taken, Mapping) or not taken:
         taken = dict(zip(list(stages)[::-1], ("out", "aux"), strict=False))
+    else:
+        needed = ("out", "aux") if given.get("uses_aux") else ("out",)
+        lacking = [head for head in needed if head not in taken.values()]
+        if lacking:
+            text = f"names no layer '{lacking[0]}', which a head reads"
+            yield "return_layer_dict", f"{text}: write {_named_last(taken, needed)}"
     for name, head in taken.items():
         key = {"out": "num_input_channels", "aux": "num_aux_channels"}.get(head)
         if key is None or name not in stages or (head == "aux" and not given.get("uses_aux")):
             continue
         text = f"{name} of the backbone delivers {stages[name]}; or leave it out"
         yield from _compared(key, given.get(key), stages[name], text)
+
+
+def _named_last(taken: Mapping[str, Any], heads: Sequence[str]) -> str:
+    """Return the mapping as it would be with the last layers given to the heads."""
+    pairs = zip(list(taken)[::-1], heads, strict=False)
+    return "{" + ", ".join(f"{name}: {head}" for name, head in list(pairs)[::-1]) + "}"
 
 
 def _compared(key: str, value: Any, needed: int, why: str) -> Iterator[Problem]:

@@ -21,7 +21,6 @@ from ladon.benchmark.parts import PARTS, Bench, root, run_parts
 from ladon.benchmark.results import PartResult
 from ladon.cli import answer, prepare_process
 from ladon.launch import make_parser
-from ladon.process import keep_freed_memory
 from ladon.tasks import TASKS
 
 
@@ -61,8 +60,6 @@ def main(argv: list[str] | None = None) -> int:
 def benchmark(args: argparse.Namespace) -> int:
     """Run the parts that were asked for, print their tables, and say where the file is."""
     folder = root() / "resource" / "benchmarks"
-    keep_freed_memory()  # before torch allocates, as the task scripts do; both ways gain
-
     import torch
 
     from ladon.benchmark.machine import describe_machine, machine_slug

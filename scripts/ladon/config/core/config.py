@@ -102,6 +102,16 @@ class Config:
         """
         return str(nearest_mark(self.root, dotted) or self.path)
 
+    def located(self, text: str) -> str:
+        """Return a message that begins with a key, after the file and line of that key.
+
+        Args:
+            text: 'models.model.kwargs.fpn: …', or anything else, which is left as it is.
+        """
+        key = text.partition(":")[0]
+        is_key = "." in key and key.partition(".")[0] in self.root and " " not in key
+        return f"{self.where(key)}: {text}" if is_key else text
+
     def dump(self, dotted: str | None = None, *, variables: bool = True) -> str:
         """Return the resolved config as YAML that `load_config` reads back, or the value of a key.
 

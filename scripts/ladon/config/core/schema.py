@@ -222,8 +222,9 @@ _MODEL_KEYS: dict[str, Rule] = {
     "update_before_ckpt": FLAG,
 }
 MODEL = Section(_MODEL_KEYS, required=("key",), check="model")
-# Sections inside a model's kwargs, wherever a model has an argument of that name.
-MODEL_KWARGS: dict[str, Section] = {
+# Of a model's kwargs, wherever a model has an argument of that name.
+MODEL_KWARGS: dict[str, Rule] = {
+    "num_classes": WHOLE,
     "bottleneck_config": component("layer"),
     "analysis_config": _ANALYSIS,
     "backbone_config": MODEL,

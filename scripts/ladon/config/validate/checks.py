@@ -12,6 +12,7 @@ from ladon.config.core import schema
 from ladon.config.core.nodes import LazyCall, LocatedError, kind_of, suggest
 from ladon.config.core.schema import Section
 from ladon.config.validate.channels import check_channels
+from ladon.config.validate.classes import check_weights_classes
 from ladon.config.validate.losses import check_loss_term
 from ladon.config.validate.registries import entries, model_kinds
 from ladon.config.validate.reset_head import check_reset_head
@@ -131,6 +132,8 @@ def check_model(validator: Validator, node: ConfigNode, kind: str | None = None)
         values = {name: _imported(validator, value) for name, value in values.items()}
     for name, text in weights_problems(target, values):
         validator.add(children[name], text)
+    imported = {name: _imported(validator, value) for name, value in values.items()}
+    check_weights_classes(validator, node, target, imported)
     for name, spec in schema.MODEL_KWARGS.items():
         if name in children:
             validator.rule(children[name], spec)

@@ -186,6 +186,36 @@ def weights_problems(
             yield argument, f"{text} (it has {', '.join(names)})"
 
 
+def weights_classes(
+    target: Callable[..., Any], kwargs: Mapping[str, Any]
+) -> tuple[str, int] | None:
+    """Return name and number of classes of the weights that a model is asked to start from.
+
+    Args:
+        target: torchvision's or timm's builder, or a splittable model made by one.
+        kwargs: its arguments; members of an enumeration as such, or their names.
+
+    Returns:
+        None where there are no weights, or they do not tell.
+    """
+    builder = wrapped_builder(target, kwargs) or target
+    name = getattr(builder, "__name__", "")
+    if getattr(builder, "__module__", "").startswith("timm.models."):
+        config = import_module("timm.models").get_pretrained_cfg(name)
+        is_wanted = kwargs.get("pretrained") is True and config is not None
+        return (f"of timm's {name}", config.num_classes) if is_wanted else None
+    value = kwargs.get("weights")
+    kind: Any
+    for kind in _weights(builder, "weights"):
+        found: Any = value
+        if isinstance(value, str):
+            found = getattr(kind, value.rpartition(".")[2], None)
+        if type(found) is kind:
+            count = len(found.value.meta.get("categories") or ())
+            return (f"{kind.__name__}.{found.name}", count) if count else None
+    return None
+
+
 def _weights(builder: Callable[..., Any], argument: str) -> list[type]:
     """Return the enumerations that an argument is annotated with."""
     try:

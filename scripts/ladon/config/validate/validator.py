@@ -153,7 +153,9 @@ class Validator:
     def section(self, node: ConfigNode, spec: Section) -> None:
         """Check a mapping against its section of the schema."""
         if not isinstance(node.value, dict):
-            self.add(node, f"must be a mapping, not {kind_of(node.value)}")
+            text = f"must be a mapping, not {kind_of(node.value)}"
+            is_name = spec.required == ("key",) and isinstance(node.value, str)
+            self.add(node, f"{text}: write {{key: {node.value}}}" if is_name else text)
             return
         for key, child in self.children(node):
             if str(key).startswith("_"):

@@ -18,6 +18,7 @@ from ladon.config.core.nodes import (
     kind_of,
 )
 from ladon.config.validate.checks import check_lazy, hooks_for
+from ladon.config.validate.classes import check_dataset_classes
 from ladon.config.validate.train_section import check_train
 from ladon.config.validate.validator import ConfigNode, Problem, Validator
 from ladon.errors import ConfigError
@@ -147,6 +148,7 @@ def _check_top(validator: Validator, root: ConfigNode) -> None:
         validator.add(root, '"train" and "test" are both missing: there is nothing to run')
     if train is not None:
         check_train(validator, train)
+    check_dataset_classes(validator)
     datasets = validator.child(root, "datasets")
     for key, child in validator.children(datasets) if datasets is not None else ():
         if not child.is_unresolved and not str(key).startswith("_"):
