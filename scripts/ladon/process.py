@@ -111,24 +111,12 @@ def keep_freed_memory() -> None:
     """
     # read once by torch, before its first tensor; without effect where the system has none
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    _trim_above(2**31 - 1)
-
-
-def return_freed_memory() -> None:
-    """Have glibc return what is freed as it does by itself, once it has got used to large blocks.
-
-    For comparisons with programs that do not ask it for anything else.
-    """
-    _trim_above(2 * _LARGEST_MMAP_THRESHOLD)
-
-
-def _trim_above(nbytes: int) -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # not glibc
         return
     mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-    mallopt(_M_TRIM_THRESHOLD, nbytes)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def launched_rank(world_size: int = 1) -> int:

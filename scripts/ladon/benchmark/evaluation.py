@@ -1,8 +1,4 @@
-"""Part `evaluation`: `-test_only` of each task against the published way, in images/s.
-
-Each way has the memory as its scripts have it: ours keep what is freed, the published ones leave it
-to glibc.
-"""
+"""Part `evaluation`: `-test_only` of each task against the published way, in images/s."""
 
 from __future__ import annotations
 
@@ -26,7 +22,6 @@ from ladon.engine.evaluate import Evaluation, evaluate
 from ladon.engine.interrupt import StopRequest
 from ladon.metrics.base import Metric
 from ladon.modules import moved
-from ladon.process import keep_freed_memory, return_freed_memory
 from ladon.tasks import Task
 
 # on a GPU the published way takes seconds for so many; of ours, see `Source.gpu_images`
@@ -51,7 +46,6 @@ def evaluate_ours(
         precision: one of `ladon.choices.PRECISIONS`.
         mode: one of `ladon.choices.MODES`.
     """
-    keep_freed_memory()
     found = evaluate(
         model,
         work.dataset,
@@ -63,7 +57,6 @@ def evaluate_ours(
         precision=precision,
         mode=mode,
     )
-    return_freed_memory()
     assert found is not None  # nothing here asks it to stop
     return found
 
