@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("LADON_DATA_ROOT", None)
@@ -26,6 +27,17 @@ def _logging_as_it_was():
             root.removeHandler(handler)
             handler.close()
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _modules_beside_configs_as_they_were():
+    """A module that one test's config found beside itself is not another's."""
+    yield
+    own_modules = sys.modules.get("ladon.config.core.own_modules")
+    if own_modules is not None and own_modules._searched:
+        from ladon.config.validate.registries import forget_users
+
+        forget_users()
 
 
 @pytest.fixture(scope="session")

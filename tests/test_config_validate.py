@@ -251,7 +251,7 @@ def test_one_mistake(assignment, problem):
         "models.teacher_model.kwargs.pretrained=true",
         "models.teacher_model={key: mobilenet_v3_large, kwargs: {pretrained: true}}",
         "models.teacher_model={key: mnasnet0_5, kwargs: {pretrained: true, dropout: 0.1}}",
-        "models.teacher_model={key: resnest269e, kwargs: {pretrained: true, num_classes: 10}}",
+        "models.teacher_model={key: resnest269e, kwargs: {pretrained: true, num_classes: 1000}}",
         f"{STAGE1}.optimizer.kwargs=",
         f"{STAGE1}.scheduler=",
         f"{STAGE1}.scheduler={{key: poly_lr_scheduler, kwargs: }}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -115,12 +116,19 @@ def test_the_example_runs_in_two_processes_with_spawned_workers(workplace, monke
     assert (found["key_metric"], found["num_images"]) == ("balanced", 24)
 
 
+def imported(workplace, monkeypatch):
+    """The example's module, for one test: configs may have modules of the same name."""
+    monkeypatch.syspath_prepend(workplace / "mine")
+    monkeypatch.setitem(sys.modules, "own_parts", None)
+    del sys.modules["own_parts"]
+    return importlib.import_module("own_parts")
+
+
 def test_the_examples_metric_counts_by_class(workplace, monkeypatch):
     """Two of three of one class and none of one of another: (2/3 + 0) / 2, over two processes."""
     import torch
 
-    monkeypatch.syspath_prepend(workplace / "mine")
-    import own_parts
+    own_parts = imported(workplace, monkeypatch)
 
     def state(targets, answers):
         made = own_parts.BalancedAccuracy()
@@ -135,8 +143,7 @@ def test_the_examples_metric_counts_by_class(workplace, monkeypatch):
 def test_the_examples_loss_is_cross_entropy_without_focus(workplace, monkeypatch):
     import torch
 
-    monkeypatch.syspath_prepend(workplace / "mine")
-    import own_parts
+    own_parts = imported(workplace, monkeypatch)
 
     logits, labels = (
         torch.randn(5, 3, generator=torch.Generator().manual_seed(0)),

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from tiny import ROOT
 
 from ladon.config import load_config
 from ladon.engine.classes import Classes, common_classes
@@ -114,10 +115,16 @@ def test_a_category_beyond_the_models_classes_is_refused_before_any_work(refused
     rewrite(annotations(own_data, split), change)
     message = refused("detection")
     if split == "train":
+        file = ROOT / "configs" / "digit_scenes" / "ladon" / "_base_" / "detection.yaml"
+        (line,) = [
+            number
+            for number, text in enumerate(file.read_text().splitlines(), start=1)
+            if text.strip() == "num_classes: 11"
+        ]
         expected = (
             "annotations have category_id 11 (1 such ids), but a detector of num_classes 11 has "
-            "labels 1 to 10, too few for the file's 11 categories; set the model's num_classes to "
-            "12, its categories and background"
+            "labels 1 to 10, too few for the file's 11 categories; set "
+            f"models.model.kwargs.num_classes in {file}:{line} to 12, its categories and background"
         )
     else:
         expected = (

@@ -15,7 +15,7 @@ from ladon.engine.stage import Stage
 from ladon.engine.student_trainer import StudentTrainer
 from ladon.models.checkpoint import load_safely
 from ladon.tasks import Task
-from ladon.tensors import is_finite
+from ladon.tensors import is_finite, map_tensors
 
 TEST = ("-test_only", "-student_only")
 SPOILT = [math.nan, math.inf, -math.inf]
@@ -188,15 +188,15 @@ def test_a_detectors_nan_show_although_it_drops_them(
     assert own_lab.run("detection") == 0
     original = getattr(owner, method)
 
-    def spoil(module, *_):
-        with torch.no_grad():
-            for parameter in module.parameters():
-                parameter.fill_(math.nan)
-
     def forward(self, *args, **kwargs):
-        if not self.training:
-            spoil(self.box_predictor if owner is RoIHeads else self)
-        return original(self, *args, **kwargs)
+        if not self.training and owner is RoIHeads:
+            with torch.no_grad():
+                for parameter in self.box_predictor.parameters():
+                    parameter.fill_(math.nan)
+        found = original(self, *args, **kwargs)
+        if self.training or owner is RoIHeads:
+            return found
+        return map_tensors(lambda tensor: torch.full_like(tensor, math.nan), found)
 
     monkeypatch.setattr(owner, method, forward)
     message = refused("detection", "-test_only", code=1)

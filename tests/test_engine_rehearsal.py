@@ -43,8 +43,14 @@ def test_a_shipped_config_fits(capsys, task):
             [f"{STUDENT}.bottleneck_config.kwargs.decoder_channel_sizes=[24, 512, 256, 64]"],
             ["train.stage1 in", ".yaml:", "does not fit in student.layer2.0.conv1: RuntimeError"],
         ),
-        ([f"{STUDENT}.num_classes=5"], ["train.stage2 in", "does not fit in the criterion"]),
-        (["models.teacher_model.kwargs.num_classes=5"], ["train.stage2 in", "the criterion"]),
+        (
+            [f"{STUDENT}.num_classes=5", "models.student_model.reset_head=true"],
+            ["train.stage2 in", "does not fit in the criterion"],
+        ),
+        (
+            ["models.teacher_model={key: resnet50, kwargs: {num_classes: 5}, src_ckpt: x.pt}"],
+            ["train.stage2 in", "the criterion"],
+        ),
         (
             [f"{STUDENT}.resnet_name=resnet34", f"{STUDENT}.num_classes=1000"],
             [".yaml:", "num_target_channels: must be 64, not 256", "layer2 of resnet34 takes"],

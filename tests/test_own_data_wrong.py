@@ -24,7 +24,7 @@ TASKS = {
     "segmentation": "semantic_segmentation",
 }
 
-LISTED = yaml.safe_load((Path(__file__).parent / "data_config" / "own_data_wrong.yaml").read_text())
+LISTED = yaml.safe_load((Path(__file__).parent / "own_data_wrong.yaml").read_text())
 VARIANTS = LISTED["variants"]
 
 
