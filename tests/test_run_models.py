@@ -70,6 +70,25 @@ def test_a_teacher_of_ten_classes_starts_a_student_of_five(five, own_data):
     assert table.caption == "digit_scenes/val: 5 classes: four, one, three, two, zero"
 
 
+def test_a_student_that_codes_starts_one_of_five_classes(five, lab, own_data):
+    """As the released ones do: it has CDF tables, which the first stage cannot learn with."""
+    values = {f"{STUDENTS}__src_ckpt": str(lab.checkpoint("classification"))}
+    config = of_five(five, **values)
+    assert five.run("classification", config=config, log="five") == 0
+    log = five.log("five")
+    assert "models.student_model.reset_head: the class layers (fc) are left out" in log
+    assert "src_ckpt: its CDF tables are left out: they are built anew at epoch 1" in log
+    found, source = (
+        read_checkpoint(path, "here").model
+        for path in (five.checkpoint("classification"), lab.checkpoint("classification"))
+    )
+    cdf = "bottleneck_layer.entropy_bottleneck._quantized_cdf"
+    assert found[cdf].numel() > 0
+    assert found[cdf].shape != source[cdf].shape or not found[cdf].equal(source[cdf])
+    quantiles = cdf.replace("_quantized_cdf", "quantiles")
+    assert not found[quantiles].equal(source[quantiles]), "it learnt on"
+
+
 def test_a_teacher_learns_the_classes_first(five, own_data):
     """Then its answers may be read, and its names are the student's."""
     source, own = str(five.checkpoint("teacher")), str(five.folder / "ckpt" / "five.pt")

@@ -22,6 +22,7 @@ from ladon.models import (
     build_model,
     check_writable,
     class_layers,
+    forget_tables,
     has_pretrained_weights,
     is_updated,
     load_into,
@@ -219,7 +220,14 @@ def _build_trained(run: Run) -> nn.Module:
         raise ConfigError(f"{config.path}: has no train section; add -test_only to test")
     check_writable(best, run.place(f"{key}.dst_ckpt"))
     name = "src_ckpt" if section.get("src_ckpt") else None
-    return _build_from(run, section, key, name, is_start=True)[0]
+    student = _build_from(run, section, key, name, is_start=True)[0]
+    begins = run.plan.update_epoch
+    if begins and is_updated(student):
+        forget_tables(student)
+        logger.info(
+            "%s.%s: its CDF tables are left out: they are built anew at epoch %d", key, name, begins
+        )
+    return student
 
 
 def _num_classes(run: Run, student: nn.Module) -> int | None:

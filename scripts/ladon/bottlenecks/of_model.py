@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from ladon.bottlenecks.base import Bottleneck, Coding
 from ladon.bottlenecks.encoder import pinned_arithmetic
-from ladon.bottlenecks.entropy import draw_noise_from, entropy_models, has_tables
+from ladon.bottlenecks.entropy import (
+    draw_noise_from,
+    entropy_models,
+    has_tables,
+    set_tables,
+    tables,
+)
 from ladon.bottlenecks.payloads import PayloadSizes
 from ladon.codec.tables import check_quantiles
 
@@ -67,6 +73,12 @@ def update_bottleneck(model: nn.Module) -> bool:
     bottleneck.update()  # leaves tables that are already there as they are
     set_updated(model, True)
     return True
+
+
+def forget_tables(model: nn.Module) -> None:
+    """Empty a model's CDF tables and switch entropy coding off: its densities learn again."""
+    set_tables(model, {name: table.new_empty(0) for name, table in tables(model).items()})
+    set_updated(model, False)
 
 
 def auxiliary_loss(model: nn.Module) -> Tensor | None:

@@ -3,6 +3,7 @@
 from ladon.bottlenecks import (
     entropy_coding,
     find_bottleneck,
+    forget_tables,
     is_updated,
     update_bottleneck,
     use_own_noise,
@@ -24,6 +25,7 @@ __all__ = [
     "class_layers",
     "entropy_coding",
     "find_bottleneck",
+    "forget_tables",
     "freeze_batch_norm",
     "has_pretrained_weights",
     "is_updated",
