@@ -51,6 +51,7 @@ from ladon.bottlenecks.base import (
     directly,
     register,
 )
+from ladon.bottlenecks.identity import encoder_id
 from ladon.bottlenecks.of_model import (
     auxiliary_loss,
     entropy_coding,
@@ -73,6 +74,7 @@ __all__ = [
     "auxiliary_loss",
     "decode_latent",
     "directly",
+    "encoder_id",
     "entropy_coding",
     "find_bottleneck",
     "forget_tables",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ladon.bottlenecks.encoder import Encoder, pinned_arithmetic
 from ladon.bottlenecks.entropy import entropy_models, own_entropy_models
 from ladon.bottlenecks.payloads import PayloadSizes
+from ladon.codec import BottleneckKind
 from ladon.errors import PayloadError, UsageError
 
 Apply = Callable[[nn.Module, Tensor], Tensor]
@@ -73,6 +74,7 @@ class Bottleneck(BaseBottleneck, ABC):
 
     Attributes:
         parts: names of its payload's parts, in the order of `Coder.encode`.
+        payload_kind: its number in payloads; of a user's own kind there is none.
 
     Args:
         args: of the class of sc2bench or CompressAI that a kind stands on, its own entropy
@@ -81,6 +83,7 @@ class Bottleneck(BaseBottleneck, ABC):
     """
 
     parts: ClassVar[tuple[str, ...]] = ("latent",)
+    payload_kind: ClassVar[BottleneckKind] = BottleneckKind.OWN
     _coding: Coding | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -152,6 +155,11 @@ class Bottleneck(BaseBottleneck, ABC):
         """
         with self._at_work() as coding:
             return coding.decode(strings, shape)
+
+    @property
+    def is_coding(self) -> bool:
+        """Whether an evaluation is open."""
+        return self._coding is not None
 
     @contextmanager
     def _at_work(self) -> Iterator[Coding]:

@@ -11,7 +11,7 @@ from sc2bench.models import layer
 from torch import Tensor, nn
 
 from ladon.bottlenecks.base import Apply, Bottleneck, Coder, register
-from ladon.codec import LatentCoder, quantize
+from ladon.codec import BottleneckKind, LatentCoder, quantize
 
 
 @register
@@ -26,6 +26,8 @@ class FPBasedResNetBottleneck(Bottleneck, layer.FPBasedResNetBottleneck):
         args: sc2bench's.
         kwargs: likewise.
     """
+
+    payload_kind = BottleneckKind.FACTORIZED
 
     @wraps(layer.FPBasedResNetBottleneck.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ladon.bottlenecks.base import Apply, Bottleneck, Coder, directly, register
 from ladon.bottlenecks.fitting import fitting_sides
-from ladon.codec import GaussianCoder, LatentCoder, quantize
+from ladon.codec import BottleneckKind, GaussianCoder, LatentCoder, quantize
 
 
 @register
@@ -39,6 +39,7 @@ class SHPBasedResNetBottleneck(Bottleneck, layer.SHPBasedResNetBottleneck):
     """
 
     parts = ("latent", "hyper latent")
+    payload_kind = BottleneckKind.SCALE_HYPERPRIOR
 
     @wraps(layer.SHPBasedResNetBottleneck.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -133,6 +134,8 @@ class MSHPBasedResNetBottleneck(SHPBasedResNetBottleneck, layer.MSHPBasedResNetB
         args: sc2bench's.
         kwargs: likewise.
     """
+
+    payload_kind = BottleneckKind.MEAN_SCALE_HYPERPRIOR
 
     @wraps(layer.MSHPBasedResNetBottleneck.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
