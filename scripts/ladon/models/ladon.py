@@ -64,7 +64,7 @@ class ThreeHeadedLadon(nn.Module):
         self.fpn, self.rpn = detector.backbone.fpn, detector.rpn
         self.roi_heads = detector.roi_heads
         self.classifier = segmenter.classifier
-        self.layers = layers_of(family, detector, segmenter)
+        self.layers = _layers_of(family, detector, segmenter)
         self.class_names: dict[str, list[str] | None] = {}
         self.answering: str | None = None
 
@@ -149,7 +149,7 @@ class ThreeHeadedLadon(nn.Module):
         return answers
 
 
-def layers_of(family: Family, detector: Any, segmenter: Any) -> dict[str, dict[str, str]]:
+def _layers_of(family: Family, detector: Any, segmenter: Any) -> dict[str, dict[str, str]]:
     """Return the layers that each head reads, by the names that its own model gives them.
 
     Args:
