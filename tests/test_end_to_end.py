@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -115,6 +116,36 @@ def test_bf16_changes_no_payload_and_hardly_a_score(lab, family):
     assert rough == pytest.approx(exact, abs=100 / 12 if family == "classification" else 5)
     assert found["bf16"]["payload_bytes"] == found["float32"]["payload_bytes"]
     assert found["bf16"]["data_size_kb"] == found["float32"]["data_size_kb"]
+
+
+@pytest.mark.parametrize("family", ["classification", "detection", "segmentation"])
+def test_three_heads_find_what_the_single_models_find(lab, family):
+    """On one encoder: all of them see 96x96 images, so that nothing is resized."""
+    for trained in ("classification", "detection", "segmentation"):
+        if not lab.checkpoint(trained).exists():
+            assert lab.run(trained) == 0
+    configs = {"alone": lab.config(family), "three": lab.three_headed(family)}
+    found, rows = {}, {}
+    for name, config in configs.items():
+        path = lab.folder / f"{family}_{name}.jsonl"
+        flags = ["-test_only", "-student_only", "--predictions", str(path)]
+        if family == "detection":  # after one epoch, no box would be good enough
+            own = "models.model.detection" if name == "three" else "models.model"
+            flags += ["--set", f"{own}.kwargs.box_score_thresh=0.0"]
+        assert lab.run(family, *flags, config=config, log=f"{family}_{name}") == 0
+        found[name] = lab.metrics(f"{family}_{name}")
+        rows[name] = [json.loads(line) for line in path.read_text().splitlines()]
+    alone, three = (found[name]["models"]["student"] for name in configs)
+    for key in ("metrics", "payload_bytes", "data_size_kb"):
+        assert three[key] == alone[key], key
+    assert found["three"]["classes"] == found["alone"]["classes"]
+    assert found["three"]["classes"][-10:] == list("0123456789")
+    assert rows["three"] == rows["alone"]
+    assert len(rows["three"]) == 12
+    assert all(len(value) > 0 for row in rows["three"] for value in row.values())
+    text = lab.log(f"{family}_three")
+    assert "its body differs" not in text
+    assert "dataset's own is left out" not in text, "the model and the data would normalise"
 
 
 def test_flags_win_over_the_config(own_lab, monkeypatch):

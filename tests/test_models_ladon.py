@@ -7,22 +7,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from three_heads import picture, saved, sections, single_models, three_headed
+from three_heads import ON_LAYER2, picture, saved, sections, single_models, three_headed
 
-from ladon.errors import CheckpointError
+from ladon.errors import CheckpointError, ConfigError
 from ladon.models import build_model, entropy_coding, write_checkpoint
 from ladon.models.describe import num_classes_of
 from ladon.models.input_size import encoder_input_size
 from ladon.models.ladon import HEADS, ThreeHeadedLadon
 from ladon.tasks import TASKS
 
+ON_BOTTLENECK = {
+    "return_layer_dict": {"bottleneck_layer": "out"},
+    "num_input_channels": 64,
+    "uses_aux": False,
+}
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
 @torch.inference_mode()
-def test_every_head_equals_its_single_task_model_exactly(tmp_path):
-    models = single_models()
-    ladon = three_headed(saved(models, tmp_path))
+@pytest.mark.parametrize("segmentation", [{}, ON_LAYER2, ON_BOTTLENECK])
+def test_every_head_equals_its_single_task_model_exactly(tmp_path, segmentation):
+    own = {"segmentation": segmentation}
+    models = single_models(**own)
+    ladon = three_headed(saved(models, tmp_path), own=own)
     image = picture()
     answers = ladon([image])
     normalised = (image - MEAN[:, None, None]) / STD[:, None, None]
@@ -55,6 +62,32 @@ def test_one_encode_for_three_answers(tmp_path):
     assert set(answers) == {"classification", "detection", "segmentation"}
     assert len(nbytes) == 2
     assert set(ladon([picture()], heads=("detection",))) == {"detection"}
+
+
+STAGES = ("layer2", "layer3", "layer4")
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("segmentation", "heads", "expected"),
+    [
+        (ON_LAYER2, None, STAGES),
+        (ON_LAYER2, ("segmentation",), STAGES[:1]),
+        (ON_LAYER2, ("segmentation", "classification"), STAGES),
+        (ON_LAYER2, ("detection",), STAGES),
+        (ON_BOTTLENECK, ("segmentation",), ()),
+        ({}, ("segmentation",), STAGES),
+    ],
+)
+def test_the_body_runs_once_and_as_far_as_its_heads_read(tmp_path, segmentation, heads, expected):
+    own = {"segmentation": segmentation}
+    ladon = three_headed(saved(single_models(**own), tmp_path), own=own)
+    passes = []
+    for name in STAGES:
+        layer = ladon.get_submodule(name)
+        layer.register_forward_hook(lambda *_, name=name: passes.append(name))
+    ladon([picture(), picture()], heads=heads)
+    assert passes == list(expected)
 
 
 @torch.inference_mode()
@@ -109,17 +142,72 @@ def test_checkpoints_whose_bodies_do_not_fit_are_refused(tmp_path, other):
         three_headed(paths)
 
 
-def test_a_head_on_another_layer_is_no_other_backbone(tmp_path):
-    """As the demo's segmentation, whose body ends with layer 3."""
-    paths = saved(single_models(), tmp_path)
-    own = sections()
-    on_layer2 = {"return_layer_dict": {"layer2": "out", "layer3": "aux"}, "num_input_channels": 128}
-    own["segmentation"]["kwargs"] |= on_layer2
-    segmenter = build_model(own["segmentation"], "segmentation", "x")
-    write_checkpoint(paths["segmentation"], segmenter)
-    with pytest.raises(CheckpointError) as caught:
-        three_headed(paths, own_segmentation=on_layer2)
-    assert "segmentation.pt: its body ends with layer3, and the heads of this" in str(caught.value)
+def test_a_body_that_ends_early_is_compared_as_far_as_it_goes(tmp_path, caplog):
+    """As the demo's segmenter, which ends with layer 3."""
+    own = {"segmentation": ON_LAYER2}
+    models = single_models(**own)
+    three_headed(saved(models, tmp_path), own=own)
+    assert "differs" not in caplog.text
+    with torch.no_grad():
+        models["segmentation"].backbone.layer3[0].bn1.running_mean += 0.25
+    three_headed(saved(models, tmp_path), own=own)
+    assert "segmentation.pt: its body differs" in caplog.text
+    assert "Largest difference: 0.25 (layer3.0.bn1.running_mean)" in caplog.text
+    assert "detection.pt" not in caplog.text
+
+
+def test_a_head_on_another_layer_than_its_model_is_refused(tmp_path):
+    paths = saved(single_models(segmentation=ON_LAYER2), tmp_path)
+    with pytest.raises(CheckpointError, match=r"segmentation.pt: made for another model"):
+        three_headed(paths)
+
+
+def test_a_body_that_ends_early_cannot_be_the_shared_one(tmp_path):
+    own = {"segmentation": ON_LAYER2}
+    paths = saved(single_models(**own), tmp_path)
+    text = r"models\.model\.body: the segmentation model has no layer4, which classification reads"
+    with pytest.raises(ConfigError, match=text):
+        three_headed(paths, own=own, body="segmentation")
+    assert three_headed(paths, own=own, body="detection").layers["segmentation"] == {
+        "out": "layer2"
+    }
+
+
+@pytest.mark.parametrize(
+    ("head", "changes", "text"),
+    [
+        (
+            "segmentation",
+            {"return_layer_dict": {"layer3": "aux", "avgpool": "out"}},
+            r"models\.model\.segmentation\.kwargs\.return_layer_dict: avgpool is no part of the "
+            r"body: name some of bottleneck_layer, layer2, layer3, layer4",
+        ),
+        (
+            "detection",
+            {
+                "backbone_fpn_kwargs": {
+                    "return_layer_dict": {"layer4": "1", "avgpool": "2"},
+                    "in_channels_list": [512, 512],
+                }
+            },
+            r"detection\.kwargs\.backbone_fpn_kwargs\.return_layer_dict: avgpool is no part",
+        ),
+        (None, {"body": "segmenter"}, r"models\.model\.body: segmenter is none of classification"),
+    ],
+)
+def test_what_no_shared_body_can_give_is_refused(head, changes, text):
+    section = {"key": "ladon", **sections()}
+    (section if head is None else section[head]["kwargs"]).update(changes)
+    with pytest.raises(ConfigError, match=text):
+        build_model(section, "classification", "models.model", load_weights=False)
+
+
+def test_numbers_of_classes_that_no_part_says_are_the_checkpoints(tmp_path):
+    models = single_models()
+    ladon = three_headed(saved(models, tmp_path), counts=False)
+    found = {head: num_classes_of(ladon.head_state(head)) for head in HEADS}
+    assert found == {"classification": 10, "detection": 4, "segmentation": 5}
+    assert torch.equal(ladon.fc.weight, models["classification"].fc.weight)
 
 
 def test_names_of_classes_and_their_number_are_each_heads_own(tmp_path):

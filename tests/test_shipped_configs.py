@@ -91,6 +91,51 @@ def transforms(config, dataset_id, argument):
     }
 
 
+# of a head's own config: what only trains, and what the three-headed model gives it otherwise
+ONLY_ALONE = {
+    "num_classes",
+    "pretrained",
+    "backbone_config",
+    "analyzable_layer_key",
+    "rpn_batch_size_per_image",
+    "rpn_pre_nms_top_n_train",
+    "rpn_post_nms_top_n_train",
+    "box_batch_size_per_image",
+}
+
+
+@pytest.mark.parametrize("beta", ["0.32", "5.12", "20.48"])
+def test_the_demos_three_heads_are_those_that_were_trained(beta):
+    folder, name = CONFIGS / "digit_scenes", f"splittable_resnet18-fp-beta{beta}"
+    alone = {
+        "classification": f"{name}_from_resnet18",
+        "detection": f"faster_rcnn_{name}_fpn",
+        "segmentation": f"deeplabv3_{name}",
+    }
+    whole = load_config(folder / "ladon" / f"{alone['classification']}.yaml")
+    encoder = whole.get("models.student_model.kwargs.bottleneck_config")
+    for task, file in alone.items():
+        three = load_config(folder / "ladon-runtime" / f"ladon-{name}_{task}.yaml")
+        parts = three.section("models.model")
+        assert three.beta == float(beta)
+        assert parts["classification"]["kwargs"]["bottleneck_config"] == encoder
+        single = load_config(folder / "ladon" / f"{file}.yaml")
+        if task == "classification":
+            best = single.get("models.student_model.dst_ckpt")
+            assert parts[task]["src_ckpt"] == best
+            continue
+        kwargs = parts[task]["kwargs"]
+        assert kwargs.pop("start_ckpt_file_path") == single.get("models.model.dst_ckpt")
+        expected = single.section("models.model")["kwargs"]
+        for given in (expected, expected.get("backbone_fpn_kwargs", {})):
+            for key in ONLY_ALONE & given.keys():
+                del given[key]
+        if task == "detection":
+            anchors = [given.pop("rpn_anchor_generator").value for given in (kwargs, expected)]
+            assert anchors[0] == anchors[1]
+        assert kwargs == expected
+
+
 def test_ilsvrc_recipe():
     config = shipped("ilsvrc2012")
     train = transforms(config, "ilsvrc2012/train", "transform")

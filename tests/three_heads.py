@@ -11,9 +11,11 @@ from students import detector_section, splittable_section
 from torch import Tensor, nn
 
 from ladon.models import build_model, update_bottleneck, write_checkpoint
-from ladon.models.ladon import ThreeHeadedLadon
+from ladon.models.ladon import HEADS, ThreeHeadedLadon
 
 CHANNELS = 4
+ON_LAYER2 = {"return_layer_dict": {"layer2": "out", "layer3": "aux"}, "num_input_channels": 128}
+"""Arguments of a segmenter that stands where the demo's does."""
 
 
 def backbone(channels: int = CHANNELS, name: str = "resnet18") -> dict:
@@ -21,8 +23,12 @@ def backbone(channels: int = CHANNELS, name: str = "resnet18") -> dict:
     return splittable_section(channels, name, classes=10)
 
 
-def sections(channels: int = CHANNELS, name: str = "resnet18") -> dict[str, dict]:
-    """The sections of the three models."""
+def sections(
+    channels: int = CHANNELS,
+    name: str = "resnet18",
+    segmentation: Mapping[str, Any] | None = None,
+) -> dict[str, dict]:
+    """The sections of the three models; `segmentation` are further arguments of the segmenter."""
     return {
         "classification": backbone(channels, name),
         "detection": detector_section(backbone(channels, name)),
@@ -35,6 +41,7 @@ def sections(channels: int = CHANNELS, name: str = "resnet18") -> dict[str, dict
                 "num_aux_channels": 256,
                 "analyzable_layer_key": "bottleneck_layer",
                 "backbone_config": backbone(channels, name),
+                **(segmentation or {}),
             },
         },
     }
@@ -68,14 +75,14 @@ def saved(models: Mapping[str, nn.Module], folder: Path) -> dict[str, Path]:
     return paths
 
 
-def three_headed(paths: Mapping[str, Path], **values: Any) -> ThreeHeadedLadon:
+def three_headed(paths: Mapping[str, Path], counts: bool = True, **values: Any) -> ThreeHeadedLadon:
     """The model of three checkpoints; `values` are further keys of its section.
 
-    `own` are arguments of `sections`, `own_segmentation` of the segmentation head.
+    `own` among them are arguments of `sections`. Without `counts` no part says `num_classes`.
     """
-    on_other_layers = values.pop("own_segmentation", {})
     section = {"key": "ladon", **sections(**values.pop("own", {})), **values}
-    section["segmentation"]["kwargs"] |= on_other_layers
+    for head in HEADS if not counts else ():
+        section[head]["kwargs"].pop("num_classes")
     section["classification"]["src_ckpt"] = str(paths["classification"])
     for head in ("detection", "segmentation"):
         kwargs = section[head]["kwargs"]

@@ -65,7 +65,25 @@ class TinyExperiment:
             for part in path:
                 section = section.setdefault(part, {})
             section[last] = value
-        path = self.folder / "configs" / f"{name or family}.yaml"
+        return self._write(name or family, content)
+
+    def three_headed(self, family: str) -> Path:
+        """Write the config of the three-headed model of what was trained, in a family's task."""
+        heads = {
+            head: {"kwargs": {"start_ckpt_file_path": str(self.checkpoint(head))}}
+            for head in ("detection", "segmentation")
+        }
+        heads["classification"] = {"src_ckpt": str(self.checkpoint("classification"))}
+        content = {
+            "_base_": str(FAMILIES / "ladon-runtime" / "_base_" / f"{family}.yaml"),
+            "data_root": str(self.data_root),
+            "beta": 0.32,
+            "models": {"model": heads},
+        }
+        return self._write(f"three_heads_{family}", content)
+
+    def _write(self, name: str, content: dict) -> Path:
+        path = self.folder / "configs" / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump(content))
         return path

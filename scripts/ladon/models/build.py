@@ -16,11 +16,12 @@ from sc2bench.models.segmentation.deeplabv3 import create_deeplabv3
 from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from ladon.backbones import FAMILIES, family_of, member_of
+from ladon.backbones import BOTTLENECK, FAMILIES, Family, family_of, member_of
 from ladon.errors import CheckpointError, ConfigError, LadonError, in_one_line
 from ladon.models.bodies import as_body, pyramid_arguments, segmentation_arguments
 from ladon.models.checkpoint import Checkpoint, load_into, read_checkpoint
-from ladon.models.ladon import ThreeHeadedLadon, assemble, segmentation_checkpoint
+from ladon.models.describe import num_classes_of
+from ladon.models.ladon import HEADS, ThreeHeadedLadon, assemble, segmentation_checkpoint
 from ladon.models.library import (
     from_library,
     is_from_library,
@@ -225,7 +226,7 @@ def _deeplabv3(section: Mapping[str, Any], where: str, load_weights: bool) -> nn
 
 def _three_headed(section: Mapping[str, Any], where: str, load_weights: bool) -> nn.Module:
     """Return the three-headed model from its three checkpoints (or without them)."""
-    classifier = dict(section["classification"])
+    classifier = section["classification"]
     family = family_of(classifier["key"])
     if family is None or family.key != classifier["key"]:
         known = ", ".join(f.key for f in FAMILIES.values())
@@ -233,13 +234,8 @@ def _three_headed(section: Mapping[str, Any], where: str, load_weights: bool) ->
             f"{where}.classification.key: {classifier['key']}: three heads stand on a splittable "
             f"model of a known family ({known}, and those of modules under dependencies)"
         )
-    sources = {
-        "classification": classifier.pop("src_ckpt", None),
-        "detection": (section["detection"].get("kwargs") or {}).get("start_ckpt_file_path"),
-        "segmentation": segmentation_checkpoint(
-            (section["segmentation"].get("kwargs") or {}).get("start_ckpt_file_path")
-        ),
-    }
+    parts, checkpoints = _three_parts(section, where, load_weights)
+    classifier = parts["classification"]
     built = {
         "classification": from_library(classifier, "classification", where, load_weights=False)
     }
@@ -249,23 +245,85 @@ def _three_headed(section: Mapping[str, Any], where: str, load_weights: bool) ->
             f"{where}.classification.kwargs: skips {skipped[0]}, which its head needs"
         )
     for head, build in (("detection", _faster_rcnn), ("segmentation", _deeplabv3)):
-        part = dict(section[head])
         # both heads stand on the classifier's own architecture
-        kwargs = dict(part.get("kwargs") or {}) | {"backbone_config": classifier}
-        kwargs.pop("start_ckpt_file_path", None)
-        part["kwargs"] = kwargs
-        built[head] = build(part, f"{where}.{head}", False)
+        kwargs = {**parts[head]["kwargs"], "backbone_config": classifier}
+        built[head] = build({**parts[head], "kwargs": kwargs}, f"{where}.{head}", False)
+    body = section.get("body") or "classification"
+    _check_body(built, family, body, where)
     if not load_weights:
         return ThreeHeadedLadon(
             built["classification"], family, built["detection"], built["segmentation"]
         )
-    checkpoints = {}
-    for head, source in sources.items():
-        name = "src_ckpt" if head == "classification" else "kwargs.start_ckpt_file_path"
+    return assemble(built, family, checkpoints, body)
+
+
+def _three_parts(
+    section: Mapping[str, Any], where: str, load_weights: bool
+) -> tuple[dict[str, dict[str, Any]], dict[str, Checkpoint]]:
+    """Return the parts' sections, which name no checkpoint any more, and the checkpoints.
+
+    A part that does not say its number of classes has that of its checkpoint.
+
+    Args:
+        section, where, load_weights: as for `build_model`.
+
+    Raises:
+        CheckpointError: a checkpoint is not named, not there or of no use.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    checkpoints: dict[str, Checkpoint] = {}
+    for head in HEADS:
+        part = dict(section[head])
+        kwargs = part["kwargs"] = dict(part.get("kwargs") or {})
+        if head == "classification":
+            name, source = "src_ckpt", part.pop("src_ckpt", None)
+        else:
+            name = "kwargs.start_ckpt_file_path"
+            source = kwargs.pop("start_ckpt_file_path", None)
+        parts[head] = part
+        if not load_weights:
+            continue
         if source is None:
             raise CheckpointError(f"{where}.{head}.{name}: names no checkpoint")
-        checkpoints[head] = read_checkpoint(source, f"{where}.{head}.{name}")
-    return assemble(built, family, checkpoints, section.get("body") or "classification")
+        file = segmentation_checkpoint(source) if head == "segmentation" else source
+        checkpoints[head] = read_checkpoint(file, f"{where}.{head}.{name}")
+        count = num_classes_of(checkpoints[head].model)
+        if count is not None:
+            kwargs.setdefault("num_classes", count)
+    return parts, checkpoints
+
+
+def _check_body(built: Mapping[str, Any], family: Family, body: str, where: str) -> None:
+    """Refuse heads that read what no body has, and a shared body that lacks its last stages.
+
+    Args:
+        built: model by head.
+        family: their backbone's.
+        body: the head whose checkpoint gives the shared body.
+        where: the three-headed model's section.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if body not in HEADS:
+        raise ConfigError(f"{where}.body: {body} is none of {', '.join(HEADS)}")
+    levels = (BOTTLENECK, *family.stages)
+    places = {
+        "detection": ("kwargs.backbone_fpn_kwargs", built["detection"].backbone.body),
+        "segmentation": ("kwargs", built["segmentation"].backbone),
+    }
+    for head, (place, own) in places.items():
+        behind = [layer for layer in own.return_layer_dict if layer not in levels]
+        if behind:
+            raise ConfigError(
+                f"{where}.{head}.{place}.return_layer_dict: {behind[0]} is no part of the body: "
+                f"name some of {', '.join(levels)}"
+            )
+        if head == body and not hasattr(own, levels[-1]):
+            raise ConfigError(
+                f"{where}.body: the {body} model has no {levels[-1]}, which classification reads: "
+                "name another head, whose model has the whole body"
+            )
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:

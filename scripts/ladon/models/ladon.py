@@ -2,7 +2,8 @@
 
 The device runs `encode`; everything after it needs the payload only. Built from three
 checkpoints: the classifier's (encoder, entropy bottleneck, decoder, body, its head), the
-detector's and the segmenter's (their heads).
+detector's and the segmenter's (their heads). Each head reads the layers that it read in its own
+model, and the body runs no further than to the last of those.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class ThreeHeadedLadon(nn.Module):
     """Encoder, payload, shared body and three heads.
 
     Attributes:
+        layers: name of each layer that a head reads, by the name its own model gives it, by head.
         class_names: names of the classes by head, as far as its checkpoint tells them.
         answering: the head whose answer alone `forward` gives; None: all of them by name.
 
@@ -62,8 +64,7 @@ class ThreeHeadedLadon(nn.Module):
         self.fpn, self.rpn = detector.backbone.fpn, detector.rpn
         self.roi_heads = detector.roi_heads
         self.classifier = segmenter.classifier
-        # the names under which the FPN was trained: the RoI heads read '1' to '3'
-        self._names = dict(detector.backbone.body.return_layer_dict)
+        self.layers = _layers_of(family, detector, segmenter)
         self.class_names: dict[str, list[str] | None] = {}
         self.answering: str | None = None
 
@@ -71,19 +72,29 @@ class ThreeHeadedLadon(nn.Module):
         """Device: turns normalised images [N, 3, H, W] into payloads `{strings, shape}`."""
         return self.bottleneck_layer.encode(images)
 
-    def body(self, encoded: Mapping[str, Any]) -> OrderedDict[str, Tensor]:
-        """Server: features of the bottleneck's decoder and of the stages behind it."""
+    def body(
+        self, encoded: Mapping[str, Any], heads: Sequence[str] = HEADS
+    ) -> OrderedDict[str, Tensor]:
+        """Server: features of the bottleneck's decoder and of the stages behind it.
+
+        Args:
+            encoded: from `encode`.
+            heads: those that will read the features; stages behind their last layer don't run.
+        """
+        wanted = {layer for head in heads for layer in self.layers[head].values()}
         x = self.bottleneck_layer.decode(**encoded)
         features = OrderedDict([(BOTTLENECK, x)])
         for name in self.family.stages:
+            if wanted <= features.keys():
+                break
             x = getattr(self, name)(x)
             features[name] = x
         return features
 
     def classify(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Logits [N, 1000]: what is it?"""
+        """Logits [N, K]: what is it?"""
         head = (getattr(self, name) for name in self.family.head)
-        return run_head(head, features[self.family.stages[-1]])
+        return run_head(head, self._read("classification", features)["out"])
 
     def detect(
         self, features: Mapping[str, Tensor], images: Any, sizes: Sequence[tuple[int, int]]
@@ -95,16 +106,19 @@ class ThreeHeadedLadon(nn.Module):
             images: the transform's ImageList (only its sizes are read).
             sizes: the images' sizes before the transform.
         """
-        named = {self._names[n]: f for n, f in features.items() if n in self._names}
-        pyramid = self.fpn(OrderedDict(named))
+        pyramid = self.fpn(self._read("detection", features))
         proposals, _ = self.rpn(images, pyramid, None)
         detections, _ = self.roi_heads(pyramid, proposals, images.image_sizes, None)
         return self.transform.postprocess(detections, images.image_sizes, list(sizes))
 
     def segment(self, features: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
-        """Logits [N, 21, H, W]: which pixels?"""
-        logits = self.classifier(features[self.family.stages[-1]])
+        """Logits [N, K, H, W]: which pixels?"""
+        logits = self.classifier(self._read("segmentation", features)["out"])
         return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+    def _read(self, head: str, features: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+        """Return the features that a head reads, by the names of its own model."""
+        return OrderedDict((name, features[layer]) for name, layer in self.layers[head].items())
 
     def head_state(self, head: str) -> dict[str, Tensor]:
         """Return a head's own tensors, by the names they have in this model."""
@@ -124,7 +138,7 @@ class ThreeHeadedLadon(nn.Module):
         heads = HEADS if heads is None else heads
         sizes = [tuple(image.shape[-2:]) for image in images]
         batch, _ = self.transform(list(images), None)
-        features = self.body(self.encode(batch.tensors))
+        features = self.body(self.encode(batch.tensors), heads)
         answers: dict[str, Any] = {}
         if "classification" in heads:
             answers["classification"] = self.classify(features)
@@ -133,6 +147,24 @@ class ThreeHeadedLadon(nn.Module):
         if "segmentation" in heads:
             answers["segmentation"] = self.segment(features, batch.tensors.shape[-2:])
         return answers
+
+
+def _layers_of(family: Family, detector: Any, segmenter: Any) -> dict[str, dict[str, str]]:
+    """Return the layers that each head reads, by the names that its own model gives them.
+
+    Args:
+        family: the classifier's.
+        detector: Faster R-CNN; its RoI heads read levels by name, '1' to '3'.
+        segmenter: DeepLabv3; its auxiliary head, which only trains, counts for nothing.
+    """
+    returned = {
+        "classification": {family.stages[-1]: "out"},
+        "detection": detector.backbone.body.return_layer_dict,
+        "segmentation": segmenter.backbone.return_layer_dict,
+    }
+    levels = (BOTTLENECK, *family.stages)  # in the order in which they run, which is the FPN's
+    layers = {h: {of[n]: n for n in levels if n in of} for h, of in returned.items()}
+    return layers | {"segmentation": {"out": layers["segmentation"]["out"]}}
 
 
 def assemble(
@@ -147,7 +179,7 @@ def assemble(
         models: model by head, built without weights.
         family: their backbone's.
         checkpoints: checkpoint by head.
-        body: head whose checkpoint gives encoder, entropy bottleneck and body.
+        body: head whose checkpoint gives encoder, entropy bottleneck and body, all of it.
 
     Raises:
         CheckpointError: if a checkpoint fits its model or the shared body not at all.
@@ -159,8 +191,7 @@ def assemble(
     parts = {head: _part(checkpoints[head], prefixes[head], levels) for head in HEADS}
     for head in HEADS:
         if head != body:
-            made_of = checkpoints[body], checkpoints[head]
-            _compare_bodies(parts[body], parts[head], *made_of, body, levels)
+            _compare_bodies(parts[body], parts[head], checkpoints[body], checkpoints[head], body)
     if body != "classification":
         classifier = models["classification"]
         of_head = checkpoints["classification"].model
@@ -188,18 +219,14 @@ def _compare_bodies(
     our_checkpoint: Checkpoint,
     their_checkpoint: Checkpoint,
     body: str,
-    all_levels: Sequence[str],
 ) -> None:
-    """Refuse bodies of another shape, and say by how much bodies of the same shape differ."""
-    learnt = {n for n in ours if not n.endswith("num_batches_tracked") and "._" not in n}
-    other = {n for n in theirs if not n.endswith("num_batches_tracked") and "._" not in n}
-    levels = [level for level in all_levels if any(n.startswith(f"{level}.") for n in other)]
-    if levels and levels != list(all_levels):
-        raise CheckpointError(
-            f"{their_checkpoint.path}: its body ends with {levels[-1]}, and the heads of this "
-            f"model stand on one body that ends with {all_levels[-1]}: train it with "
-            f"{all_levels[-1]} in its return_layer_dict"
-        )
+    """Refuse bodies of another shape, and say by how much bodies of the same shape differ.
+
+    A head whose model ends with the last layer that it reads has only the beginning of a body.
+    """
+    levels = {name.split(".", 1)[0] for name in theirs}
+    learnt = {n for n in ours if _is_learnt(n) and n.split(".", 1)[0] in levels}
+    other = {n for n in theirs if _is_learnt(n)}
     odd = sorted(learnt ^ other) or sorted(n for n in learnt if ours[n].shape != theirs[n].shape)
     if odd:
         raise CheckpointError(
@@ -235,9 +262,14 @@ def _compare_bodies(
     )
 
 
-def segmentation_checkpoint(path: str | None) -> str | None:
+def _is_learnt(name: str) -> bool:
+    """Whether a tensor is neither a counter nor one of the entropy coder's tables."""
+    return not name.endswith("num_batches_tracked") and "._" not in name
+
+
+def segmentation_checkpoint(path: str) -> str:
     """Return the name that training writes, where a published file left out its end."""
-    if path is None or Path(path).expanduser().is_file():
+    if Path(path).expanduser().is_file():
         return path
     written = path.removesuffix(".pt") + "_two_stages.pt"
     if Path(written).expanduser().is_file():

@@ -64,11 +64,15 @@ class SemanticSegmentation(Task):
         return ConfusionMatrix(options.get("num_classes") or DEFAULT_NUM_CLASSES)
 
     def predictions(
-        self, outputs: Mapping[str, Tensor], dataset: Any, name_of: Callable[[int], str | None]
+        self,
+        outputs: Mapping[str, Tensor] | Tensor,
+        dataset: Any,
+        name_of: Callable[[int], str | None],
     ) -> list[dict[str, Any]]:
         """Return per image the classes that are found in it, each with its number of pixels."""
         rows = []
-        for answers in outputs["out"].argmax(dim=1).cpu():
+        logits = outputs["out"] if isinstance(outputs, Mapping) else outputs
+        for answers in logits.argmax(dim=1).cpu():
             found = zip(*(t.tolist() for t in answers.unique(return_counts=True)), strict=True)
             classes = [{"label": n, "class": name_of(n), "pixels": count} for n, count in found]
             rows.append({"classes": classes})
