@@ -6,7 +6,7 @@ parameters nor a state dict.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +25,21 @@ class PackedConv2d(nn.Module):
     Attributes:
         kind: what errors call it.
         operator: oneDNN's operator that it stands on.
+        needs: what a convolution has to be, for errors.
+
+    Args:
+        conv: one that :meth:`can_replace` accepts.
+        relu: also apply the ReLU that follows it.
     """
 
     kind: ClassVar[str]
     operator: ClassVar[str]
+    needs: ClassVar[str]
 
-    def __init__(self, weight: Tensor, *, relu: bool) -> None:
+    def __init__(self, conv: nn.Conv2d, *, relu: bool) -> None:
         super().__init__()
         # not a buffer: one float32 original, whatever the model is converted to
-        self._weight = weight.detach().float().contiguous().clone()
+        self._weight = conv.weight.detach().float().contiguous().clone()
         self.relu = relu
         self._packed: dict = {}
 
@@ -49,6 +55,22 @@ class PackedConv2d(nn.Module):
             and module.weight.dtype == torch.float32
             and cls.is_available()
         )
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, *, relu: bool = False) -> Self:
+        """Return a module that computes what the convolution does, up to rounding.
+
+        Args:
+            conv: the convolution.
+            relu: also apply the ReLU that follows it (or follows the sum with a shortcut).
+
+        Raises:
+            LadonError: the convolution is of another kind (:meth:`can_replace` says so).
+        """
+        if not cls.can_replace(conv):
+            text = f"no {cls.kind} convolution for {conv}: it has to be {cls.needs}"
+            raise LadonError(f"{text}; keep the nn.Conv2d")
+        return cls(conv, relu=relu)
 
     @classmethod
     def is_available(cls) -> bool:
@@ -97,30 +119,15 @@ class FusedConv2d(PackedConv2d):
     """A convolution, the sum with a shortcut and ReLU in one; see :meth:`from_conv`."""
 
     kind, operator = "fused", "_convolution_pointwise_"
+    needs = (
+        "float32, on a CPU for which oneDNN has bfloat16, without groups and padded with a given "
+        "number of zeros"
+    )
 
     def __init__(self, conv: nn.Conv2d, *, relu: bool) -> None:
-        super().__init__(conv.weight, relu=relu)
+        super().__init__(conv, relu=relu)
         self._bias = None if conv.bias is None else conv.bias.detach().float().clone()
         self._geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-
-    @classmethod
-    def from_conv(cls, conv: nn.Conv2d, *, relu: bool = False) -> FusedConv2d:
-        """Return a module that computes what the convolution does, up to rounding.
-
-        Args:
-            conv: float32, on the CPU, without groups, padding zeros whose number is given.
-            relu: also apply the ReLU that follows it (or follows the sum with the shortcut).
-
-        Raises:
-            LadonError: the convolution is of another kind (:meth:`can_replace` says so).
-        """
-        if not cls.can_replace(conv):
-            raise LadonError(
-                f"no fused convolution for {conv}: it has to be float32, on a CPU for which "
-                f"oneDNN has bfloat16, without groups and padded with a given number of zeros; "
-                f"keep the nn.Conv2d"
-            )
-        return cls(conv, relu=relu)
 
     def _pack(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias in x's dtype, the weight in the layout that oneDNN wants."""

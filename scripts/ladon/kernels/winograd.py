@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ladon.errors import LadonError
 from ladon.kernels.packed_conv import FusedConv2d, PackedConv2d
 from ladon.kernels.winograd_kernels import JOB, LANES, transform, transform_matrices
 
@@ -64,9 +63,13 @@ class WinogradConv2d(PackedConv2d):
     """A convolution with stride 1 and fewer multiplications; see :meth:`from_conv`."""
 
     kind, operator = "Winograd", "_convolution_pointwise"
+    needs = (
+        "on the CPU, with stride, dilation and groups 1, a 2x2 or 3x3 kernel and channels that are "
+        f"multiples of {LANES}"
+    )
 
     def __init__(self, conv: nn.Conv2d, *, relu: bool) -> None:
-        super().__init__(conv.weight, relu=relu)
+        super().__init__(conv, relu=relu)
         bias = conv.bias
         self._bias = (
             torch.zeros(len(conv.weight)) if bias is None else bias.detach().float().clone()
@@ -83,25 +86,6 @@ class WinogradConv2d(PackedConv2d):
             and module.stride == module.dilation == (1, 1)
             and module.in_channels % LANES == module.out_channels % LANES == 0
         )
-
-    @classmethod
-    def from_conv(cls, conv: nn.Conv2d, *, relu: bool = False) -> WinogradConv2d:
-        """Return a module that computes what the convolution does, up to rounding.
-
-        Args:
-            conv: stride, dilation and groups 1, kernel 2x2 or 3x3, channels multiples of 16.
-            relu: also apply the ReLU that follows it.
-
-        Raises:
-            LadonError: the convolution is of another kind (:meth:`can_replace` says so).
-        """
-        if not cls.can_replace(conv):
-            raise LadonError(
-                f"no Winograd convolution for {conv}: it has to be on the CPU, with stride, "
-                f"dilation and groups 1, a 2x2 or 3x3 kernel and channels that are multiples of "
-                f"{LANES}; keep the nn.Conv2d"
-            )
-        return cls(conv, relu=relu)
 
     def _tile_size(self, height: int, width: int, dtype: torch.dtype) -> int | None:
         """Return the m with the fewest multiplications for an output of that size.
