@@ -186,6 +186,6 @@ def with_library_weights(section: Mapping[str, Any], kind: str, where: str) -> n
     with torch.random.fork_rng(devices=[]):
         source = from_library({**section, "kwargs": kwargs}, kind, where, load_weights=True)
     model = build(num_classes)
-    weights = Checkpoint(Path(f"the weights of {section['key']}"), source.state_dict())
+    weights = Checkpoint(Path(f"the pretrained {section['key']}"), source.state_dict())
     load_without(model, weights, layers, where)
     return model
