@@ -8,6 +8,7 @@ from typing import Any
 
 from ladon.config.core import schema
 from ladon.config.core.config import Config, is_positive_number
+from ladon.config.core.files import shown
 from ladon.config.core.interpolate import EndlessError, references
 from ladon.config.core.nodes import (
     ConfigList,
@@ -36,7 +37,7 @@ def validate_config(config: Config, kind: str | None = None) -> list[Problem]:
         kind: if given ('classification', 'detection', 'segmentation'), the model must be one of it.
 
     Returns:
-        All problems, by file and line.
+        All problems by file and line, those of the config's own file first.
     """
     validator = Validator(config, hooks_for(kind))
     _check_dependencies(validator)
@@ -47,7 +48,10 @@ def validate_config(config: Config, kind: str | None = None) -> list[Problem]:
     own = {str(key): schema.ANY for key in config.root if _is_used(str(key), used)}
     validator.section(root, replace(schema.TOP, keys={**own, **schema.TOP.keys}))
     _check_top(validator, root)
-    return sorted(validator.problems.values(), key=lambda p: (p.file, p.line or 0))
+    own_file = shown(config.path)
+    return sorted(
+        validator.problems.values(), key=lambda p: (p.file != own_file, p.file, p.line or 0)
+    )
 
 
 def check_config(config: Config, kind: str | None = None) -> None:
