@@ -1,8 +1,16 @@
-"""Entropy coding of latents, and the bytes of a payload."""
+"""Entropy coding of latents, and the bytes of a payload.
 
-from ladon.codec.coder import LatentCoder, quantize
+The container needs no PyTorch, and a device has none: the rest is imported when it is asked for.
+"""
+
+from typing import TYPE_CHECKING
+
 from ladon.codec.container import BottleneckKind, CoderId, Fit, Payload
-from ladon.codec.gaussian import GaussianCoder
+from ladon.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from ladon.codec.coder import LatentCoder, quantize
+    from ladon.codec.gaussian import GaussianCoder
 
 __all__ = [
     "BottleneckKind",
@@ -13,3 +21,10 @@ __all__ = [
     "Payload",
     "quantize",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    LatentCoder="ladon.codec.coder",
+    quantize="ladon.codec.coder",
+    GaussianCoder="ladon.codec.gaussian",
+)

@@ -8,7 +8,6 @@ torch before it is needed: reports and sweeps ask tasks, too.
 from __future__ import annotations
 
 import argparse
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -220,19 +219,3 @@ def find_task(name: str) -> Task:
         f"no task is called '{name}' (known are {', '.join(TASKS)}): name the module that "
         "registers it under the config's dependencies"
     )
-
-
-def moved(module: str, **names: str) -> Callable[[str], Any]:
-    """Return a module's `__getattr__` that finds what others still import from there.
-
-    Args:
-        module: its name.
-        names: what was moved, and the module that has it now, which is loaded when asked for.
-    """
-
-    def find(name: str) -> Any:
-        if name not in names:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(names[name]), name)
-
-    return find

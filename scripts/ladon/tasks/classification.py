@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ladon.tasks.base import Score, Task, moved, register
+from ladon.lazy import lazy_names
+from ladon.tasks.base import Score, Task, register
 from ladon.tasks.text import NUMBER
 
 if TYPE_CHECKING:
@@ -68,4 +69,4 @@ class ImageClassification(Task):
         return dict(zip(("acc1", "acc5"), map(float, found[-1]), strict=True)) if found else None
 
 
-__getattr__ = moved(__name__, Accuracy="ladon.metrics.accuracy")
+__getattr__ = lazy_names(__name__, Accuracy="ladon.metrics.accuracy")

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ladon.errors import DataError, UsageError
+from ladon.lazy import lazy_names
 from ladon.metrics.names import COCO_STATS
-from ladon.tasks.base import Score, Task, moved, register
+from ladon.tasks.base import Score, Task, register
 from ladon.tasks.text import NUMBER
 
 if TYPE_CHECKING:
@@ -107,4 +108,4 @@ class ObjectDetection(Task):
         return dict(zip(COCO_STATS, values, strict=True))
 
 
-__getattr__ = moved(__name__, CocoMetric="ladon.metrics.coco")
+__getattr__ = lazy_names(__name__, CocoMetric="ladon.metrics.coco")

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ladon.flags import whole_number
-from ladon.tasks.base import Score, Task, moved, register
+from ladon.lazy import lazy_names
+from ladon.tasks.base import Score, Task, register
 from ladon.tasks.text import NUMBER
 
 if TYPE_CHECKING:
@@ -92,4 +93,4 @@ class SemanticSegmentation(Task):
         }
 
 
-__getattr__ = moved(__name__, ConfusionMatrix="ladon.metrics.confusion")
+__getattr__ = lazy_names(__name__, ConfusionMatrix="ladon.metrics.confusion")
