@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from ladon.choices import PRECISIONS
 from ladon.codec.container import Payload
@@ -16,10 +18,11 @@ from ladon.edge.protocol import ANY_MODEL
 from ladon.errors import UsageError
 from ladon.serve.batching import Batcher
 from ladon.serve.models import Library, Load, ModelInfo
-from ladon.serve.refusals import Refusal, refusal_of
+from ladon.serve.refusals import Refusal, no_such_model, refusal_of
 from ladon.split.answers import Answers
 
 log = logging.getLogger(__name__)
+_WARM_UP = 256  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +112,7 @@ class _Key(NamedTuple):
 
     name: str
     heads: tuple[str, ...]
-    batch_key: Any
+    batch_key: Hashable
 
 
 class LocalEngine:
@@ -166,7 +169,11 @@ class LocalEngine:
             import torch
 
             torch.set_num_threads(self.settings.threads)
-        return self._library.open()
+        infos = self._library.open()
+        # libraries compile and set up what they need for their first time: not on a client's time
+        model = self._library.get(next(iter(infos)))
+        model.answer(model.encode(np.zeros((_WARM_UP, _WARM_UP, 3), np.uint8)))
+        return infos
 
     def _load_model(self, source: str) -> Any:
         if self._load is not None:
@@ -177,15 +184,19 @@ class LocalEngine:
 
     def _read(self, data: bytes, heads: Sequence[str] | None, name: str) -> tuple[_Key, Payload]:
         """Return a payload and what it can be batched by."""
+        from ladon.split.model import SplitModel  # torch, which the models have loaded
+
         infos = self._library.infos
         if name != ANY_MODEL and name not in infos:
-            raise Refusal(404, "model", f"no model {name} here: {ANY_MODEL}, {', '.join(infos)}")
+            raise no_such_model(name, infos)
         those = list(infos.values()) if name == ANY_MODEL else [infos[name]]
         try:
             payload = Payload.from_bytes(data, expected={info.encoder_id for info in those})
         except UsageError as error:
             raise refusal_of(error) from error
         those = [info for info in those if info.encoder_id == payload.encoder_id]
+        if len(those) > 1:  # unless one has been named like all of them
+            those = [info for info in those if info.name == name] or those
         if len(those) > 1:
             raise Refusal(
                 422,
@@ -200,7 +211,7 @@ class LocalEngine:
             raise Refusal(
                 400, "heads", f"{info.name} has no head {missing[0]}: {', '.join(info.heads)}"
             )
-        return _Key(info.name, asked, _batch_key(payload)), payload
+        return _Key(info.name, asked, SplitModel.batch_key(payload)), payload
 
     def _check_size(self, payload: Payload) -> None:
         for what, size, most in (
@@ -241,9 +252,3 @@ class LocalEngine:
             )
             for number, answer in enumerate(answers)
         ]
-
-
-def _batch_key(payload: Payload) -> Any:
-    from ladon.split.model import SplitModel
-
-    return SplitModel.batch_key(payload)

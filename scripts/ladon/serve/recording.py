@@ -137,7 +137,7 @@ def _level(route: str, status: int) -> int:
 class JsonFormatter(logging.Formatter):
     """Writes a line of JSON for each record."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ladon.codec.container import ForeignPayloadError
-from ladon.edge.protocol import ProtocolError, TooLargeError
+from ladon.edge.protocol import ANY_MODEL, ProtocolError, TooLargeError
 from ladon.errors import LadonError, PayloadError, UsageError
 
 RETRY_SECONDS = 1
@@ -30,7 +32,8 @@ class Refusal(LadonError):
     def headers(self) -> dict[str, str]:
         """What the response says beside its body."""
         if self.status == 503:
-            return {"Retry-After": str(RETRY_SECONDS)}
+            retry = {"Retry-After": str(RETRY_SECONDS)}
+            return {**retry, "Connection": "close"} if self.reason == "draining" else retry
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
         # of a body that has not been read there may be any number of bytes to come
@@ -46,3 +49,9 @@ def refusal_of(error: UsageError) -> Refusal:
     if isinstance(error, TooLargeError):
         return Refusal(413, "too large", str(error))
     return Refusal(400, "message" if isinstance(error, ProtocolError) else "request", str(error))
+
+
+def no_such_model(name: str, models: Iterable[str]) -> Refusal:
+    """Return how a request to a model is refused that is not here."""
+    there = ", ".join(dict.fromkeys((ANY_MODEL, *models)))
+    return Refusal(404, "model", f"no model '{name[:80]}' here: there are {there}")

@@ -170,7 +170,8 @@ class SplitModel:
             payload = Payload.from_bytes(payload, expected=[self.encoder_id])
         return self.answer_batch([payload], heads, on_stage=on_stage)[0]
 
-    def batch_key(self, payload: Payload) -> Hashable:
+    @staticmethod
+    def batch_key(payload: Payload) -> Hashable:
         """Return what is equal of payloads that can be answered together."""
         return payload.input_size, payload.shape
 
