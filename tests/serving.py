@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from ladon.split.answers import Answers, Found
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "serve.py"
 ENCODER = b"encoder1"
-UNLUCKY = 13
+UNLUCKY = 666
 """The number that no `FakeModel` answers."""
 
 
@@ -57,6 +56,7 @@ class FakeModel:
     """
 
     heads = ("classification",)
+    num_bytes = 0
 
     def __init__(self, name: str = "one", encoder_id: bytes = ENCODER, size: int = 256) -> None:
         self.name, self.encoder_id = name, encoder_id
@@ -195,25 +195,14 @@ def server(folder: Path, *flags: Any, env: Mapping[str, str] | None = None) -> I
     """Run a server in a process of its own; flags are the command's."""
     folder.mkdir(exist_ok=True)
     said, log = folder / "said", folder / "log"
-    os.mkfifo(said)
-    # held open for writing, too: opening it does not wait, and its end does not come early
-    pipe = os.open(said, os.O_RDWR)
     command = [SCRIPT, "--port", 0, *flags]
     process = warm.start(command, out=said, err=log, env={**os.environ, **(env or {})})
     try:
-        line = _line(pipe, process, log)
-        yield Running(line.removeprefix("serving http://"), process, log)
+        while not said.exists() or not said.read_text().endswith("\n"):
+            process.join(0.02)
+            if process.exitcode is not None:
+                raise AssertionError(f"no server: {log.read_text()}")
+        yield Running(said.read_text().strip().removeprefix("serving http://"), process, log)
     finally:
         process.kill()
         process.join()
-        os.close(pipe)
-
-
-def _line(pipe: int, process: Any, log: Path) -> str:
-    """Wait for the line with which a server says that it is ready."""
-    text = b""
-    while not text.endswith(b"\n"):
-        if pipe not in wait([pipe, process.sentinel], timeout=120):
-            raise AssertionError(f"no server: {log.read_text()}")
-        text += os.read(pipe, 1)
-    return text.decode().strip()

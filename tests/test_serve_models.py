@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from serving import FakeModel
 from torch import nn
 
 from ladon.errors import CheckpointError, ConfigError, UsageError
-from ladon.serve.models import Library, num_bytes
+from ladon.modules import tensor_bytes
+from ladon.serve.models import Library
 
 
 class Shelf:
@@ -92,8 +94,19 @@ def test_one_that_is_larger_than_the_limit_is_refused():
         Library("a", 1023, Shelf()).open()
 
 
-def test_shared_weights_are_counted_once():
+def test_weights_count_in_all_their_forms():
+    model = FakeModel("a")
+    model.num_bytes = 100
+    library = Library("a", 2048, lambda _: model)
+
+    assert library.open()["a"].num_bytes == 1124
+
+
+def test_tensors_are_counted_once_wherever_a_module_keeps_them():
     layer = nn.Linear(10, 10, bias=False)
     network = nn.Sequential(layer, layer, nn.BatchNorm1d(10, affine=False))
+    network.packed = {"float32": (torch.zeros(3).to_mkldnn(), torch.zeros(5))}
+    network.lookup = [np.zeros(7), layer.weight[0]]
 
-    assert num_bytes(network) == 400 + 2 * 40 + torch.tensor(0).nbytes
+    statistics = 2 * 40 + 8
+    assert tensor_bytes(network) == 400 + statistics + 12 + 20 + 56

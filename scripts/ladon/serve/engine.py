@@ -10,19 +10,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from ladon.choices import PRECISIONS
 from ladon.codec.container import Payload
 from ladon.edge.protocol import ANY_MODEL
-from ladon.errors import UsageError
+from ladon.errors import PayloadError, UsageError
 from ladon.serve.batching import Batcher
 from ladon.serve.models import Library, Load, ModelInfo
 from ladon.serve.refusals import Refusal, no_such_model, refusal_of
 from ladon.split.answers import Answers
 
 log = logging.getLogger(__name__)
-_WARM_UP = 256  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +155,7 @@ class LocalEngine:
         height, width = payload.input_size
         try:
             answered: Answered = await self._batcher.submit(key, payload, height * width)
-        except UsageError as error:
+        except PayloadError as error:
             raise refusal_of(error) from error
         took = sum(answered.seconds.values())
         waited = max(0.0, loop.time() - came - took)
@@ -169,11 +166,7 @@ class LocalEngine:
             import torch
 
             torch.set_num_threads(self.settings.threads)
-        infos = self._library.open()
-        # libraries compile and set up what they need for their first time: not on a client's time
-        model = self._library.get(next(iter(infos)))
-        model.answer(model.encode(np.zeros((_WARM_UP, _WARM_UP, 3), np.uint8)))
-        return infos
+        return self._library.open()
 
     def _load_model(self, source: str) -> Any:
         if self._load is not None:

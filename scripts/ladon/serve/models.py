@@ -6,18 +6,18 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ladon.errors import CheckpointError, ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ladon.split.model import SplitModel
 
 log = logging.getLogger(__name__)
 _MIB = 1 << 20
+_WARM_UP = 256  # pixels
 
 Load = Callable[[str], "SplitModel"]
 """Loads the model of a config or checkpoint."""
@@ -32,7 +32,7 @@ class ModelInfo:
         source: its config or checkpoint.
         encoder_id: 8 bytes.
         heads: what can be asked.
-        num_bytes: of its weights.
+        num_bytes: of its weights, in all forms in which they are held.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Library:
         for source in self._sources:
             model = self._load(source)
             info = ModelInfo(
-                model.name, source, model.encoder_id, tuple(model.heads), num_bytes(model.network)
+                model.name, source, model.encoder_id, tuple(model.heads), _warmed_up(model)
             )
             if info.name in self.infos:
                 raise ConfigError(
@@ -139,10 +139,13 @@ class Library:
         return sum(self.infos[name].num_bytes for name in self._loaded)
 
 
-def num_bytes(network: nn.Module) -> int:
-    """Return how many bytes a model's parameters and buffers take, shared ones once."""
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in chain(network.parameters(), network.buffers())
-    }
-    return sum(storages.values())
+def _warmed_up(model: SplitModel) -> int:
+    """Let a model answer once; return the bytes of its weights in all forms that it made of them.
+
+    Weights are packed, and libraries set up what they need, for their first image: not on a
+    client's time.
+    """
+    from ladon.modules import tensor_bytes  # torch, which loading has imported
+
+    model.answer(model.encode(np.zeros((_WARM_UP, _WARM_UP, 3), np.uint8)))
+    return model.num_bytes + tensor_bytes(model.network)

@@ -24,7 +24,7 @@ from ladon.serve.recording import Metrics, Record
 from ladon.serve.refusals import Refusal, no_such_model, refusal_of
 
 HEALTH = ("/v2/health/live", "/v2/health/ready")
-_LEAST_COMPRESSED = 1 << 10
+_LEAST_COMPRESSED = 256
 _BODIES_TOGETHER = 64  # of the largest size
 
 

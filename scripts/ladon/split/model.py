@@ -19,6 +19,7 @@ from ladon.errors import DataError, PayloadError, UsageError
 from ladon.images import MAX_PIXELS, open_image
 from ladon.models.inference import inference
 from ladon.models.precision import forward_only
+from ladon.modules import tensor_bytes
 from ladon.split.answers import Answers, Found, Mask
 from ladon.split.geometry import labels_in_image
 from ladon.split.heads import Heads, OnStage, stage
@@ -43,6 +44,7 @@ class SplitModel:
         class_names: names of the classes by head, None where nothing tells them.
         network: the whole model.
         bottleneck: the model's.
+        num_bytes: of the weights as they were loaded; they are kept beside what is made of them.
 
     Args:
         network: in eval mode and channels_last, on its device, its CDF tables built.
@@ -67,6 +69,7 @@ class SplitModel:
         self.network, self.bottleneck, self.name = network, bottleneck, name
         self.fitting, self.class_names = fitting, dict(class_names)
         self.encoder_id = encoder_id(bottleneck)
+        self.num_bytes = tensor_bytes(network)
         self._shapes = PayloadShapes(bottleneck)
         self._heads, self._precision = heads, precision
         self._device = next(network.parameters()).device
