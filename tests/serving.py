@@ -175,7 +175,7 @@ class Running:
     """A server in a process of its own.
 
     Attributes:
-        url: without `http://`.
+        url: host and port.
         process: its process.
         log: its file of log lines.
     """
@@ -202,7 +202,7 @@ def server(folder: Path, *flags: Any, env: Mapping[str, str] | None = None) -> I
             process.join(0.02)
             if process.exitcode is not None:
                 raise AssertionError(f"no server: {log.read_text()}")
-        yield Running(said.read_text().strip().removeprefix("serving http://"), process, log)
+        yield Running(said.read_text().strip().rpartition("/")[2], process, log)
     finally:
         process.kill()
         process.join()

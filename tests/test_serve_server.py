@@ -7,8 +7,11 @@ import http.client
 import json
 import os
 import random
+import shutil
 import signal
 import socket
+import ssl
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -260,14 +263,35 @@ def test_what_is_no_request_is_answered_and_the_connection_ended(running, data):
     assert b" 400 " in said.splitlines()[0]
 
 
-def test_two_models_where_one_has_room(configs, pairs, tmp_path):
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate of this machine's loopback, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1"
+    name = ["-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["-out", str(files[0]), "-keyout", str(files[1])]
+    subprocess.run([*command.split(), *name, *made], check=True, capture_output=True)
+    return files
+
+
+def test_two_models_where_one_has_room_behind_tls_and_a_token(
+    configs, pairs, tmp_path, certificate
+):
     """The classifier and the three heads of one body are two models with one encoder."""
-    flags = ["--local", "--memory", 0.25]
+    flags = ["--local", "--memory", 0.25, "--tls-cert", certificate[0], "--tls-key", certificate[1]]
     for head in ("classification", "ladon"):
         flags += ["--config", configs[head]]
     with server(tmp_path / "s", *flags, env={"LADON_TOKEN": "abc"}) as one:
-        assert ask(one, pairs[0].data)[0] == 401
-        client = triton.InferenceServerClient(one.url)
+        secure = ssl.create_default_context(cafile=certificate[0])
+        connection = http.client.HTTPSConnection(one.url, timeout=60, context=secure)
+        assert ask(one, pairs[0].data, connection)[0] == 401
+        client = triton.InferenceServerClient(
+            one.url,
+            ssl=True,
+            ssl_context_factory=lambda: ssl.create_default_context(cafile=certificate[0]),
+        )
         for name in ("classification", "ladon"):
             result = client.infer(
                 name,
