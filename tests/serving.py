@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import warm
 from torch import nn
 
 from ladon.codec import BottleneckKind, Fit, Payload
+from ladon.codec.container import crc32c
 from ladon.edge.protocol import Request, infer_path
 from ladon.serve.app import build_app
 from ladon.serve.engine import Engine
@@ -86,6 +88,37 @@ class FakeModel:
 
     def close(self) -> None:
         self.is_closed = True
+
+
+def check(found: Answers, expected: Answers) -> None:
+    """Compare answers; a batch's arithmetic is not one image's to the last bit."""
+    assert list(found) == list(expected)
+    assert [one.label for one in found.classes] == [one.label for one in expected.classes]
+    assert [one.name for one in found.classes] == [one.name for one in expected.classes]
+    np.testing.assert_allclose(scores(found.classes), scores(expected.classes), atol=1e-4)
+    assert len(found.objects) == len(expected.objects)
+    np.testing.assert_allclose(scores(found.objects), scores(expected.objects), atol=1e-3)
+    assert (found.mask.labels == expected.mask.labels).mean() > 0.999
+    assert found.mask.names == expected.mask.names
+
+
+def scores(found) -> list[float]:
+    return [one.score for one in found]
+
+
+def damaged(data: bytes, chance: random.Random, mended: bool) -> bytes:
+    """Return a payload that was damaged on the way; or, mended, one that somebody made like that.
+
+    A mended one is as long as it was, and its checksum fits: what is in it decides.
+    """
+    found = bytearray(data)
+    for _ in range(chance.randrange(1, 4)):
+        at, size = chance.randrange(len(found)), chance.randrange(1, 4)
+        left = len(found[at : at + size])
+        found[at : at + size] = chance.randbytes(left if mended else chance.randrange(4))
+    if mended:
+        found[-4:] = crc32c(bytes(found[:-4])).to_bytes(4, "little")
+    return bytes(found)
 
 
 class Reply(NamedTuple):
