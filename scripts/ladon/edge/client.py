@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from ladon.codec.container import MOST_IMAGE_PIXELS, Payload
 from ladon.edge.messages import HEADER_LENGTH, Message
-from ladon.edge.protocol import Request, Response, error_message, infer_path
+from ladon.edge.protocol import ProtocolError, Request, Response, error_message, infer_path
 from ladon.errors import LadonError, UsageError, in_one_line
 
 logger = logging.getLogger(__name__)
@@ -100,8 +100,8 @@ class Client:
 
         Raises:
             RefusedError: the server refuses it: another model's, a wrong token.
-            ServerError: the server could not be reached, or was full, at every attempt.
-            ProtocolError: what it sends is no answer.
+            ServerError: the server could not be reached, or was full, at every attempt; or what it
+                sends is no answer.
         """
         data = payload if isinstance(payload, bytes) else payload.to_bytes()
         request = Request(payload=data, heads=None if heads is None else tuple(heads))
@@ -137,7 +137,10 @@ class Client:
             self.close()
             raise ServerError(f"{self.url}: an answer of more than {MOST_RESPONSE_BYTES:,} bytes")
         if response.status == 200:
-            return Response.from_message(body, response.getheader(HEADER_LENGTH))
+            try:
+                return Response.from_message(body, response.getheader(HEADER_LENGTH))
+            except ProtocolError as error:
+                raise ServerError(f"{self.url}: no answer of a Ladon server: {error}") from error
         said = error_message(body) or response.reason
         if response.status in _LATER:
             raise _NotNowError(f"{response.status}: {said}", _seconds(response))

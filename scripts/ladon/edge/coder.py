@@ -47,14 +47,17 @@ class FactorizedCoder:
         shapes = tuple(table.shape for table in (length, offset, medians))
         if cdf.ndim != 2 or len(cdf) != channels or shapes != ((channels,),) * 3:
             raise CheckpointError(f"CDF tables of odd shape: {cdf.shape}, {shapes}")
-        check_rows(*(table.astype(np.int64) for table in (cdf, length, offset)), "channel")
+        wide_cdf, wide_length, wide_offset = (t.astype(np.int64) for t in (cdf, length, offset))
+        check_rows(wide_cdf, wide_length, wide_offset, "channel")
         if not np.isfinite(medians).all():
             raise CheckpointError("the medians are not finite")
-        self._tables = tuple(np.ascontiguousarray(t, np.int32) for t in (cdf, length, offset))
+        self._cdf, self._length, self._offset = (
+            np.ascontiguousarray(table, np.int32) for table in (cdf, length, offset)
+        )
         self._medians = medians.astype(np.float32)[:, None]
         self._rans = rans
         self._lookup = np.zeros((channels, LOOKUP_SIZE), np.int32)
-        rans.build_lookup(*self._tables[:2], self._lookup)
+        rans.build_lookup(self._cdf, self._length, self._lookup)
 
     @classmethod
     def load(cls, path: Path, rans: Rans = rans_python) -> FactorizedCoder:
@@ -65,13 +68,14 @@ class FactorizedCoder:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return cls(*(arrays[name] for name in _ARRAYS), rans)
+                cdf, length, offset, medians = (arrays[name] for name in _ARRAYS)
+            return cls(cdf, length, offset, medians, rans)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, CheckpointError) as error:
             raise DataError(f"{path} is damaged ({error}): copy the folder anew") from error
 
     def save(self, path: Path) -> None:
         """Write the tables."""
-        arrays = (*self._tables, self._medians[:, 0])
+        arrays = (self._cdf, self._length, self._offset, self._medians[:, 0])
         np.savez_compressed(path, **dict(zip(_ARRAYS, arrays, strict=True)))
 
     @property
@@ -97,7 +101,7 @@ class FactorizedCoder:
         """Encode symbols [C, h, w] int32."""
         flat = np.ascontiguousarray(symbols).reshape(len(symbols), -1)
         words = np.empty(WORDS_PER_SYMBOL * flat.size + 2, np.uint32)
-        first = self._rans.encode(flat, None, *self._tables, words)
+        first = self._rans.encode(flat, None, self._cdf, self._length, self._offset, words)
         if first < 0:
             raise UsageError(f"symbols of shape {symbols.shape}: {REASONS[-first]}")
         return words[first:].astype("<u4", copy=False).tobytes()
@@ -112,7 +116,8 @@ class FactorizedCoder:
             raise PayloadError(f"payload of {len(string)} bytes: not a whole number of words")
         symbols = np.empty((self.channels, shape[0] * shape[1]), np.int32)
         words = np.frombuffer(string, "<u4").astype(np.uint32)
-        status = self._rans.decode(words, None, *self._tables, self._lookup, symbols)
+        tables = self._cdf, self._length, self._offset, self._lookup
+        status = self._rans.decode(words, None, *tables, symbols)
         if status:
             raise PayloadError(f"payload of {len(string)} bytes is damaged: {REASONS[status]}")
         return symbols.reshape(self.channels, *shape)

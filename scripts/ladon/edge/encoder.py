@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ladon.codec.container import Payload
 from ladon.edge.coder import FactorizedCoder, fastest_rans
 from ladon.edge.fitting import Fitted
 from ladon.edge.manifest import ENCODER, INPUT, OUTPUT, TABLES, Manifest
-from ladon.errors import LadonError, UsageError, in_one_line
-from ladon.images import open_image
+from ladon.errors import DataError, LadonError, UsageError, in_one_line
+from ladon.images import ImageLike, as_image
 
 OnStage = Callable[[str, float], None]
 """Called with a stage's name and its seconds, after each: 'analysis', 'coding'."""
@@ -51,22 +50,18 @@ class EdgeEncoder:
         self.manifest = Manifest.read(self.folder)
         rans = fastest_rans(self.folder, self.manifest)
         self.coder = FactorizedCoder.load(self.manifest.check(self.folder, TABLES), rans)
-        self._session = _session(self.manifest.check(self.folder, ENCODER), threads)
+        self._session = start_session(self.manifest.check(self.folder, ENCODER), threads)
 
-    def fit(self, image: str | os.PathLike | Image.Image | np.ndarray) -> Fitted:
-        """Make an image the encoder's input.
+    def fit(self, image: ImageLike) -> Fitted:
+        """Make an encoder's input of an image.
 
         Args:
-            image: a file, a picture of any mode, or pixels [H, W, 3] uint8.
+            image: as for `ladon.images.as_image`.
+
+        Raises:
+            DataError: it cannot be read, is too large, or no image.
         """
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                shape = "x".join(map(str, image.shape))
-                raise UsageError(f"an image of {shape} {image.dtype}, not pixels [H, W, 3] uint8")
-            image = Image.fromarray(image)
-        elif not isinstance(image, Image.Image):
-            image = open_image(image)
-        return self.manifest.fitting(image if image.mode == "RGB" else image.convert("RGB"))
+        return self.manifest.fitting(as_image(image))
 
     def latent(self, fitted: Fitted) -> np.ndarray:
         """Return the latent [C, h, w] float32 of an input, not rounded.
@@ -75,16 +70,22 @@ class EdgeEncoder:
             LadonError: the network fails, for lack of memory or for an input that is too small.
         """
         try:
-            (latents,) = self._session.run([OUTPUT], {INPUT: fitted.input[None]})
+            return run_encoder(self._session, fitted.input[None])[0]
         except Exception as error:  # onnxruntime's errors have no common class of their own
             size = "x".join(map(str, fitted.input_size))
             raise LadonError(f"the encoder fails for {size}: {in_one_line(error)}") from error
-        return latents[0]
 
     def encode_fitted(self, fitted: Fitted, *, on_stage: OnStage | None = None) -> Payload:
-        """Encode what `fit` gave."""
+        """Encode what `fit` gave.
+
+        Raises:
+            DataError: the latent is not finite.
+            LadonError: as for `latent`.
+        """
         start = time.perf_counter()
         latent = self.latent(fitted)
+        if not np.isfinite(latent).all():
+            raise DataError("the image's latent is not finite: the encoder cannot be used on it")
         between = time.perf_counter()
         string = self.coder.encode(self.coder.symbols(latent))
         if on_stage is not None:
@@ -101,12 +102,25 @@ class EdgeEncoder:
             fit=fitted.fit,
         )
 
-    def encode(self, image: str | os.PathLike | Image.Image | np.ndarray) -> Payload:
-        """Encode an image, as `fit` takes it."""
-        return self.encode_fitted(self.fit(image))
+    def encode(self, image: ImageLike, *, on_stage: OnStage | None = None) -> Payload:
+        """Encode an image, as `fit` takes it; also tells of the stage 'fit'."""
+        start = time.perf_counter()
+        fitted = self.fit(image)
+        if on_stage is not None:
+            on_stage("fit", time.perf_counter() - start)
+        return self.encode_fitted(fitted, on_stage=on_stage)
 
 
-def _session(path: Path, threads: int | None) -> Any:
+def start_session(path: Path, threads: int | None = None) -> Any:
+    """Return an onnxruntime session of an encoder.
+
+    Args:
+        path: the graph's.
+        threads: of the network; None: as many as onnxruntime chooses.
+
+    Raises:
+        UsageError: onnxruntime is missing.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -121,3 +135,9 @@ def _session(path: Path, threads: int | None) -> Any:
     # of inputs of many sizes, each would keep memory of its own
     options.enable_mem_pattern = False
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run_encoder(session: Any, images: np.ndarray) -> np.ndarray:
+    """Return the latents [N, C, h, w] of images [N, 3, H, W], both float32."""
+    (latents,) = session.run([OUTPUT], {INPUT: images})
+    return latents

@@ -1,11 +1,11 @@
 """The folder that goes to a device, and what its `model.json` says.
 
-    model.json        this, as `Manifest.to_plain` gives it
-    encoder.onnx      images [N, 3, H, W] float32, normalised, to latents [N, C, h, w] float32
-    tables.npz        of the coder: cdf [C, W], length [C], offset [C] int32, medians [C] float32
-    librans-….so      the coder for a kind of processor, as far as a compiler was there
-    edge.py, ladon/   what runs there: copied from this library as it is
-    requirements.txt  what that needs
+model.json        this, as `Manifest.to_plain` gives it
+encoder.onnx      images [N, 3, H, W] float32, normalised, to latents [N, C, h, w] float32
+tables.npz        of the coder: cdf [C, W], length [C], offset [C] int32, medians [C] float32
+librans-….so      the coder for a kind of processor, as far as a compiler was there
+edge.py, ladon/   what runs there: copied from this library as it is
+requirements.txt  what that needs
 """
 
 from __future__ import annotations
