@@ -112,12 +112,10 @@ class Client:
             except _NotNowError as error:
                 self.close()
                 if attempt == self._retries:
-                    raise ServerError(
-                        f"{self.url}: {error} ({attempt + 1} attempts): is the server there?"
-                    ) from error
+                    raise ServerError(f"{self.url} {error}, {attempt + 1} times") from error
                 longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)
                 pause = max(min(error.after, _LONGEST_PAUSE), longest * random.uniform(0.5, 1))
-                logger.warning("%s: %s; again in %.1f s", self.url, error, pause)
+                logger.warning("%s %s; again in %.1f s", self.url, error, pause)
                 self._sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
@@ -132,7 +130,7 @@ class Client:
         except ssl.SSLCertVerificationError as error:
             raise ServerError(f"{self.url}: {error.verify_message}: name its --ca") from error
         except (OSError, http.client.HTTPException) as error:
-            raise _NotNowError(in_one_line(error)) from error
+            raise _NotNowError(f"cannot be reached ({in_one_line(error)})") from error
         if len(body) > MOST_RESPONSE_BYTES:
             self.close()
             raise ServerError(f"{self.url}: an answer of more than {MOST_RESPONSE_BYTES:,} bytes")
@@ -143,7 +141,7 @@ class Client:
                 raise ServerError(f"{self.url}: no answer of a Ladon server: {error}") from error
         said = error_message(body) or response.reason
         if response.status in _LATER:
-            raise _NotNowError(f"{response.status}: {said}", _seconds(response))
+            raise _NotNowError(f"says ({response.status}): {said}", _seconds(response))
         raise RefusedError(response.status, f"{self.url} refuses ({response.status}): {said}")
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,14 @@ from ladon.codec import rans_python
 from ladon.codec.rans_native import NativeRans, library_name
 from ladon.codec.streams import LOOKUP_SIZE, REASONS, WORDS_PER_SYMBOL, Rans, check_rows
 from ladon.edge.manifest import Manifest
-from ladon.errors import CheckpointError, DataError, LadonError, PayloadError, UsageError
+from ladon.errors import (
+    CheckpointError,
+    DataError,
+    LadonError,
+    PayloadError,
+    UsageError,
+    in_one_line,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +76,9 @@ class FactorizedCoder:
             with np.load(path, allow_pickle=False) as arrays:
                 cdf, length, offset, medians = (arrays[name] for name in _ARRAYS)
             return cls(cdf, length, offset, medians, rans)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, CheckpointError) as error:
-            raise DataError(f"{path} is damaged ({error}): copy the folder anew") from error
+        except Exception as error:  # numpy's and zipfile's are arbitrary
+            reason = in_one_line(error)
+            raise DataError(f"{path} is damaged ({reason}): copy the folder anew") from error
 
     def save(self, path: Path) -> None:
         """Write the tables."""

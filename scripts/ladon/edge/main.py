@@ -31,7 +31,7 @@ from ladon.codec.container import Payload
 from ladon.edge.client import Client
 from ladon.edge.encoder import EdgeEncoder
 from ladon.edge.manifest import MANIFEST
-from ladon.edge.pictures import Picture, of_camera, of_files, of_video
+from ladon.edge.pictures import ENDINGS, Picture, of_camera, of_files, of_video
 from ladon.edge.protocol import HEADS, Response
 from ladon.errors import DataError, LadonError, UsageError, cannot_write, report
 from ladon.flags import whole_number
@@ -189,7 +189,9 @@ class _Folder:
         """Write a payload; of a name that is taken in this run, with a number."""
         if self._path is None:
             return
-        stem = re.sub(r"[^\w.-]+", "-", Path(result.name).stem) or "image"
+        image = Path(result.name)
+        stem = image.stem if image.suffix.lower() in ENDINGS else image.name
+        stem = re.sub(r"[^\w.-]+", "-", stem) or "image"
         names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
         name = next(name for name in names if name not in self._names)
         self._names.add(name)

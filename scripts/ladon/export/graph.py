@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ OPSET = 18
 TOLERANCE = 1e-4
 """Of a latent's values, whose rounding is in steps of one."""
 
-_LEAST, _MOST = 16, 400  # sides by which a latent's are found
+# sides by which a latent's are found, and by which what was found is tried
+_SIDES, _FURTHER = range(64, 128), (224, 417, 1201)
 
 
 def import_onnx() -> Any:
@@ -75,7 +77,8 @@ def export_encoder(analysis: nn.Module, path: Path) -> int:
             )
             model = program.model_proto
     except Exception as error:  # of torch.export, of onnxscript, of torch.onnx
-        raise LadonError(f"the encoder cannot be written as ONNX: {in_one_line(error)}") from error
+        reason = textwrap.shorten(in_one_line(error), 200, placeholder=" …")  # pages, mostly
+        raise LadonError(f"the encoder cannot be written as ONNX: {reason}") from error
     _forget_how(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
@@ -133,15 +136,17 @@ def latent_side(analysis: nn.Module) -> LatentSide | None:
         analysis: images to latents.
 
     Returns:
-        None if the encoder makes something else of sides from 16 to 400.
+        None if the encoder makes something else of them.
     """
     shapes = copy.deepcopy(analysis).to("meta")
-    sides = range(_LEAST, _MOST)
     with torch.no_grad():
-        found = [shapes(torch.empty(1, 3, side, 64, device="meta")).shape[2] for side in sides]
-    steps = [side for side, a, b in zip(sides, found, found[1:], strict=False) if a != b]
+        found = {
+            side: shapes(torch.empty(1, 3, side, 64, device="meta")).shape[2]
+            for side in (*_SIDES, *_FURTHER)
+        }
+    steps = [side for side in _SIDES[1:] if found[side] != found[side - 1]]  # where it grows
     if len(steps) < 2:
         return None
-    stride, before = steps[1] - steps[0], found[steps[0] - _LEAST]
-    rule = LatentSide(stride, (before + 1) * stride - steps[0] - 1)
-    return rule if [*map(rule, sides)] == found else None
+    stride = steps[1] - steps[0]
+    rule = LatentSide(stride, found[steps[0]] * stride - steps[0])
+    return rule if all(rule(side) == of_latent for side, of_latent in found.items()) else None
