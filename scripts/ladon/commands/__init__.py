@@ -20,6 +20,7 @@ from ladon.tasks import TASKS
 COMMANDS = {
     **{task.name: f"train and test models: {task.title.lower()}" for task in TASKS.values()},
     "sweep": "run a task for several β",
+    "predict": "show what a model finds in pictures, through their payloads",
     "report": "tables and plots of finished runs, beside the published results too",
     "validate": "check config files without running them",
     "checkpoint": "look into a checkpoint, or write it anew in the current format",
