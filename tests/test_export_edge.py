@@ -248,6 +248,7 @@ def test_a_folder_is_written_whole_or_not_at_all(halves, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    monkeypatch.setattr(exporting, "_write_encoder", lambda *_: 0.0)
     monkeypatch.setattr(exporting.shutil, "copyfile", full)
     with pytest.raises(LadonError, match=rf"^{target}: cannot be written: No space left") as failed:
         export_edge(model, target, origin={}, licence="")

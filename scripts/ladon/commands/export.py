@@ -57,12 +57,12 @@ def run(args: argparse.Namespace) -> None:
     if args.out.exists():  # before a model is loaded for nothing
         raise UsageError(f"{args.out} is there already: name a new folder")
     import ladon
-    from ladon.edge.pictures import of_files
+    from ladon.edge.pictures import find_files
     from ladon.export.edge import export_edge
 
     calibration = None
     if args.calibrate is not None:
-        calibration = of_files([args.calibrate])[: args.images]
+        calibration = find_files([args.calibrate])[: args.images]
     origin = {"config": Path(args.config).name}
     if args.origin is not None:
         origin["stated"] = args.origin

@@ -7,8 +7,8 @@
 A line an image: its payload's bytes, how long encoding and the answer took, and what was found.
 A broken image is named, and the others go on.
 
-Exit code: 0 done, 1 the server cannot be reached or refuses, 2 wrong usage or a broken image, 130
-interrupted.
+Exit code: 0 done, 1 the server cannot be reached or refuses, or an image is broken, 2 wrong usage,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,16 +27,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from ladon.codec.container import Payload
 from ladon.edge.client import Client
 from ladon.edge.encoder import EdgeEncoder
 from ladon.edge.manifest import MANIFEST
-from ladon.edge.pictures import ENDINGS, Picture, of_camera, of_files, of_video
+from ladon.edge.pictures import Picture, find_files, of_camera, of_video
 from ladon.edge.protocol import HEADS, Response
 from ladon.errors import DataError, LadonError, UsageError, cannot_write, report
 from ladon.flags import whole_number
+from ladon.images import shown
 from ladon.launch import make_parser
-from ladon.replacing import replacing
+from ladon.replacing import own_name, replacing
 
 TOKEN = "LADON_TOKEN"
 
@@ -55,7 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--threads", type=whole_number(1), help="of the encoder (default: one a core)")
     add("--save-payloads", type=Path, metavar="DIR", help="write each payload as NAME.ladon")
     add("--server", metavar="URL", help="ask this one, e.g. http://127.0.0.1:8000")
-    add("--heads", help=f"which to ask, of {','.join(HEADS)} (default: all)")
+    add("--heads", nargs="+", choices=HEADS, help="answers that are wanted (default: all)")
     add("--token", help=f"what the server wants to be shown (default: {TOKEN} of the environment)")
     add("--ca", type=Path, metavar="FILE", help="PEM of whoever signed the server's certificate")
     add("--retries", type=whole_number(0), default=5, help="attempts after the first (default: 5)")
@@ -71,12 +74,14 @@ class _Result:
 
     Attributes:
         name: of the image.
+        stem: of files about it.
         payload: of the last time, as all are alike.
         seconds: of each stage, each time; 'answer' is from sending to having the answer.
         response: the server's, None without one.
     """
 
     name: str
+    stem: str
     payload: Payload
     seconds: dict[str, list[float]] = field(default_factory=dict)
     response: Response | None = None
@@ -135,19 +140,9 @@ def _pictures(args: argparse.Namespace) -> Iterable[Picture]:
     if sum(sources) != 1:
         raise UsageError("name images, or --camera, or --video: one of them")
     if args.images:
-        return of_files(args.images)
+        return [(shown(path), path) for path in find_files(args.images)]
     frames = of_camera(args.camera) if args.video is None else of_video(args.video)
     return itertools.islice(frames, args.frames)
-
-
-def _heads(text: str | None, encoder: EdgeEncoder) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    asked = tuple(part.strip() for part in text.split(","))
-    known = encoder.manifest.heads
-    if unknown := [head for head in asked if head not in known]:
-        raise UsageError(f"--heads: the model has no head '{unknown[0]}', but {', '.join(known)}")
-    return asked
 
 
 def _one(
@@ -155,7 +150,6 @@ def _one(
     args: argparse.Namespace,
     encoder: EdgeEncoder,
     client: Client | None,
-    heads: tuple[str, ...] | None,
 ) -> _Result:
     """Encode an image and ask about it, as often as is wanted."""
     name, image = picture
@@ -169,9 +163,10 @@ def _one(
         payload = encoder.encode(image, on_stage=on_stage)
         if client is not None:
             start = time.perf_counter()
-            response = client.answer(payload, heads)
+            response = client.answer(payload, args.heads)
             on_stage("answer", time.perf_counter() - start)
-    return _Result(name, payload, seconds, response)
+    stem = name if isinstance(image, np.ndarray) else Path(name).stem
+    return _Result(name, stem, payload, seconds, response)
 
 
 class _Folder:
@@ -189,13 +184,8 @@ class _Folder:
         """Write a payload; of a name that is taken in this run, with a number."""
         if self._path is None:
             return
-        image = Path(result.name)
-        stem = image.stem if image.suffix.lower() in ENDINGS else image.name
-        stem = re.sub(r"[^\w.-]+", "-", stem) or "image"
-        names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
-        name = next(name for name in names if name not in self._names)
-        self._names.add(name)
-        path = self._path / f"{name}.ladon"
+        stem = re.sub(r"[^\w.-]+", "-", result.stem) or "image"
+        path = self._path / f"{own_name(stem, self._names)}.ladon"
         try:
             with replacing(path) as temporary:
                 temporary.write_bytes(result.payload.to_bytes())
@@ -232,7 +222,10 @@ def _work(args: argparse.Namespace) -> int:
         raise UsageError("--model: name a folder that `ladon export edge` wrote")
     pictures = _pictures(args)
     encoder = EdgeEncoder(args.model, threads=args.threads)
-    heads, client = _heads(args.heads, encoder), None
+    if unknown := set(args.heads or ()) - set(encoder.manifest.heads):
+        name = encoder.manifest.name
+        raise UsageError(f"--heads {' '.join(sorted(unknown))}: {name} has none such")
+    client = None
     if args.server is not None:
         token = args.token or os.environ.get(TOKEN)
         more = {"retries": args.retries, "timeout": args.timeout, "ca": args.ca}
@@ -240,7 +233,7 @@ def _work(args: argparse.Namespace) -> int:
     folder, totals, broken = _Folder(args.save_payloads), _Totals(), 0
     for picture in pictures:
         try:
-            result = _one(picture, args, encoder, client, heads)
+            result = _one(picture, args, encoder, client)
         except DataError as error:
             print(f"error: {error}", file=sys.stderr)
             broken += 1
@@ -249,7 +242,7 @@ def _work(args: argparse.Namespace) -> int:
         print(json.dumps(result.to_plain()) if args.json else result.line(), flush=True)
         totals.add(result)
     totals.say()
-    return DataError.exit_code if broken else 0
+    return LadonError.exit_code if broken else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

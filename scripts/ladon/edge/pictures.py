@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ladon.errors import DataError, UsageError
 from ladon.images import ImageLike, shown
-
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Of the files of a folder that are taken."""
 
 Picture = tuple[str, ImageLike]
 """A name, and the image: a path, which is not read yet, or pixels [H, W, 3] uint8."""
 
 
-def of_files(places: Sequence[str]) -> list[Picture]:
-    """Return images by what a person names: files, and folders whose image files are taken.
+def find_files(
+    sources: Iterable[str | os.PathLike], more: Collection[str] = (), what: str = "pictures"
+) -> list[Path]:
+    """Return the files that are named, and those in folders that are named, by their names.
+
+    In a folder, files count that end like pictures, and do not begin with a dot.
+
+    Args:
+        sources: files and folders.
+        more: further endings, such as '.ladon'.
+        what: is looked for, for messages.
 
     Raises:
-        UsageError: a folder holds none.
+        UsageError: a folder has none.
     """
-    found: list[Picture] = []
-    for place in map(Path, places):
-        if not place.is_dir():
-            found.append((shown(place), place))
+    endings = {*Image.registered_extensions(), *more}
+    found: list[Path] = []
+    for source in sources:
+        path = Path(source).expanduser()
+        if not path.is_dir():
+            found.append(path)
             continue
-        files = sorted(p for p in place.iterdir() if p.suffix.lower() in ENDINGS)
-        if not files:
-            raise UsageError(f"{place}: no image in that folder ({', '.join(ENDINGS)})")
-        found += [(shown(path), path) for path in files]
+        inside = [
+            file
+            for file in sorted(path.iterdir())
+            if file.suffix.lower() in endings and not file.name.startswith(".") and file.is_file()
+        ]
+        if not inside:
+            raise UsageError(f"{shown(path)}: the folder has no {what}")
+        found += inside
     return found
 
 

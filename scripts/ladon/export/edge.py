@@ -27,7 +27,6 @@ from ladon.codec.tables import as_tables
 from ladon.edge.coder import FactorizedCoder
 from ladon.edge.encoder import run_encoder, start_session
 from ladon.edge.manifest import ENCODER, LAUNCHER, MANIFEST, REQUIREMENTS, TABLES, Manifest, sha256
-from ladon.edge.pictures import Picture
 from ladon.errors import LadonError, UsageError, cannot_write
 from ladon.export.graph import (
     OPSET,
@@ -101,7 +100,7 @@ def export_edge(
     *,
     origin: dict[str, str],
     licence: str,
-    calibration: Sequence[Picture] | None = None,
+    calibration: Sequence[Path] | None = None,
 ) -> Exported:
     """Write the folder for a device, whole or not at all.
 
@@ -166,7 +165,7 @@ def _whole_or_not(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_encoder(model: SplitModel, folder: Path, calibration: Sequence[Picture] | None) -> float:
+def _write_encoder(model: SplitModel, folder: Path, calibration: Sequence[Path] | None) -> float:
     """Write the graph; return its largest error, of float32."""
     path, coding = folder / ENCODER, model.bottleneck.coding
     export_encoder(model.bottleneck.analysis, path)
@@ -182,7 +181,7 @@ def _write_encoder(model: SplitModel, folder: Path, calibration: Sequence[Pictur
     if calibration is not None:
         exact = folder / f"float32-{ENCODER}"
         path.rename(exact)
-        inputs = (model.fitting(as_image(image)).input for _, image in calibration)
+        inputs = (model.fitting(as_image(image)).input for image in calibration)
         quantize_encoder(exact, path, inputs)
         exact.unlink()
     return error
@@ -220,7 +219,7 @@ def _manifest(
     folder: Path,
     origin: dict[str, str],
     licence: str,
-    calibration: Sequence[Picture] | None,
+    calibration: Sequence[Path] | None,
 ) -> Manifest:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return Manifest(
