@@ -1,6 +1,7 @@
 """The streams of `ladon.codec.rans` in Python and numpy, for devices without a built library.
 
-A `ladon.codec.streams.Rans`. It takes about a hundred times as long as the others.
+A `ladon.codec.streams.Rans`. It takes about fifty times as long as the others: 20 ms for the 72,600
+symbols of a 224x224 image.
 """
 
 from __future__ import annotations
