@@ -1,8 +1,8 @@
 /* rANS streams as `ladon/codec/rans.py` specifies them, for devices without numba.
  *
- * Nothing is needed but a C99 compiler, and no library:
+ * Nothing is needed but a C99 compiler; on 64-bit processors no library, either (-nostdlib):
  *
- *     cc -O2 -shared -fPIC -nostdlib -o librans-$(uname -m).so rans.c
+ *     cc -O2 -shared -fPIC -o librans-$(uname -m).so rans.c
  *
  * What a caller answers for are the tables: `ladon.codec.cdf` has checked them. Everything else may
  * be hostile: no word is read or written outside of its buffer, rows that name no table are refused,

@@ -135,13 +135,17 @@ class FactorizedCoder:
 
 
 def fastest_rans(folder: Path, manifest: Manifest) -> Rans:
-    """Return the compiled coder of a folder if it has one for this processor, else Python's."""
+    """Return the compiled coder of a folder if it has one for this processor, else Python's.
+
+    A person may have compiled it there, so that the folder's description does not know it.
+    """
     name = library_name()
-    if name not in manifest.files:
+    path = folder / name
+    if name not in manifest.files and not path.is_file():
         logger.info("%s has no %s: Python codes, slower, the same bytes", folder, name)
         return rans_python
     try:
-        return NativeRans(manifest.check(folder, name))
+        return NativeRans(manifest.check(folder, name) if name in manifest.files else path)
     except DataError:
         raise
     except LadonError as error:  # of another system

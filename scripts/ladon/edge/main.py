@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 
-from ladon.codec.container import Payload
 from ladon.edge.client import Client
 from ladon.edge.encoder import EdgeEncoder
 from ladon.edge.manifest import MANIFEST
@@ -42,6 +41,7 @@ from ladon.launch import make_parser
 from ladon.replacing import own_name, replacing
 
 TOKEN = "LADON_TOKEN"
+_ENCODING = ("fit", "analysis", "coding", "writing")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -75,21 +75,17 @@ class _Result:
     Attributes:
         name: of the image.
         stem: of files about it.
-        payload: of the last time, as all are alike.
-        seconds: of each stage, each time; 'answer' is from sending to having the answer.
+        sent: the payload as it is sent, of the last time, as all are alike.
+        seconds: of each stage, each time: the encoder's; 'writing', of the payload's bytes; and
+            'answer', from sending them to having the answer.
         response: the server's, None without one.
     """
 
     name: str
     stem: str
-    payload: Payload
+    sent: bytes
     seconds: dict[str, list[float]] = field(default_factory=dict)
     response: Response | None = None
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the payload as it is sent."""
-        return len(self.payload.to_bytes())
 
     def milliseconds(self, *stages: str) -> float:
         """Return the sum of some stages' medians."""
@@ -97,7 +93,7 @@ class _Result:
 
     def to_plain(self) -> dict[str, Any]:
         """Return it in JSON's types."""
-        plain: dict[str, Any] = {"image": self.name, "payload_bytes": self.num_bytes}
+        plain: dict[str, Any] = {"image": self.name, "payload_bytes": len(self.sent)}
         plain["milliseconds"] = {stage: self.milliseconds(stage) for stage in self.seconds}
         if self.response is not None:
             plain["server_milliseconds"] = {k: 1e3 * v for k, v in self.response.seconds.items()}
@@ -107,8 +103,8 @@ class _Result:
 
     def line(self) -> str:
         """Return it as a person reads it."""
-        encoded = self.milliseconds("fit", "analysis", "coding")
-        parts = [f"{self.name}: {self.num_bytes:,} bytes, encoded in {encoded:.1f} ms"]
+        encoded = self.milliseconds(*_ENCODING)
+        parts = [f"{self.name}: {len(self.sent):,} bytes, encoded in {encoded:.1f} ms"]
         if self.response is not None:
             parts.append(f"answered in {self.milliseconds('answer'):.1f} ms")
             parts += _found(self.response.answers.to_plain())
@@ -161,12 +157,15 @@ def _one(
     response = None
     for _ in range(args.repeat):
         payload = encoder.encode(image, on_stage=on_stage)
+        start = time.perf_counter()
+        sent = payload.to_bytes()
+        between = time.perf_counter()
+        on_stage("writing", between - start)
         if client is not None:
-            start = time.perf_counter()
-            response = client.answer(payload, args.heads)
-            on_stage("answer", time.perf_counter() - start)
+            response = client.answer(sent, args.heads)
+            on_stage("answer", time.perf_counter() - between)
     stem = name if isinstance(image, np.ndarray) else Path(name).stem
-    return _Result(name, stem, payload, seconds, response)
+    return _Result(name, stem, sent, seconds, response)
 
 
 class _Folder:
@@ -188,7 +187,7 @@ class _Folder:
         path = self._path / f"{own_name(stem, self._names)}.ladon"
         try:
             with replacing(path) as temporary:
-                temporary.write_bytes(result.payload.to_bytes())
+                temporary.write_bytes(result.sent)
         except OSError as error:
             raise cannot_write(path, error) from error
 
@@ -201,7 +200,7 @@ class _Totals:
 
     def add(self, result: _Result) -> None:
         """Take in an image's."""
-        row = result.num_bytes, result.milliseconds("fit", "analysis", "coding")
+        row = len(result.sent), result.milliseconds(*_ENCODING)
         answered = () if result.response is None else (result.milliseconds("answer"),)
         self._rows.append((*row, *answered))
 

@@ -36,10 +36,11 @@ def build_libraries(folder: Path) -> list[str]:
                 NativeRans(path)
         except LadonError as error:
             path.unlink(missing_ok=True)
+            package = f"gcc-{machine.replace('_', '-')}-linux-gnu"
             missing.append(
-                f"no {path.name}: {error}. On such a device Python codes, slower, the same bytes; "
-                f"before an export, install a compiler (Debian: gcc-{machine.replace('_', '-')}-"
-                "linux-gnu)"
+                f"no {path.name}: {error}. On such a device Python codes, slower, the same bytes. "
+                f"Install a compiler before you export (Debian's {package}), or compile it there: "
+                f"cc -O2 -shared -fPIC -o {path.name} ladon/codec/rans.c"
             )
     return missing
 
