@@ -223,6 +223,22 @@ def test_frames_of_cameras_and_videos(run, tmp_path, monkeypatch):
     assert "camera 9: cannot be opened" in run("--camera", 9, code=2).err
 
 
+def test_ctrl_c_ends_a_camera_with_its_numbers(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=Capture))
+    encode, left = Stand.encode, [2]
+
+    def pressed(self, image, *, on_stage):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return encode(self, image, on_stage=on_stage)
+
+    monkeypatch.setattr(Stand, "encode", pressed)
+    shown = run("--camera", code=130)
+    assert shown.err.startswith("2 images, medians: ")
+    assert shown.err.endswith(" ms\ninterrupted\n")
+
+
 def test_without_opencv_it_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert "pip install opencv-python-headless" in run("--camera", code=2).err

@@ -233,7 +233,7 @@ def test_images_that_cannot_be_encoded_are_refused(halves):
     with pytest.raises(DataError, match="not finite"):
         device.encode_fitted(fitted)
     tiny = SimpleNamespace(input=np.zeros((3, 1, 1), np.float32), input_size=(1, 1))
-    with pytest.raises(LadonError, match="the encoder fails for 1x1: "):
+    with pytest.raises(DataError, match="the encoder fails for 1x1: "):
         device.latent(tiny)
 
 

@@ -18,7 +18,7 @@ from ladon.codec.container import Payload
 from ladon.edge.coder import FactorizedCoder, fastest_rans
 from ladon.edge.fitting import Fitted
 from ladon.edge.manifest import ENCODER, INPUT, OUTPUT, TABLES, Manifest
-from ladon.errors import DataError, LadonError, UsageError, in_one_line
+from ladon.errors import DataError, UsageError, in_one_line
 from ladon.images import ImageLike, as_image
 
 OnStage = Callable[[str, float], None]
@@ -67,20 +67,19 @@ class EdgeEncoder:
         """Return the latent [C, h, w] float32 of an input, not rounded.
 
         Raises:
-            LadonError: the network fails, for lack of memory or for an input that is too small.
+            DataError: the network fails: the input is too small, or too large for the memory.
         """
         try:
             return run_encoder(self._session, fitted.input[None])[0]
         except Exception as error:  # onnxruntime's errors have no common class of their own
             size = "x".join(map(str, fitted.input_size))
-            raise LadonError(f"the encoder fails for {size}: {in_one_line(error)}") from error
+            raise DataError(f"the encoder fails for {size}: {in_one_line(error)}") from error
 
     def encode_fitted(self, fitted: Fitted, *, on_stage: OnStage | None = None) -> Payload:
         """Encode what `fit` gave.
 
         Raises:
-            DataError: the latent is not finite.
-            LadonError: as for `latent`.
+            DataError: as for `latent`, or the latent is not finite.
         """
         start = time.perf_counter()
         latent = self.latent(fitted)

@@ -62,7 +62,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--token", help=f"what the server wants to be shown (default: {TOKEN} of the environment)")
     add("--ca", type=Path, metavar="FILE", help="PEM of whoever signed the server's certificate")
     add("--retries", type=whole_number(0), default=5, help="attempts after the first (default: 5)")
-    add("--timeout", type=float, default=30.0, help="seconds of each wait (default: 30)")
+    add("--timeout", type=whole_number(1), default=30, help="seconds of each wait (default: 30)")
     add("--repeat", type=whole_number(1), default=1, help="times each image, for its median times")
     add("--json", action="store_true", help="a JSON object an image")
     return parser.parse_args(argv)
@@ -230,17 +230,19 @@ def _work(args: argparse.Namespace) -> int:
         more = {"retries": args.retries, "timeout": args.timeout, "ca": args.ca}
         client = Client(args.server, token=token, **more)
     folder, totals, broken = _Folder(args.save_payloads), _Totals(), 0
-    for picture in pictures:
-        try:
-            result = _one(picture, args, encoder, client)
-        except DataError as error:
-            print(f"error: {error}", file=sys.stderr)
-            broken += 1
-            continue
-        folder.save(result)
-        print(json.dumps(result.to_plain()) if args.json else result.line(), flush=True)
-        totals.add(result)
-    totals.say()
+    try:
+        for picture in pictures:
+            try:
+                result = _one(picture, args, encoder, client)
+            except DataError as error:
+                print(f"error: {error}", file=sys.stderr)
+                broken += 1
+                continue
+            folder.save(result)
+            print(json.dumps(result.to_plain()) if args.json else result.line(), flush=True)
+            totals.add(result)
+    finally:  # a camera's pictures are ended by Ctrl-C
+        totals.say()
     return LadonError.exit_code if broken else 0
 
 
