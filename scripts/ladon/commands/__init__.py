@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "tables and plots of finished runs, beside the published results too",
     "validate": "check config files without running them",
     "checkpoint": "look into a checkpoint, or write it anew in the current format",
+    "export": "write a model's device half for where there is no PyTorch",
     "demo": "train and test everything on a small data set (in a checkout)",
     "benchmark": "time everything beside the published way (in a checkout)",
     "gpu": "test and time everything on a CUDA GPU (in a checkout)",
