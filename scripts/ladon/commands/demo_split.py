@@ -1,6 +1,6 @@
 """The demo's models, split for real: a device's half without PyTorch, a server, bytes between them.
 
-    make demo-split      # after `make demo`; or: python scripts/demo_split.py
+    make demo-split    # after make demo; or, from the checkout's root: python scripts/demo_split.py
 
 Exports the edge package, makes an environment for it that has no PyTorch, starts a server, streams
 100 scenes from the device's half in another process, compares every answer with what the server
