@@ -65,9 +65,12 @@ def load(url: str, pairs: list, clients: int, seconds: float) -> None:
     after = metrics(url)
     batches = after["ladon_batch_size_count"] - before["ladon_batch_size_count"]
     answered = after["ladon_batch_size_sum"] - before["ladon_batch_size_sum"]
+    # of the process with the web application: all of a local server's, whoever else is at work here
+    cpu = after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]
     p50, p95, p99 = (1000 * np.percentile(taken, q) for q in (50, 95, 99))
     print(f"{len(taken)} answers, all right, {len(taken) / seconds:.1f}/s;", end=" ")
     print(f"{answered / batches:.2f} payloads a batch;", end=" ")
+    print(f"{1000 * cpu / len(taken):.0f} ms of processor time each;", end=" ")
     print(f"ms: p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f}")
 
 

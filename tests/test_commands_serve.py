@@ -62,5 +62,6 @@ def test_what_it_cannot_use(capsys, tmp_path, monkeypatch):
 def test_it_listens_on_loopback_unless_told_otherwise():
     with Address(port=0).bound() as bound:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", Address(port=0).url(bound))
+        assert bound.proto == socket.IPPROTO_TCP  # or else asyncio leaves TCP_NODELAY off
     args = parse_args(list(CONFIG))
     assert (args.host, args.local) == ("127.0.0.1", False)
