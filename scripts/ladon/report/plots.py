@@ -171,7 +171,7 @@ def _draw_series(axes: Axes, panel: Panel) -> None:
     axes.set_xlim(min(panel.sizes) / 1.8, max(panel.sizes) * 1.8)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+    axes.xaxis.set_major_formatter(FuncFormatter(short_number))
     axes.set_xlabel(f"{panel.measure.label}, β at each point")
     handles = len(panel.lines) + len(panel.own)
     columns = 2 if handles > 1 and panel.own else 1
@@ -198,7 +198,8 @@ def _own_markers(panel: Panel) -> list[str]:
     return markers
 
 
-def _short_number(value: float, position: int | None = None) -> str:
+def short_number(value: float, position: int | None = None) -> str:
+    """Return a number with k or M for thousands and millions; a formatter of ticks, too."""
     for factor, suffix in ((1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:g}{suffix}"
