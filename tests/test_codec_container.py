@@ -29,8 +29,8 @@ from ladon.codec.container import (
     PayloadLengthError,
     crc32c,
 )
-from ladon.data.images import MAX_PIXELS
 from ladon.errors import PayloadError
+from ladon.images import MAX_PIXELS
 
 PLAIN = GOLDEN["factorized"]
 SIDES = {"image": 16, "scaled": 20, "input": 24, "latent": 28}  # offsets, as specified

@@ -18,8 +18,8 @@ from pictures import MODES, picture
 from PIL import Image
 
 from ladon.data.fast_input import read_tensor
-from ladon.data.images import open_image, open_mask, read_size
 from ladon.errors import DataError
+from ladon.images import open_image, open_mask, read_size
 
 Image.init()
 FORMATS = sorted({*Image.SAVE, "JPEG2000", "GIF"} - {"PDF", "PALM", "XBM"})

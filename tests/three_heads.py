@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,16 @@ def single_models(**kwargs: Any) -> dict[str, nn.Module]:
     return models
 
 
-def saved(models: Mapping[str, nn.Module], folder: Path) -> dict[str, Path]:
-    """Write each model's checkpoint; return the paths."""
+def saved(
+    models: Mapping[str, nn.Module],
+    folder: Path,
+    names: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Path]:
+    """Write each model's checkpoint, with the names of its classes if given; return the paths."""
     paths = {}
     for head, model in models.items():
         paths[head] = folder / f"{head}.pt"
-        write_checkpoint(paths[head], model, best_value=1.0)
+        write_checkpoint(paths[head], model, best_value=1.0, classes=(names or {}).get(head))
     return paths
 
 

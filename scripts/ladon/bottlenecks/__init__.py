@@ -64,12 +64,14 @@ from ladon.bottlenecks.of_model import (
     use_own_noise,
 )
 from ladon.bottlenecks.payloads import PayloadSizes, published_size
+from ladon.bottlenecks.shapes import PayloadShapes
 
 __all__ = [
     "Apply",
     "Bottleneck",
     "Coder",
     "Coding",
+    "PayloadShapes",
     "PayloadSizes",
     "auxiliary_loss",
     "decode_latent",

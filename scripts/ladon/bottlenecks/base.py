@@ -106,6 +106,11 @@ class Bottleneck(BaseBottleneck, ABC):
         return (self.analysis,)
 
     @property
+    def shaping(self) -> tuple[nn.Module, ...]:
+        """The transforms whose last output has the height and width of `Coder.shape`."""
+        return (self.analysis,)
+
+    @property
     def pinned(self) -> tuple[nn.Module, ...]:
         """The modules that compute in float32 and in one form, whatever the others do."""
         return (*self.transforms, *entropy_models(self).values())
@@ -161,6 +166,17 @@ class Bottleneck(BaseBottleneck, ABC):
         """Whether an evaluation is open."""
         return self._coding is not None
 
+    @property
+    def coding(self) -> Coding:
+        """The open evaluation's coding.
+
+        Raises:
+            UsageError: none is open.
+        """
+        if self._coding is None:
+            raise UsageError("no evaluation is open: enter `ladon.models.inference` first")
+        return self._coding
+
     @contextmanager
     def _at_work(self) -> Iterator[Coding]:
         """Yield the evaluation's coding; outside of any, one for a single call."""
@@ -202,20 +218,20 @@ class Coding:
         # choose, and sender and receiver have theirs from elsewhere
         return self._pinned[module](torch.empty_like(x, memory_format=torch.channels_last).copy_(x))
 
-    def _latent(self, images: Tensor) -> Tensor:
+    def analyse(self, images: Tensor) -> Tensor:
+        """Return the latent [N, C, h, w] float32 of images [N, 3, H, W]."""
         latent = self._pinned[self._bottleneck.analysis](images).detach()
         self._payloads.note(latent)
         return latent
 
-    def encode(self, images: Tensor) -> dict[str, Any]:
-        """Encode images [N, 3, H, W].
+    def code(self, latent: Tensor) -> dict[str, Any]:
+        """Turn a latent into payloads.
 
         Returns:
-            What `decode` takes: `strings`, the quantised latent itself where the mode decodes
+            What `read` takes: `strings`, the quantised latent itself where the mode decodes
             nothing, and `shape`.
         """
         coder = self._has_tables()
-        latent = self._latent(images)
         prepared = coder.prepare(latent)
         shape = coder.shape(prepared)
         if self._mode == "estimate":
@@ -226,27 +242,41 @@ class Coding:
         coded = strings if self._mode == "full" else coder.quantize(prepared)
         return {"strings": coded, "shape": shape}
 
+    def encode(self, images: Tensor) -> dict[str, Any]:
+        """Encode images [N, 3, H, W]; return what `decode` takes, as `code` does."""
+        return self.code(self.analyse(images))
+
+    def read(self, strings: Any, shape: Sequence[int]) -> Tensor:
+        """Return the latent [N, C, h, w] of what `code` returned.
+
+        Raises:
+            PayloadError: a payload is damaged.
+        """
+        if isinstance(strings, Tensor):
+            return strings
+        parts = self._bottleneck.parts
+        if len(strings) != len(parts) or len({len(images) for images in strings}) != 1:
+            numbers = " and ".join(str(len(images)) for images in strings) or "none"
+            raise PayloadError(
+                f"payloads of {numbers} images: as many are needed of each part "
+                f"({', '.join(parts)})"
+            )
+        return self._has_tables().decode(strings, shape)
+
+    def synthesise(self, latent: Tensor) -> Tensor:
+        """Return features [N, K, H, W] of a latent."""
+        return decode_latent(self._bottleneck.synthesis, latent)
+
     def decode(self, strings: Any, shape: Sequence[int]) -> Tensor:
         """Decode what `encode` returned to features [N, K, H, W]."""
-        if not isinstance(strings, Tensor):
-            parts = self._bottleneck.parts
-            if len(strings) != len(parts) or len({len(images) for images in strings}) != 1:
-                numbers = " and ".join(str(len(images)) for images in strings) or "none"
-                raise PayloadError(
-                    f"payloads of {numbers} images: as many are needed of each part "
-                    f"({', '.join(parts)})"
-                )
-            strings = self._has_tables().decode(strings, shape)
-        return decode_latent(self._bottleneck.synthesis, strings)
+        return self.synthesise(self.read(strings, shape))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return features of images; before there are tables, of their quantised latent."""
         if self._coder is not None:
             return self.decode(**self.encode(images))
-        latent = self._latent(images)
-        return decode_latent(
-            self._bottleneck.synthesis, self._bottleneck.quantized(latent, self._apply)
-        )
+        latent = self.analyse(images)
+        return self.synthesise(self._bottleneck.quantized(latent, self._apply))
 
     def _has_tables(self) -> Coder:
         if self._coder is None:

@@ -60,6 +60,11 @@ class SHPBasedResNetBottleneck(Bottleneck, layer.SHPBasedResNetBottleneck):
         """Encoder and hyper transforms."""
         return self.g_a, self.h_a, self.h_s
 
+    @property
+    def shaping(self) -> tuple[nn.Module, ...]:
+        """Up to z: y's shape follows from z's."""
+        return self.g_a, self.h_a
+
     def hyper_latent(self, latent: Tensor, apply: Apply) -> Tensor:
         """Return z [N, M, h', w'] of a latent y [N, C, h, w]."""
         return apply(self.h_a, latent.abs())

@@ -52,7 +52,7 @@ MOST_RATES = 255
 """Rate levels are smaller than this, whose byte says that there are none."""
 
 MOST_IMAGE_PIXELS = 89_478_485
-"""Images of more are not opened (`ladon.data.images`); a mask has as many."""
+"""Images of more are not opened (`ladon.images`); a mask has as many."""
 MOST_INPUT_PIXELS = 1 << 24
 """4096x4096: 200 MB as the encoder's input, and nine times the paper's largest, a detector's."""
 MOST_POSITIONS = MOST_INPUT_PIXELS // 16

@@ -23,10 +23,10 @@ from torchvision.transforms import functional as F
 from ladon.data.coco_categories import Categories
 from ladon.data.coco_content import check_content
 from ladon.data.coco_masks import instance_mask, shape_problem
-from ladon.data.images import MOVE_ROOT, open_image, shown
 from ladon.data.transforms import IGNORED_LABEL, recompress_jpeg
 from ladon.data.voc import VOC_CLASSES
 from ladon.errors import DataError
+from ladon.images import MOVE_ROOT, open_image, shown
 
 # COCO's category id of each VOC class, in VOC's class order; 0 is background.
 COCO_IDS_OF_VOC = (

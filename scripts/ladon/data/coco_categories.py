@@ -13,9 +13,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ladon.data.images import shown
 from ladon.data.labels import labels_by_name, name_problem
 from ladon.errors import DataError
+from ladon.images import shown
 
 logger = logging.getLogger(__name__)
 

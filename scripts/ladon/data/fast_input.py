@@ -19,9 +19,9 @@ from torchvision import transforms as tv
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.functional import pil_to_tensor
 
-from ladon.data.images import open_image, opened, raw_mode
 from ladon.data.transforms import WrappedResize
 from ladon.errors import DataError
+from ladon.images import open_image, opened, raw_mode
 
 logger = logging.getLogger(__name__)
 

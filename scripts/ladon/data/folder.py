@@ -11,9 +11,9 @@ from typing import Any
 from torchvision import datasets
 from torchvision.datasets.folder import has_file_allowed_extension
 
-from ladon.data.images import MOVE_ROOT, open_image, shown
 from ladon.data.labels import positions_of
 from ladon.errors import DataError
+from ladon.images import MOVE_ROOT, open_image, shown
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 
-from ladon.data.images import shown
 from ladon.errors import DataError
+from ladon.images import shown
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ladon.data.folder import visible_files
-from ladon.data.images import MOVE_ROOT, open_image, open_mask, shown
 from ladon.data.transforms import IGNORED_LABEL
 from ladon.errors import DataError
+from ladon.images import MOVE_ROOT, open_image, open_mask, shown
 
 
 class MaskFolder(Dataset):

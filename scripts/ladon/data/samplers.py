@@ -12,8 +12,8 @@ import numpy as np
 from torch.utils.data import BatchSampler, Sampler, Subset
 from torchdistill.datasets.registry import register_batch_sampler
 
-from ladon.data.images import read_size
 from ladon.data.samples import MapDataset
+from ladon.images import read_size
 
 logger = logging.getLogger(__name__)
 

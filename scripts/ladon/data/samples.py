@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from torch.utils.data import Dataset, Subset
 
-from ladon.data.images import shown
 from ladon.data.seeding import EVALUATION, seeded_rng
 from ladon.errors import DataError, in_one_line
+from ladon.images import shown
 
 
 class MapDataset(Protocol):

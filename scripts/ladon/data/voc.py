@@ -10,9 +10,9 @@ from typing import Any
 from torchvision import datasets
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from ladon.data.images import MOVE_ROOT, shown
 from ladon.data.masks import checked_names, open_pair, read_list
 from ladon.errors import DataError
+from ladon.images import MOVE_ROOT, shown
 
 VOC_CLASSES = (
     "background",

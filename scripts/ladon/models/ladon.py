@@ -81,8 +81,16 @@ class ThreeHeadedLadon(nn.Module):
             encoded: from `encode`.
             heads: those that will read the features; stages behind their last layer don't run.
         """
+        return self.stages(self.bottleneck_layer.decode(**encoded), heads)
+
+    def stages(self, x: Tensor, heads: Sequence[str] = HEADS) -> OrderedDict[str, Tensor]:
+        """Server: `body`, of what the bottleneck's decoder gave.
+
+        Args:
+            x: features [N, K, H, W].
+            heads: as for `body`.
+        """
         wanted = {layer for head in heads for layer in self.layers[head].values()}
-        x = self.bottleneck_layer.decode(**encoded)
         features = OrderedDict([(BOTTLENECK, x)])
         for name in self.family.stages:
             if wanted <= features.keys():

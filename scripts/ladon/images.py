@@ -1,8 +1,9 @@
 """Reading image files: every dataset opens its images and label masks here.
 
 A damaged file must not stop a run with a library's traceback: it is named, with what to do. Of an
-animated file the first frame is read. What EXIF says of an image's orientation is not heeded, as in
-the published code: boxes and masks are those of the pixels as they are stored.
+animated file the first frame is read. What EXIF says of an image's orientation is not heeded unless
+it is asked for, as in the published code: boxes and masks are those of the pixels as they are
+stored.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ladon.errors import DataError, in_one_line
 
@@ -81,11 +82,12 @@ def _unreadable(what: str, path: str | os.PathLike, error: Exception) -> DataErr
     return DataError(f"cannot read {what} {shown(path)}: {reason}; replace or remove it")
 
 
-def open_image(path: str | os.PathLike) -> Image.Image:
+def open_image(path: str | os.PathLike, *, upright: bool = False) -> Image.Image:
     """Read and decode a whole image.
 
     Args:
         path: image file in any format Pillow reads.
+        upright: turn it as its EXIF data say, as a person sees it.
 
     Returns:
         The image, mode 'RGB'; 16 bits of grey are scaled to 8 (65535 is 255).
@@ -96,6 +98,10 @@ def open_image(path: str | os.PathLike) -> Image.Image:
     """
     with opened(path) as image:
         image.load()  # only now some formats know their mode
+        if upright and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            form = image.format
+            image = ImageOps.exif_transpose(image)
+            image.format = form
         if not image.mode.startswith(("I", "F")):
             return image.convert("RGB")
         return _as_8_bits(image, path).convert("RGB")

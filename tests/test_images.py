@@ -11,8 +11,8 @@ from pictures import MODES, picture
 from PIL import Image
 
 from ladon.data.fast_input import read_tensor
-from ladon.data.images import open_image, open_mask, read_size
 from ladon.errors import DataError
+from ladon.images import open_image, open_mask, read_size
 
 FORMATS = ("png", "tiff", "webp", "gif", "bmp", "jpg", "jp2", "tga", "ppm", "pcx", "im", "sgi")
 REFUSED = {"I", "F"}
