@@ -20,6 +20,8 @@ from ladon.tasks import TASKS
 COMMANDS = {
     **{task.name: f"train and test models: {task.title.lower()}" for task in TASKS.values()},
     "sweep": "run a task for several β",
+    "profile": "parameters, multiply-adds, bytes and time of a model's parts",
+    "measure_split": "compare ways of sharing the work with a server, over several links",
     "report": "tables and plots of finished runs, beside the published results too",
     "validate": "check config files without running them",
     "checkpoint": "look into a checkpoint, or write it anew in the current format",

@@ -1,4 +1,4 @@
-"""Picture codecs as the alternative to a learnt payload: JPEG and WebP, by Pillow."""
+"""Picture codecs as the alternative to a learnt payload: JPEG, WebP, and PNG without loss."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from PIL import Image, features
 
 from ladon.errors import UsageError
 
-FORMATS = {"JPEG": 95, "WebP": 100}
-"""Names of the codecs, and the highest quality of each."""
+FORMATS = {"JPEG": 95, "WebP": 100, "PNG": None}
+"""Names of the codecs, and the highest quality of each; PNG has none, it loses nothing."""
 
 
 @dataclass(frozen=True)
 class PictureCodec:
-    """A codec at a quality, its other settings Pillow's defaults.
+    """A codec at a quality, by Pillow, its other settings the defaults.
 
     Attributes:
         format: one of `FORMATS`.
-        quality: 1 (worst) to its highest.
+        quality: 1 (worst) to its highest; None of PNG.
+
+    Raises:
+        UsageError: it has no such quality, or Pillow not the codec.
     """
 
     format: str
-    quality: int
+    quality: int | None = None
 
     def __post_init__(self) -> None:
         best = FORMATS[self.format]
-        if not 1 <= self.quality <= best:
+        if best is not None and not 1 <= (self.quality or 0) <= best:
             raise UsageError(
                 f"--{self.format.lower()} {self.quality}: a quality is 1 to {best} here"
             )
@@ -38,12 +41,13 @@ class PictureCodec:
     @property
     def name(self) -> str:
         """Such as 'JPEG q50'."""
-        return f"{self.format} q{self.quality}"
+        return self.format if self.quality is None else f"{self.format} q{self.quality}"
 
     def encode(self, pixels: np.ndarray) -> bytes:
         """Return the file of pixels [H, W, 3] uint8."""
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format=self.format.upper(), quality=self.quality)
+        settings = {} if self.quality is None else {"quality": self.quality}
+        Image.fromarray(pixels).save(buffer, format=self.format.upper(), **settings)
         return buffer.getvalue()
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from ladon.errors import cannot_write
 from ladon.measure.energy import MODELLED
 from ladon.measure.links import Link
 from ladon.measure.results import TERMS, Measured
-from ladon.measure.tables import round_trip_of
+from ladon.measure.tables import rate_text, round_trip_of
 from ladon.measure.ways import LADON, ON_DEVICE, PICTURE, SINGLE
-from ladon.report.plots import STYLES, short_number
+from ladon.report.plots import STYLES, save_figure, short_number
 
 # Okabe & Ito's palette, as the report's: the device blue, the link yellow, the server red and green
 _TERM_COLORS = dict(
@@ -70,13 +72,13 @@ def latency_figure(measured: Measured) -> Figure:
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=_SMALL)
     panels[0].set_yticks(list(places), ways)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(ways) - 0.5, -0.5)
     _legend_below(figure, panels)
     return figure
 
 
 def rate_figure(measured: Measured) -> Figure:
-    """Draw each way's latency against the link's rate, and the rates at which the fastest change."""
+    """Draw each way's latency against the link's rate, and where another becomes the fastest."""
     trip = round_trip_of(measured)
     figure = Figure(figsize=(7.4, 5.2), layout="constrained")
     axes = figure.add_subplot()
@@ -110,7 +112,7 @@ def rate_figure(measured: Measured) -> Figure:
     axes.set_xlabel(f"rate of the link [bit/s], round trip {1000 * trip:g} ms")
     axes.set_ylabel("median latency [ms]")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(fontsize=9, framealpha=0.9, edgecolor="none")
     return figure
 
 
@@ -126,7 +128,7 @@ def energy_figure(measured: Measured) -> Figure | None:
     if not links or not betas:
         return None
     figure = Figure(figsize=(3.1 * len(links) + 1, 4), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(links)))
+    panels = np.atleast_1d(figure.subplots(1, len(links), sharey=True))
     for axes, link in zip(panels, links, strict=True):
         for curve, ways in sweeps.items():
             color, marker, style = _style(measured, ways[0])
@@ -165,12 +167,12 @@ def accuracy_figure(measured: Measured) -> Figure | None:
             axes = panels[row, column]
             values = {s["way"]: s["value"] for s in scored if s["task"] == task}
             _draw_accuracies(axes, measured, values, link)
-            axes.set_ylabel(label, fontsize=_SMALL)
+            axes.set_ylabel(label if column else f"{link.name}\n{label}", fontsize=_SMALL + 1)
             if not row:
                 axes.set_title(title, fontsize=10)
             if row == len(links) - 1:
                 axes.set_xlabel("median latency [ms]")
-    _legend_below(figure, panels.ravel())
+    _legend_below(figure, list(panels.ravel()))
     return figure
 
 
@@ -187,14 +189,6 @@ def _draw_accuracies(axes: Axes, measured: Measured, values: dict[str, float], l
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(short_number))
-    axes.annotate(
-        link.name,
-        (0.98, 0.04),
-        xycoords="axes fraction",
-        ha="right",
-        fontsize=_SMALL,
-        color="0.3",
-    )
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=_SMALL)
 
@@ -242,7 +236,7 @@ def _millijoules(measured: Measured, way: str, link: Link) -> float:
 
 
 def _of_link(link: Link) -> str:
-    return f"{link.name}, {short_number(link.bits_per_s)}bit/s"
+    return f"{link.name}, {rate_text(link.bits_per_s)}"
 
 
 def _plain_log(axes: Axes) -> None:
@@ -254,16 +248,30 @@ def _plain_log(axes: Axes) -> None:
 
 def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
     """Name everything that any of the panels shows, once."""
-    named = {}
+    named: dict[str, Any] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         named.update(zip(labels, handles, strict=True))
-    columns = min(4, len(named))
+    columns = min(5 if len(named) == 5 else 4, len(named))
     figure.legend(
-        named.values(),
-        named.keys(),
+        list(named.values()),
+        list(named),
         loc="outside lower center",
         ncols=columns,
         frameon=False,
         fontsize=9,
     )
+
+
+def save_all(figure: Figure, paths: Sequence[Path]) -> None:
+    """Write a figure to several files.
+
+    Raises:
+        LadonError: one cannot be written.
+    """
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_figure(figure, path)
+        except OSError as error:
+            raise cannot_write(path, error) from error

@@ -64,9 +64,12 @@ class Connection:
         message = _COUNT.pack(len(parts)) + b"".join(_LENGTH.pack(len(p)) + p for p in parts)
         try:
             self._send(message)
-            return _receive(self._end)[0]
+            answer = _receive(self._end)
         except OSError as error:
             raise LadonError(f"the link to the server half broke: {error}") from error
+        if answer is None:
+            raise LadonError("the link to the server half broke: it hung up")
+        return answer[0]
 
     def round_trip(self, repeats: int = 5) -> float:
         """Return the shortest time in seconds that an empty message takes there and back."""
@@ -97,9 +100,9 @@ def paced_socket(bits_per_s: float, serve: Serve) -> Iterator[Connection]:
         bits_per_s: of what the device sends.
         serve: the server half; runs in a thread.
     """
-    with _served(socket.create_server(("127.0.0.1", 0)), serve) as address:
-        with _connected(address) as end:
-            yield Connection(end, bits_per_s)
+    listening = socket.create_server(("127.0.0.1", 0))
+    with _served(listening, serve) as address, _connected(address) as end:
+        yield Connection(end, bits_per_s)
 
 
 @contextmanager
@@ -215,7 +218,7 @@ def _served(listening: socket.socket, serve: Serve) -> Iterator[tuple[str, int]]
             end, _ = listening.accept()
             with end:
                 _set_up(end)
-                while (parts := _receive(end, is_over_ok=True)) is not None:
+                while (parts := _receive(end)) is not None:
                     answer = serve(parts) if parts else b""
                     end.sendall(_COUNT.pack(1) + _LENGTH.pack(len(answer)) + answer)
         except BaseException as error:  # raised where the connection was opened
@@ -248,13 +251,13 @@ def _set_up(end: socket.socket) -> None:
     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _receive(end: socket.socket, is_over_ok: bool = False) -> list[bytes] | None:
+def _receive(end: socket.socket) -> list[bytes] | None:
     """Return the parts of the next message; None where the other end has hung up before it."""
     first = end.recv(1)
-    if not first and is_over_ok:
+    if not first:
         return None
     parts = []
-    for _ in range(_COUNT.unpack(first)[0] if first else _hung_up()):
+    for _ in range(_COUNT.unpack(first)[0]):
         (length,) = _LENGTH.unpack(_exactly(end, _LENGTH.size))
         parts.append(_exactly(end, length))
     return parts
@@ -265,10 +268,6 @@ def _exactly(end: socket.socket, count: int) -> bytes:
     while len(data) < count:
         piece = end.recv(min(count - len(data), 1 << 20))
         if not piece:
-            _hung_up()
+            raise ConnectionResetError("the other end hung up")
         data += piece
     return bytes(data)
-
-
-def _hung_up() -> int:
-    raise ConnectionResetError("the other end hung up")

@@ -1,4 +1,4 @@
-"""Timed ways and links put together: latencies with their terms, energy, break-even rates, ratios."""
+"""Timed ways and links put together: latencies by terms, energy, break-even rates, ratios."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Measured:
         edges = [0.0, *sorted(crossings), math.inf]
         found: list[Interval] = []
         for low, high in pairwise(edges):
-            rate = math.sqrt(low * high) if 0 < low and high < math.inf else (low * 2 or high / 2)
+            rate = math.sqrt(low * high) if low > 0 and high < math.inf else (low * 2 or high / 2)
             best = min(lines, key=lambda way: lines[way][0] + lines[way][1] / rate)
             if found and found[-1].way == best:
                 low = found.pop().low

@@ -129,8 +129,8 @@ def break_even_table(measured: Measured) -> Table:
     """Return the way that is the fastest between which rates, and where each meets Ladon."""
     trip = round_trip_of(measured)
     columns = [
-        Column("from", lambda r: r, None, lambda r: _rate(r.low)),
-        Column("to", lambda r: r, None, lambda r: _rate(r.high)),
+        Column("from", lambda r: r, None, lambda r: rate_text(r.low)),
+        Column("to", lambda r: r, None, lambda r: rate_text(r.high)),
         Column("fastest", lambda r: r, None, lambda r: r.way, left=True),
     ]
     return Table(
@@ -148,7 +148,8 @@ def round_trip_of(measured: Measured) -> float:
     return trips[len(trips) // 2]
 
 
-def _rate(bits_per_s: float) -> str:
+def rate_text(bits_per_s: float) -> str:
+    """Return a rate with its unit; 0 and infinity are none."""
     if not 0 < bits_per_s < math.inf:
         return MISSING
     factor, unit = (1e6, "Mbit/s") if bits_per_s >= 1e6 else (1e3, "kbit/s")

@@ -24,7 +24,7 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 from ladon.edge.fitting import Fitting
 from ladon.measure.clock import Clock
 from ladon.measure.codecs import PictureCodec
-from ladon.measure.unsplit import Unsplit
+from ladon.measure.unsplit import Unsplit, normalized
 from ladon.split.model import SplitModel
 
 ON_DEVICE, PICTURE, SINGLE, LADON = "on device", "picture", "single-task split", "Ladon"
@@ -101,7 +101,7 @@ class Split(Way):
         for model, message in zip(self.models, messages, strict=True):
             with clock.stage("decoding"):
                 found = model.answer(message, on_stage=clock.add)
-            answers.update({head: found for head in model.heads})
+            answers.update(dict.fromkeys(model.heads, found))
         return answers
 
 
@@ -201,11 +201,3 @@ def picture_of(image: Image.Image, fitting: Fitting) -> np.ndarray:
 def values_of(pixels: np.ndarray) -> Tensor:
     """Return pixels [H, W, 3] uint8 as [3, H, W] float32 in 0..1."""
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
-
-
-def normalized(values: Tensor, fitting: Fitting) -> Tensor:
-    """Return values [3, H, W] in 0..1 as a fitting normalises them."""
-    if fitting.mean is None or fitting.std is None:
-        return values
-    mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (fitting.mean, fitting.std))
-    return (values - mean) / std
