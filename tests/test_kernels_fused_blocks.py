@@ -161,6 +161,22 @@ def test_a_block_owns_nothing_that_somebody_else_may_keep():
     ]
 
 
+@pytest.mark.parametrize("size", [(17, 17), (33, 17), (5, 40), (36, 36), (37, 37), (1, 1)])
+@pytest.mark.parametrize("dilation", [12, 36, (3, 40)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_taps_that_only_padding_reaches_are_left_out(size, dilation, stride):
+    """DeepLab's atrous pyramid on small maps: of 3x3 taps one to nine are on the map."""
+    conv = nn.Conv2d(5, 7, 3, stride, dilation, dilation)
+    rows, columns = (dilation, dilation) if isinstance(dilation, int) else dilation
+    with torch.inference_mode():
+        fused = FusedConv2d.from_conv(conv)
+        x = torch.randn(2, 5, *size).contiguous(memory_format=torch.channels_last)
+        y = fused(x)
+        assert torch.allclose(y, conv(x), atol=1e-5)
+    ((_, cut),) = fused._packed
+    assert cut == (rows >= size[0], columns >= size[1])
+
+
 def test_two_threads_at_once():
     fused = FusedBottleneck.from_block(made_block(32, 16))
     images = [torch.randn(1, 32, size, size) for size in range(10, 30)]

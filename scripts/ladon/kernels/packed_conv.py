@@ -127,24 +127,41 @@ class FusedConv2d(PackedConv2d):
     def __init__(self, conv: nn.Conv2d, *, relu: bool) -> None:
         super().__init__(conv, relu=relu)
         self._bias = None if conv.bias is None else conv.bias.detach().float().clone()
-        self._geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+        self._padding: list[int] = [int(side) for side in conv.padding]  # never a word: see needs
+        self._dilation = list(conv.dilation)
+        self._stride, self._groups = list(conv.stride), conv.groups
 
-    def _pack(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return weight and bias in x's dtype, the weight in the layout that oneDNN wants."""
-        packed = self._packed.get(x.dtype)
-        if packed is None:
-            padding, stride, dilation, groups = self._geometry
+    def _conv(self, x: Tensor) -> tuple[Any, ...]:
+        """Return the operator's arguments after x: weight, bias and geometry.
+
+        The weight has x's dtype and the layout that oneDNN wants, and no taps that are in the
+        padding at every position, as most of a strongly dilated kernel's are on a small map.
+        """
+        cut = tuple(map(self._unreached, x.shape[2:], (0, 1)))
+        if (x.dtype, cut) not in self._packed:
+            rows, columns = cut
+            padding = [
+                p - n * d for p, n, d in zip(self._padding, cut, self._dilation, strict=True)
+            ]
+            kernel = self._weight
+            kernel = kernel[..., rows : kernel.shape[2] - rows, columns : kernel.shape[3] - columns]
+            geometry = padding, self._stride, self._dilation, self._groups
             weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-                self._weight.to(x.dtype).to_mkldnn(),
-                padding,
-                stride,
-                dilation,
-                groups,
-                list(x.shape),
+                kernel.to(x.dtype).contiguous().to_mkldnn(), *geometry, list(x.shape)
             )
-            packed = weight, None if self._bias is None else self._bias.to(x.dtype)
-            self._packed[x.dtype] = packed
-        return packed
+            bias = None if self._bias is None else self._bias.to(x.dtype)
+            self._packed[x.dtype, cut] = weight, bias, *geometry
+        return self._packed[x.dtype, cut]
+
+    def _unreached(self, side: int, axis: int) -> int:
+        """Return how many taps at each end of the kernel no position of a map has on the map."""
+        padding, dilation = self._padding[axis], self._dilation[axis]
+        taps = self._weight.shape[2 + axis]
+        # both ends alike: the first tap lies as far before the first position as the last behind
+        # the last
+        if 2 * padding != dilation * (taps - 1):
+            return 0
+        return sum(padding - tap * dilation >= side for tap in range(taps // 2))
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None, *, owned: bool = False) -> Tensor:
         """Convolves, adds the shortcut if there is one, and applies ReLU if made to.
@@ -161,9 +178,8 @@ class FusedConv2d(PackedConv2d):
             LadonError: any other x.
         """
         x = self._prepared(x)
-        weight, bias = self._pack(x)
+        conv = self._conv(x)
         then = "relu" if self.relu else "none"
-        conv: tuple[Any, ...] = (weight, bias, *self._geometry)
         if shortcut is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *conv, then, [], "")
         shortcut = shortcut.to(x.dtype).contiguous(memory_format=torch.channels_last)
@@ -176,5 +192,5 @@ class FusedConv2d(PackedConv2d):
         """Convolve x [N, C, H, W] and multiply the result by a factor of its shape and dtype."""
         x = self._prepared(x)
         factor = factor.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        conv: tuple[Any, ...] = (*self._pack(x), *self._geometry, "mul", 1.0, None, [], "")
+        conv = (*self._conv(x), "mul", 1.0, None, [], "")
         return torch.ops.mkldnn._convolution_pointwise.binary(x, factor, *conv)

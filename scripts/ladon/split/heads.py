@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -134,9 +134,7 @@ class OneHead:
         """Run what comes after the bottleneck."""
         device, ends = features.device, []
         with ExitStack() as stack:
-            stack.enter_context(
-                override_methods(self._bottleneck, forward=lambda images, *_args: features)
-            )
+            stack.enter_context(_giving(self._bottleneck, features))
             if on_stage is not None and self._last_of_body is not None:
                 hook = self._last_of_body.register_forward_hook(
                     lambda *_args: ends.append(synchronized(device))
@@ -162,6 +160,16 @@ class OneHead:
         batch = _blank(payloads[0].input_size, device).expand(len(payloads), -1, -1, -1)
         outputs = self._network(batch)
         return outputs["out"] if isinstance(outputs, Mapping) else outputs
+
+
+def _giving(bottleneck: Bottleneck, features: Tensor) -> AbstractContextManager[None]:
+    """Let a bottleneck give features whatever its image; models call it in either way."""
+    return override_methods(
+        bottleneck,
+        forward=lambda *_args, **_kwargs: features,
+        encode=lambda *_args, **_kwargs: {},
+        decode=lambda *_args, **_kwargs: features,
+    )
 
 
 def _blank(size: tuple[int, int], device: torch.device) -> Tensor:
