@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(f"ladon {__version__}")
         return 0
+    if name.replace("-", "_") in COMMANDS:  # `ladon measure-split`, too
+        name = name.replace("-", "_")
     names_config = any(word.partition("=")[0] == "--config" for word in rest)
     if name in COMMANDS or names_config:  # its modules may register a task of this name
         return command(name)(rest)

@@ -35,12 +35,12 @@ from ladon.report.results import backbone_in
 from ladon.split.answers import Answers
 from ladon.split.loading import load, open_run
 from ladon.split.model import SplitModel
+from ladon.split.prediction import PAYLOAD_SUFFIX, find_files
 from ladon.sweep import PLACEHOLDER
 
 logger = logging.getLogger(__name__)
 
 _MOST_SENDING_S = 20.0  # of one way over one real link
-_SUFFIXES = frozenset(Image.registered_extensions())
 
 
 @dataclass(frozen=True)
@@ -212,20 +212,13 @@ def find_images(given: Sequence[str], sources: Sources, number: int) -> list[Pat
         number: at most so many.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or a folder has none.
     """
     if not given:
         return _images_of_config(sources, number)
-    found: list[Path] = []
-    for path in map(Path, given):
-        if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise UsageError(f"--images {path}: no such file or folder")
+    found = [file for file in find_files(given) if file.suffix.lower() != PAYLOAD_SUFFIX]
     if not found:
-        raise UsageError(f"--images {' '.join(given)}: no image is in it")
+        raise UsageError(f"--images {' '.join(given)}: no image is there, only payloads")
     return found[:number]
 
 
