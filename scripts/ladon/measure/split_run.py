@@ -23,13 +23,13 @@ from ladon.measure.codecs import PictureCodec
 from ladon.measure.energy import Rapl
 from ladon.measure.labelled import Labelled
 from ladon.measure.links import Link
+from ladon.measure.model_profile import default_size, sample_picture
 from ladon.measure.real_link import OPENERS
 from ladon.measure.results import Measured
 from ladon.measure.summary import Summary
 from ladon.measure.timing import Plan
 from ladon.measure.unsplit import Unsplit
 from ladon.measure.ways import LADON, SINGLE, Identity, OnDevice, Picture, Split, Way
-from ladon.models.describe import num_classes_of
 from ladon.models.ladon import HEADS, ThreeHeadedLadon
 from ladon.report.results import backbone_in
 from ladon.split.answers import Answers
@@ -125,10 +125,7 @@ class Models:
                     "config of a three-headed one (key: ladon), and this one with --single"
                 )
             self.three_headed[_beta(path, assignments)] = model
-        network = self.first.network
-        assert isinstance(network, ThreeHeadedLadon)  # it was looked at
-        counts = {head: num_classes_of(network.head_state(head)) for head in HEADS}
-        self.class_counts = {head: count for head, count in counts.items() if count is not None}
+        self.class_counts = count_classes(self.first)
         for config in sources.single:
             for path, assignments in sources.places(config):
                 model = self._opened(path, assignments, sources.data_root)
@@ -193,6 +190,30 @@ class Models:
 
     def _singles(self) -> list[SplitModel]:
         return [model for of_beta in self.single.values() for model in of_beta.values()]
+
+
+def count_classes(model: SplitModel) -> dict[str, int]:
+    """Return the number of a three-headed model's classes by head, background included.
+
+    By what its last layers give: names may be unknown, and tensors are in fused layers' form.
+    """
+    network: Any = model.network
+    last = {
+        "classification": getattr(network, network.family.head[-1]),
+        "detection": network.roi_heads.box_predictor,
+        "segmentation": network.classifier,
+    }
+    counts: dict[str, int] = {}
+    with ExitStack() as hooks:
+        for head, module in last.items():
+
+            def note(_module: Any, _inputs: Any, output: Any, head: str = head) -> None:
+                logits = output[0] if head == "detection" else output
+                counts[head] = logits.shape[1]
+
+            hooks.callback(module.register_forward_hook(note).remove)
+        model.answer(model.encode(sample_picture(default_size(model.fitting))))
+    return counts
 
 
 def _identity(kind: str, beta: float | None) -> Identity:
