@@ -30,7 +30,7 @@ from ladon.measure.summary import Summary
 from ladon.measure.timing import Plan
 from ladon.measure.unsplit import Unsplit
 from ladon.measure.ways import LADON, SINGLE, Identity, OnDevice, Picture, Split, Way
-from ladon.models.ladon import HEADS, ThreeHeadedLadon
+from ladon.models.ladon import HEADS
 from ladon.report.results import backbone_in
 from ladon.split.answers import Answers
 from ladon.split.loading import load, open_run
@@ -117,35 +117,20 @@ class Models:
         return backbone_in(self.first.name)
 
     def _load(self, sources: Sources, unsplit: bool) -> None:
+        kinds = check_sources(sources)
         for path, assignments in sources.places(sources.three_headed):
             model = self._opened(path, assignments, sources.data_root)
-            if not isinstance(model.network, ThreeHeadedLadon):
-                raise UsageError(
-                    f"--config {path}: a model for {', '.join(model.heads)} alone: name the "
-                    "config of a three-headed one (key: ladon), and this one with --single"
-                )
             self.three_headed[_beta(path, assignments)] = model
         self.class_counts = count_classes(self.first)
-        for config in sources.single:
+        for config, kind in kinds.items():
             for path, assignments in sources.places(config):
-                model = self._opened(path, assignments, sources.data_root)
                 of_beta = self.single.setdefault(_beta(path, assignments), {})
-                if len(model.heads) != 1 or model.heads[0] in of_beta:
-                    raise UsageError(
-                        f"--single {path}: a second model for {' and '.join(model.heads)}: one for "
-                        "each task is needed"
-                    )
-                of_beta[model.heads[0]] = model
-        missing = {
-            head for of_beta in self.single.values() for head in HEADS if head not in of_beta
-        }
-        if missing:
-            raise UsageError(f"--single: no model for {', '.join(sorted(missing))}: name three")
-        for config in sources.single if unsplit else ():
-            path, assignments = sources.places(config)[0]
-            whole = Unsplit.load(path, assignments=assignments, data_root=sources.data_root)
-            self._stack.callback(whole.close)
-            self.unsplit[whole.head] = whole
+                of_beta[kind] = self._opened(path, assignments, sources.data_root)
+            if unsplit:
+                path, assignments = sources.places(config)[0]
+                whole = Unsplit.load(path, assignments=assignments, data_root=sources.data_root)
+                self._stack.callback(whole.close)
+                self.unsplit[kind] = whole
 
     def _opened(self, path: str, assignments: Sequence[str], data_root: str | None) -> SplitModel:
         model = load(path, assignments=assignments, data_root=data_root)
@@ -179,17 +164,38 @@ class Models:
             raise UsageError(
                 "--accuracy: the tasks' data are those of --single: name three configs"
             )
-        names = self.first.class_names
-        sets = {}
-        for config in sources.single:
+        names, sets = self.first.class_names, {}
+        for config, head in check_sources(sources).items():
             path, assignments = sources.places(config)[0]
-            (head,) = next(m.heads for m in self._singles() if m.name == Path(path).stem)
             count = self.class_counts[head]
             sets[head] = Labelled.open(path, names[head], count, assignments, sources.data_root)
         return {head: sets[head] for head in HEADS}
 
-    def _singles(self) -> list[SplitModel]:
-        return [model for of_beta in self.single.values() for model in of_beta.values()]
+
+def check_sources(sources: Sources) -> dict[str, str]:
+    """Return the head that each single-task config answers with, in the order of `HEADS`.
+
+    Raises:
+        UsageError: they are not one three-headed model and one model for each task, or none.
+        ConfigError: a config cannot be used.
+    """
+    path, assignments = sources.places(sources.three_headed)[0]
+    run, kind = open_run(path, assignments=assignments, data_root=sources.data_root)
+    if run.student_section["key"] != "ladon":
+        raise UsageError(
+            f"--config {path}: a model for {kind} alone: name the config of a three-headed one "
+            "(key: ladon), and this one with --single"
+        )
+    kinds: dict[str, str] = {}
+    for config in sources.single:
+        path, assignments = sources.places(config)[0]
+        run, kind = open_run(path, assignments=assignments, data_root=sources.data_root)
+        if run.student_section["key"] == "ladon" or kind in kinds.values():
+            raise UsageError(
+                f"--single {path}: a second model for {kind}: one for each task is needed"
+            )
+        kinds[config] = kind
+    return {config: kind for head in HEADS for config, kind in kinds.items() if kind == head}
 
 
 def count_classes(model: SplitModel) -> dict[str, int]:
