@@ -21,7 +21,6 @@ from ladon.measure.codecs import PictureCodec
 from ladon.measure.energy import find_device
 from ladon.measure.links import Link
 from ladon.measure.model_profile import count_macs, num_parameters
-from ladon.measure.real_link import paced_socket
 from ladon.measure.results import Measured
 from ladon.measure.split_run import Models, Sources, find_images, loaders, over_real_links
 from ladon.measure.timing import Plan, identities, run_once, time_ways
@@ -181,27 +180,6 @@ def test_a_real_link_takes_what_its_rate_says(models):
     assert row["sum_s"]["median"] > 0.05
     # no faster than the link allows; how much slower is the machine's affair
     assert row["measured_s"]["median"] > 0.05
-
-
-def test_a_server_half_that_fails_is_heard_of():
-    def serve(parts):
-        raise ValueError("no such model")
-
-    with pytest.raises(ValueError, match="no such model"), paced_socket(1e9, serve) as connection:
-        connection.ask([b"payload"])
-
-
-def test_messages_arrive_whole_and_in_order():
-    seen = []
-
-    def serve(parts):
-        seen.append(parts)
-        return b"%d" % len(parts)
-
-    with paced_socket(1e9, serve) as connection:
-        assert connection.round_trip(1) >= 0
-        assert connection.ask([b"", b"a" * 100_000, b"b"]) == b"3"
-    assert seen == [[b"", b"a" * 100_000, b"b"]]
 
 
 def test_multiply_adds_and_parameters_are_known_ones():

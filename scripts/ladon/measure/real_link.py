@@ -118,8 +118,9 @@ def veth(bits_per_s: float, serve: Serve) -> Iterator[Connection]:
     """
     check_veth()
     name, device = f"ladon-{os.getpid()}", f"lad{os.getpid()}"
-    # two addresses of a /30 in the range for tests of network devices (RFC 2544)
-    ours, theirs = "198.18.77.1", "198.18.77.2"
+    # two addresses of a /30 of this process in the range for tests of network devices (RFC 2544)
+    third, fourth = divmod(os.getpid() % (1 << 14), 64)
+    ours, theirs = (f"198.18.{third}.{4 * fourth + host}" for host in (1, 2))
     with ExitStack() as stack:
         _run("ip", "netns", "add", name)
         stack.callback(_clean_up, "ip", "netns", "del", name)
