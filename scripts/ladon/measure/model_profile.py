@@ -25,7 +25,9 @@ from ladon.bottlenecks.entropy import entropy_models
 from ladon.edge.fitting import Fitting
 from ladon.measure.clock import Clock
 from ladon.measure.summary import Summary
+from ladon.models.inference import inference
 from ladon.models.ladon import HEADS, ThreeHeadedLadon
+from ladon.models.precision import forward_only
 from ladon.split.model import SplitModel
 
 ENCODER, CODER, DECODER, BODY = "encoder", "entropy model", "decoder", "body"
@@ -37,6 +39,7 @@ _STAGES = {
     DECODER: ("synthesis",),
     BODY: ("body",),
 }
+_WARM_UP = 2
 _TRAINING_ONLY = ("aux_classifier",)
 
 
@@ -178,24 +181,24 @@ def profile_parts(network: nn.Module, values: np.ndarray) -> list[Part]:
 
 
 def profile_whole(name: str, network: nn.Module, run: Callable[[], Any], repeats: int) -> Part:
-    """Profile a model that is not split.
+    """Profile a model that is not split; it is timed as an evaluation runs it.
 
     Args:
         name: of it.
         network: in eval mode.
         run: runs it on an image.
-        repeats: timed ones, after one that is not.
+        repeats: timed ones, after two that are not.
     """
     _, macs = count_macs({}, run)
-    clock_values = []
-    for number in range(repeats + 1):
-        clock = Clock()
-        with clock.stage(name):
-            run()
-        if number:
-            clock_values.append(clock.seconds[name])
+    times = []
+    with inference(network), forward_only(torch.device("cpu")):
+        for _ in range(repeats + _WARM_UP):
+            clock = Clock()
+            with clock.stage(name):
+                run()
+            times.append(clock.seconds[name])
     kept = [module for child, module in network.named_children() if child not in _TRAINING_ONLY]
-    seconds = Summary.of(clock_values)
+    seconds = Summary.of(times[_WARM_UP:])
     return Part(name, "server", num_parameters(kept), macs, file_size(kept), seconds)
 
 
@@ -208,11 +211,11 @@ def time_parts(model: SplitModel, image: Image.Image, repeats: int) -> dict[str,
         repeats: timed ones, after two that are not.
     """
     rounds = []
-    for number in range(repeats + 2):
+    for _ in range(repeats + _WARM_UP):
         clock = Clock()
         model.answer(model.encode(image, on_stage=clock.add), on_stage=clock.add)
-        if number >= 2:
-            rounds.append(clock.seconds)
+        rounds.append(clock.seconds)
+    rounds = rounds[_WARM_UP:]
     names = {**_STAGES, **{head: (head,) for head in HEADS}}
     return {
         part: Summary.of([sum(r.get(stage, 0.0) for stage in stages) for r in rounds])

@@ -98,13 +98,8 @@ def profile_model(
     if TEACHER in run.config:
         teacher = build_teacher(run)
         images = torch.from_numpy(fitted.input)[None]
-
-        def answer() -> Any:
-            with torch.no_grad():
-                return teacher(images)
-
-        key = run.config.get(f"{TEACHER}.key")
-        timed.append(profile_whole(f"unsplit teacher ({key})", teacher, answer, repeats))
+        name = f"unsplit teacher ({run.config.get(f'{TEACHER}.key')})"
+        timed.append(profile_whole(name, teacher, lambda: teacher(images), repeats))
     threads = torch.get_num_threads()
     name, num_bytes = run.config.path.stem, len(payload.to_bytes())
     return Profile(name, size, fitted.input_size, num_bytes, threads, timed)

@@ -77,7 +77,7 @@ class Way(ABC):
 
 
 class Split(Way):
-    """One or several split models, a payload each.
+    """One or several split models, a payload each; all payloads go in one message.
 
     Args:
         identity: what it is called.
