@@ -251,3 +251,31 @@ def test_the_class_names_are_the_checkpoints(models):
     assert models.class_counts == {head: len(names) for head, names in CLASS_NAMES.items()}
     assert by_kind(models, ON_DEVICE).identity.setting is None
     assert by_kind(models, PICTURE).identity.curve == "JPEG"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--accuracy"], "--accuracy: the tasks' data are those of --single"),
+        (["--device-factor", "0"], "--device-factor must be above 0"),
+        (["--single", "a.yaml"], "--single: expected 3 arguments"),
+    ],
+)
+def test_wrong_flags_are_wrong_usage(flags, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["measure-split", "--config", "x.yaml", *flags])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--links", "5G"], "error: --links 5G: none of LoRa, 3G, LTE, Wi-Fi"),
+        (["--power", "toaster"], "error: --power toaster: none of raspberry_pi_4"),
+        (["--jpeg", "96"], "error: --jpeg 96: a quality is 1 to 95 here"),
+    ],
+)
+def test_wrong_values_are_told_before_anything_is_loaded(flags, said, capsys):
+    assert main(["measure-split", "--config", "nowhere.yaml", *flags]) == 2
+    assert capsys.readouterr().err.startswith(said)

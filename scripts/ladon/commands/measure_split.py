@@ -7,7 +7,7 @@ r"""Which way of sharing the work between a device and a server is the fastest, 
                  'configs/digit_scenes/ladon/deeplabv3_…-beta{beta}.yaml' --betas 0.32 5.12
 
 On the same images: (a) a lightweight model for each task on the device (random weights: timed
-only), (b) JPEG and WebP to the server, where unsplit models run (a config's teacher; a model
+only), (b) JPEG and WebP to the server, where unsplit models run (the teachers of --single; a model
 without one runs whole), (c) three split models with a payload each (--single), (d) Ladon, one
 payload.
 Times are measured here, one image at a time; the link's are arithmetic, bytes / rate + round trip,
