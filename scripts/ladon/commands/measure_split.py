@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ladon.measure.results import Measured
     from ladon.measure.split_run import Models, Sources
     from ladon.measure.timing import Plan
+    from ladon.report.render import Table
 
 OUT = Path("logs/measure_split")
 QUALITIES = [10, 30, 50, 75, 95]
@@ -99,6 +100,7 @@ def measure_split(args: argparse.Namespace) -> int:
         loaders,
         over_real_links,
     )
+    from ladon.measure.tables import accuracy_table
     from ladon.measure.timing import Plan, identities, time_ways
 
     if args.link == "veth":
@@ -121,11 +123,16 @@ def measure_split(args: argparse.Namespace) -> int:
         rapl = Rapl.open()
         if rapl is not None:
             measured.rapl_j = device_joules(rapl, ways, images)
+        unsplit = {head: model.name for head, model in models.unsplit.items()}
+        about = _about(args, plan, len(images), unsplit, time.perf_counter() - start)
+        # before the scores, which take their time
+        files = _write(args.out, measured, about)
+        _show(_tables(measured))
         if args.accuracy:
             measured.accuracy = _accuracy(args, models, sources, codecs)
-        unsplit = {head: model.name for head, model in models.unsplit.items()}
-    about = _about(args, plan, len(images), unsplit, time.perf_counter() - start)
-    _show(args, measured, about)
+            files = _write(args.out, measured, about)
+            _show([accuracy_table(measured.accuracy)])
+    print(f"written: {', '.join(map(str, files))}")
     return 0
 
 
@@ -176,22 +183,32 @@ def _about(
     }
 
 
-def _show(args: argparse.Namespace, measured: Measured, about: dict[str, Any]) -> None:
-    """Print the tables; write all files."""
-    from ladon.measure import figures, tables
-    from ladon.replacing import write_json
-    from ladon.report.files import write_files
-    from ladon.report.render import csv_text, show_table
-    from ladon.report.tables import make_console
+def _tables(measured: Measured) -> list[Table]:
+    from ladon.measure import tables
 
     shown = [*tables.latency_tables(measured), tables.break_even_table(measured)]
-    shown += [t for t in (tables.ratio_table(measured), tables.real_table(measured)) if t]
-    if measured.accuracy:
-        shown.append(tables.accuracy_table(measured.accuracy))
+    return shown + [t for t in (tables.ratio_table(measured), tables.real_table(measured)) if t]
+
+
+def _show(shown: list[Table]) -> None:
+    from ladon.report.render import show_table
+    from ladon.report.tables import make_console
+
     console = make_console()
     for table in shown:
         show_table(console, table)
-    out = args.out
+
+
+def _write(out: Path, measured: Measured, about: dict[str, Any]) -> list[Path]:
+    """Write all files, over those of an earlier measurement; return them."""
+    from ladon.measure import figures, tables
+    from ladon.replacing import write_json
+    from ladon.report.files import write_files
+    from ladon.report.render import csv_text
+
+    shown = _tables(measured)
+    if measured.accuracy:
+        shown.append(tables.accuracy_table(measured.accuracy))
     texts = {out / "split.csv": csv_text(tables.CSV_COLUMNS, tables.rows(measured))}
     files = write_files(texts, shown, out / "split")
     for name, figure in {
@@ -205,4 +222,4 @@ def _show(args: argparse.Namespace, measured: Measured, about: dict[str, Any]) -
             figures.save_all(figure, plots)
             files += plots
     write_json(out / "split.json", tables.to_plain(measured, about))
-    print(f"written: {', '.join(str(path) for path in [*files, out / 'split.json'])}")
+    return [*files, out / "split.json"]
