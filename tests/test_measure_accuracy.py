@@ -14,7 +14,7 @@ from ladon.commands import main
 from ladon.config import load_config
 from ladon.errors import DataError
 from ladon.measure.accuracy import outputs
-from ladon.measure.labelled import Labelled, common_images
+from ladon.measure.labelled import Labelled, common_images, spread
 from ladon.models import build_model, update_bottleneck, write_checkpoint
 from ladon.report.plots import rate_accuracy_figure
 from ladon.report.runs import collect_runs
@@ -58,6 +58,11 @@ def test_sets_without_a_common_image_are_refused():
         common_images(sets)
     with pytest.raises(DataError, match="several images have one name"):
         _ = labelled("classification", ["x/a.png", "y/a.png"]).by_file
+
+
+def test_few_images_are_spread_over_all():
+    assert spread(10, 4) == [0, 2, 5, 7]
+    assert spread(3, 5) == [0, 1, 2]
 
 
 IMAGE = Image.fromarray(np.zeros((4, 8, 3), np.uint8))

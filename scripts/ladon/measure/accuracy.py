@@ -23,7 +23,7 @@ from ladon.edge.fitting import Fitting
 from ladon.images import open_image
 from ladon.logs import progress
 from ladon.measure.clock import Clock
-from ladon.measure.labelled import Labelled, common_images
+from ladon.measure.labelled import Labelled, common_images, spread
 from ladon.measure.ways import PICTURE, Identity, Way, picture_of
 from ladon.metrics.base import Metric
 from ladon.replacing import write_json
@@ -89,12 +89,13 @@ def score_ways(
         ways: whose answers mean something: none with random weights.
         sets: test sets by head.
         fitting: of the three-headed model, by which pictures are scaled.
-        num_images: only so many; None: all.
+        num_images: only so many, spread over the first set; None: all.
 
     Raises:
         DataError: the sets have no image in common.
     """
-    names = common_images(sets)[:num_images]
+    names = common_images(sets)
+    names = [names[n] for n in spread(len(names), num_images or len(names))]
     if len(names) < len(next(iter(sets.values())).by_file):
         logger.info("Accuracy is of %d images that all tasks have", len(names))
     tallies = [_Tally({head: one.metric() for head, one in sets.items()}) for _ in ways]

@@ -126,3 +126,9 @@ def common_images(sets: Mapping[str, Labelled]) -> list[str]:
             "the same files"
         )
     return names
+
+
+def spread(total: int, number: int) -> list[int]:
+    """Return so many indices, evenly from 0 to below `total`: sets are often sorted by class."""
+    number = min(number, total)
+    return [index * total // number for index in range(number)]

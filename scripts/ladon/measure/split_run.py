@@ -21,7 +21,7 @@ from ladon.images import open_image
 from ladon.measure.clock import Clock
 from ladon.measure.codecs import PictureCodec
 from ladon.measure.energy import Rapl
-from ladon.measure.labelled import Labelled
+from ladon.measure.labelled import Labelled, spread
 from ladon.measure.links import Link
 from ladon.measure.model_profile import default_size, sample_picture
 from ladon.measure.real_link import OPENERS
@@ -236,7 +236,7 @@ def find_images(given: Sequence[str], sources: Sources, number: int) -> list[Pat
     Args:
         given: files and folders; empty: the test set of the three-headed model's config.
         sources: that config.
-        number: at most so many.
+        number: at most so many, of a test set spread over it.
 
     Raises:
         UsageError: there is none, or a folder has none.
@@ -256,7 +256,7 @@ def _images_of_config(sources: Sources, number: int) -> list[Path]:
     if dataset_id is None:
         raise ConfigError(f"{path}: has no test.test_data_loader: name images with --images")
     dataset = run.build_dataset(dataset_id)
-    paths = [sample_path(dataset, index) for index in range(min(number, len(dataset)))]
+    paths = [sample_path(dataset, index) for index in spread(len(dataset), number)]
     if not paths or None in paths:
         raise UsageError(f"{dataset_id}: does not tell its images' files: name some with --images")
     return [Path(path) for path in paths if path is not None]
