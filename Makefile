@@ -11,7 +11,7 @@ RUN := .venv/bin/python
 NAMED := $(findstring command line,$(origin PYTHON))
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: .venv/ready  ## create the environment in .venv (about 2 minutes)
 
@@ -22,6 +22,9 @@ env: .venv/ready  ## create the environment in .venv (about 2 minutes)
 
 demo: .venv/ready  ## train and test everything on bundled data (about 12 minutes on 2 cores)
 	$(RUN) scripts/demo.py
+
+demo-split: .venv/ready  ## split the demo's models between a device's half and a server (after demo)
+	$(RUN) scripts/demo_split.py
 
 test: .venv/ready  ## run all tests
 	$(RUN) -m ruff check .
@@ -46,4 +49,4 @@ tables: .venv/ready  ## write the published results and pictures into README.md 
 clean:  ## remove the demo's data, checkpoints and logs
 	rm -rf resource/data resource/ckpt/digit_scenes logs/digit_scenes
 
-.PHONY: help env demo test coverage bench gpu tables clean
+.PHONY: help env demo demo-split test coverage bench gpu tables clean

@@ -28,16 +28,32 @@ PIPFILE = tomllib.loads((ROOT / "Pipfile").read_text())
 
 
 def test_the_pipfile_pins_what_the_package_asks_for():
-    extras = PROJECT.get("optional-dependencies", {}).values()
-    texts = [*PROJECT["dependencies"], *(text for extra in extras for text in extra)]
-    asked = {canonicalize_name(r.name): r.specifier for r in map(Requirement, texts)}
-    pins = {canonicalize_name(name): pin for name, pin in PIPFILE["packages"].items()}
-    assert asked.keys() == pins.keys()
-    for name, pin in pins.items():
-        assert asked[name].contains(pin.removeprefix("==")), f"{name} {pin} is not {asked[name]}"
-        assert any(s.operator == "<" for s in asked[name]), f"{name}: the next major may break it"
-    python = PIPFILE["requires"]["python_version"]
+    """What extras ask for is there for tests; trainings are installed without."""
+    extras = [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
+    sections = dict(PIPFILE)
+    python = sections.pop("requires")["python_version"]
     assert SpecifierSet(PROJECT["requires-python"]).contains(python)
+    needed = sections.pop("packages")
+    beside = {name: pin for section in sections.values() for name, pin in section.items()}
+    for texts, pins in ((PROJECT["dependencies"], needed), (extras, beside)):
+        asked = [(canonicalize_name(r.name), r.specifier) for r in map(Requirement, texts)]
+        pins = {canonicalize_name(name): pin for name, pin in pins.items()}
+        assert texts is extras or {name for name, _ in asked} == pins.keys()
+        for name, specifier in asked:
+            pin = pins[name] if isinstance(pins[name], str) else pins[name]["version"]
+            assert specifier.contains(pin.removeprefix("==")), f"{name} {pin} is not {specifier}"
+            assert any(s.operator == "<" for s in specifier), f"{name}: the next may break it"
+
+
+def test_a_device_is_given_what_the_library_runs_with():
+    lines = (ROOT / "scripts/ladon/edge/requirements.txt").read_text().splitlines()
+    given = {r.name: r.specifier for r in map(Requirement, lines)}
+    extras = PROJECT["optional-dependencies"]
+    texts = [*PROJECT["dependencies"], *extras["edge"], *extras["export"]]
+    asked = {r.name: r.specifier for r in map(Requirement, texts)}
+    assert given["onnxruntime"] == asked["onnxruntime"]
+    assert given["pillow"] == asked["pillow"], "its resizing is part of what an encoder sees"
+    assert given.keys() == {"numpy", "pillow", "onnxruntime"}
 
 
 def test_a_commit_is_checked_as_make_test_does_it():

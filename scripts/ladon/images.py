@@ -18,6 +18,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ladon.errors import DataError, in_one_line
 
+ImageLike = str | os.PathLike | Image.Image | np.ndarray
+"""What `as_image` takes."""
+
 MOVE_ROOT = "or say where your datasets are with --data_root or LADON_DATA_ROOT"
 """Advice where a folder is not where the config says."""
 
@@ -105,6 +108,36 @@ def open_image(path: str | os.PathLike, *, upright: bool = False) -> Image.Image
         if not image.mode.startswith(("I", "F")):
             return image.convert("RGB")
         return _as_8_bits(image, path).convert("RGB")
+
+
+def as_image(image: ImageLike) -> Image.Image:
+    """Return an image in mode 'RGB'.
+
+    Args:
+        image: a file, whose EXIF orientation counts; a Pillow image; or pixels, uint8,
+            [H, W, 3] or [H, W] of grey.
+
+    Raises:
+        DataError: it cannot be read, is too large, or no image.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return open_image(image, upright=True)
+    if isinstance(image, np.ndarray):
+        is_grey = image.ndim == 2
+        is_image = is_grey or (image.ndim == 3 and image.shape[2] == 3)
+        if image.dtype != np.uint8 or not is_image or not image.size:
+            raise DataError(
+                f"an array {image.shape} of {image.dtype} is no image: [H, W, 3] or [H, W] of "
+                "uint8 is one"
+            )
+        image = Image.fromarray(np.ascontiguousarray(image))
+    if not isinstance(image, Image.Image):
+        raise DataError(
+            f"a {type(image).__name__} is no image: give a path, a Pillow image or an array"
+        )
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _as_8_bits(image: Image.Image, path: str | os.PathLike) -> Image.Image:

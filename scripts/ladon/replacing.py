@@ -39,6 +39,19 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def own_name(stem: str, taken: set[str]) -> str:
+    """Return a file's name that no other one of a run has: itself, or with a number.
+
+    Args:
+        stem: wanted.
+        taken: names that are there; the new one is added.
+    """
+    names = (stem if not n else f"{stem}-{n + 1}" for n in range(len(taken) + 1))
+    name = next(name for name in names if name not in taken)
+    taken.add(name)
+    return name
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all.
 

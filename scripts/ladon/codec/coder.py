@@ -19,7 +19,8 @@ import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor
 
-from ladon.codec.tables import FULL, as_tables
+from ladon.codec.streams import FULL, LOOKUP_SIZE, REASONS, WORDS_PER_SYMBOL
+from ladon.codec.tables import as_tables
 from ladon.errors import CheckpointError, PayloadError, UsageError
 from ladon.process import usable_cores
 
@@ -31,11 +32,6 @@ except ImportError as error:  # numba does not come for every new Python at once
     _missing = " ".join(str(error).split())
 
 ORDERS: tuple[Literal["C", "F"], ...] = ("C", "F")  # of arrays in memory
-_REASONS = {
-    1: "it ends too early",
-    2: "it does not end where it should",
-    3: "an escape is too long",
-}
 # rounding down in the coder's division hides at most this much of a symbol's information
 _HIDDEN_BITS = 5e-5
 
@@ -95,7 +91,7 @@ class TableCoder:
             )
         self._parallel, self._device = parallel, device
         self._cdf, self._length, self._offset = tables
-        self._lookup = np.empty((len(self._cdf), FULL >> rans.LOOKUP_SHIFT), np.int32)
+        self._lookup = np.empty((len(self._cdf), LOOKUP_SIZE), np.int32)
         rans.build_lookup(self._cdf, self._length, self._lookup)
         self._scratch = _Scratch()
 
@@ -208,7 +204,7 @@ class TableCoder:
         tables = self._cdf, self._length, self._offset, self._lookup
         status = rans.decode(words, rows, *tables, symbols)
         if status:
-            raise PayloadError(f"payload of {len(payload)} bytes is damaged: {_REASONS[status]}")
+            raise PayloadError(f"payload of {len(payload)} bytes is damaged: {REASONS[status]}")
         rans.dequantize(symbols, centres, latent)
 
 
@@ -322,7 +318,7 @@ class _Scratch(threading.local):
 
     def words(self, count: int) -> np.ndarray:
         """Return uint32 room for the payload of so many symbols."""
-        size = rans.WORDS_PER_SYMBOL * count + 4
+        size = WORDS_PER_SYMBOL * count + 4
         if len(self._words) != size:
             self._words = np.empty(size, np.uint32)
         return self._words

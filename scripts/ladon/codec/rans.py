@@ -1,14 +1,32 @@
-"""rANS kernels, bit-identical to CompressAI's streams.
+"""rANS kernels, bit-identical to CompressAI's streams: this docstring specifies them.
 
-The coder is the 64-bit rANS of F. Giesen (state in [2^31, 2^63), 32-bit words, 16-bit
-probabilities); a symbol outside its table is coded as the table's last entry followed by 4-bit
-groups (Ballé et al., "Variational image compression with a scale hyperprior", ICLR 2018, as
-CompressAI implements it). Symbols are coded channel by channel. Each channel has a table of its
-own, so that no index tensor is needed, or each symbol names its table (`rows`): numba compiles a
-kernel of its own for each way.
+The coder is the 64-bit rANS of F. Giesen (J. Duda, "Asymmetric numeral systems", arXiv:1311.2540)
+with 16-bit probabilities: a state x in [2^31, 2^63), and words of 32 bits, which are sent in
+little-endian order. A table is a row of cumulative frequencies, 0 = c_0 < c_1 < … < c_n = 2^16, and
+the value v of its first symbol: symbol i stands for v + i, and the last one, i = n - 1, announces a
+value outside of the table. Each channel has a table of its own, so that no index tensor is needed,
+or each symbol names its table (`rows`): numba compiles a kernel of its own for each way.
+
+An encoder begins with x = 2^31 and takes the symbols channel by channel, from the last to the
+first. Symbol i, of frequency f = c_(i+1) - c_i, makes
+
+    if x >= 2^47 f:  put the lower 32 bits of x before the words there are; x = x >> 32
+    x = (x // f) 2^16 + x mod f + c_i
+
+A value u = value - v outside of the table (Ballé et al., "Variational image compression with a
+scale hyperprior", ICLR 2018, as CompressAI implements it) is the number -2 u - 1 where u < 0, else
+2 (u - n + 1), of 32 bits: it is cut into groups of four bits, the lowest first, of which those
+above the highest that is not 0 are left out. The decoder reads the symbol n - 1, the number of
+groups, and the groups; the encoder puts them in the opposite order, each by
+
+    if x >= 2^59:  put the lower 32 bits of x, as above; x = x >> 32
+    x = 16 x + group
+
+In the end the upper half of x is put before the words, and the lower half before that. A decoder
+undoes all this from the first word on, and takes the next word in wherever x < 2^31.
 
 The decoder trusts nothing: it never reads past the payload, every loop is bounded by the number
-of symbols, and it ends only on the state that the encoder began with.
+of symbols, and it ends only on the state that the encoder began with, with no word left.
 """
 
 from __future__ import annotations
@@ -16,17 +34,17 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-PRECISION = 16
+from ladon.codec.streams import (
+    BAD_ESCAPE,
+    LEFT_OVER,
+    LOOKUP_SHIFT,
+    MAX_BYPASS_GROUPS,
+    PRECISION,
+    TRUNCATED,
+)
+
 LOWER_BOUND = np.uint64(1 << 31)
 BYPASS_BITS = np.uint64(4)
-# an escaped value is a 32-bit number: at most eight groups of four bits
-MAX_BYPASS_GROUPS = 8
-# worst case of one symbol: 16 bits, a group that counts, and eight groups: less than two words
-WORDS_PER_SYMBOL = 2
-# the decoder's look-up: symbol at the start of each run of 64 cumulative frequencies
-LOOKUP_SHIFT = 6
-
-TRUNCATED, LEFT_OVER, BAD_ESCAPE = 1, 2, 3
 
 _WORD = np.uint64(0xFFFFFFFF)
 _MASK = np.uint64((1 << PRECISION) - 1)

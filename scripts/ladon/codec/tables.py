@@ -6,13 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ladon.codec.streams import FULL, check_rows
 from ladon.errors import CheckpointError
 
-FULL = 1 << 16
 # a table has a frequency of at least one in 2^16 for each value, so no wider range can be coded
 MAX_WIDTH = FULL - 2
 _MAX_QUANTILE = float(1 << 24)  # float32 counts in steps of one up to here
-_MAX_OFFSET = 1 << 30
 # a symbol names its table by a byte; CompressAI makes 64
 _MAX_SCALES = 256
 
@@ -57,17 +56,8 @@ def as_tables(
         np.ascontiguousarray(table.detach().cpu().numpy()).astype(np.int64)
         for table in named.values()
     )
-    _check_rows(wide_cdf, wide_length, wide_offset, row)
+    check_rows(wide_cdf, wide_length, wide_offset, row)
     return wide_cdf.astype(np.int32), wide_length.astype(np.int32), wide_offset.astype(np.int32)
-
-
-def _check_rows(cdf: np.ndarray, length: np.ndarray, offset: np.ndarray, row: str) -> None:
-    for number, (entries, size) in enumerate(zip(cdf, length, strict=True)):
-        used = entries[:size] if 3 <= size <= len(entries) else entries[:0]
-        if len(used) == 0 or used[0] != 0 or used[-1] != FULL or (np.diff(used) <= 0).any():
-            raise CheckpointError(f"CDF table of {row} {number} is not a cumulative distribution")
-        if abs(int(offset[number])) > _MAX_OFFSET:
-            raise CheckpointError(f"CDF table of {row} {number} begins at {offset[number]}")
 
 
 def as_scale_tables(

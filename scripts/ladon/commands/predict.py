@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _HEADS = ("classification", "detection", "segmentation")
 _NAMED = 3  # of an image's objects and classes, in the table
+_LEAST_SHARE = 0.01  # of an image's pixels, of the classes in the table
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -137,7 +138,8 @@ def _in_words(one: Prediction, head: str, threshold: float) -> str:
     else:
         plain = one.answers.to_plain()["segmentation"]
         height, width = plain["size"]
-        largest = sorted(plain["classes"], key=lambda c: -c["pixels"])
+        shown = (c for c in plain["classes"] if c["pixels"] >= height * width * _LEAST_SHARE)
+        largest = sorted(shown, key=lambda c: -c["pixels"])
         words = [
             f"{c['class'] or 'class {}'.format(c['label'])} {c['pixels'] / (height * width):.0%}"
             for c in largest

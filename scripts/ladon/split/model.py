@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from ladon.bottlenecks import Bottleneck, PayloadShapes, encoder_id
 from ladon.codec import Payload
 from ladon.edge.fitting import Fitted, Fitting
 from ladon.errors import DataError, PayloadError, UsageError
-from ladon.images import MAX_PIXELS, open_image
+from ladon.images import ImageLike, as_image
 from ladon.models.inference import inference
 from ladon.models.precision import forward_only
 from ladon.split.answers import Answers, Found, Mask
@@ -26,8 +23,6 @@ from ladon.split.heads import Heads, OnStage, stage
 BEST = 5
 """As many classes are named of an image."""
 MOST_LABELS = 255
-
-ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 
 class SplitModel:
@@ -265,32 +260,3 @@ class SplitModel:
     def _name(self, head: str, label: int) -> str | None:
         names = self.class_names.get(head)
         return (names[label] or None) if names is not None and label < len(names) else None
-
-
-def as_image(image: ImageLike) -> Image.Image:
-    """Return an image in mode 'RGB'.
-
-    Args:
-        image: as for `SplitModel.fit`.
-
-    Raises:
-        DataError: it cannot be read, is too large, or no image.
-    """
-    if isinstance(image, (str, os.PathLike)):
-        return open_image(image, upright=True)
-    if isinstance(image, np.ndarray):
-        is_grey = image.ndim == 2
-        is_image = is_grey or (image.ndim == 3 and image.shape[2] == 3)
-        if image.dtype != np.uint8 or not is_image or not image.size:
-            raise DataError(
-                f"an array {image.shape} of {image.dtype} is no image: [H, W, 3] or [H, W] of "
-                "uint8 is one"
-            )
-        image = Image.fromarray(np.ascontiguousarray(image))
-    if not isinstance(image, Image.Image):
-        raise DataError(
-            f"a {type(image).__name__} is no image: give a path, a Pillow image or an array"
-        )
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
-    return image if image.mode == "RGB" else image.convert("RGB")

@@ -13,11 +13,12 @@ from PIL import Image
 
 from ladon.codec import Payload
 from ladon.codec.container import MOST_BODY_BYTES
-from ladon.errors import LadonError, PayloadError, UsageError, cannot_write
-from ladon.images import shown
-from ladon.replacing import replacing
+from ladon.edge import pictures
+from ladon.errors import LadonError, PayloadError, cannot_write
+from ladon.images import as_image, shown
+from ladon.replacing import own_name, replacing
 from ladon.split.answers import Answers
-from ladon.split.model import SplitModel, as_image
+from ladon.split.model import SplitModel
 from ladon.split.pictures import drawn
 
 PAYLOAD_SUFFIX = ".ladon"
@@ -53,29 +54,8 @@ class Prediction:
 
 
 def find_files(sources: Iterable[str | os.PathLike]) -> list[Path]:
-    """Return the files that are named, and those in folders that are named, by their names.
-
-    In a folder, files count that end like pictures or payloads, and do not begin with a dot.
-
-    Raises:
-        UsageError: a folder has none.
-    """
-    endings = {*Image.registered_extensions(), PAYLOAD_SUFFIX}
-    found: list[Path] = []
-    for source in sources:
-        path = Path(source).expanduser()
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = [
-            file
-            for file in sorted(path.iterdir())
-            if file.suffix.lower() in endings and not file.name.startswith(".") and file.is_file()
-        ]
-        if not inside:
-            raise UsageError(f"{shown(path)}: the folder has no pictures and no payloads")
-        found += inside
-    return found
+    """Return pictures and payloads: what `ladon.edge.pictures.find_files` finds, with payloads."""
+    return pictures.find_files(sources, {PAYLOAD_SUFFIX}, "pictures and no payloads")
 
 
 def predict(model: SplitModel, file: Path, heads: Sequence[str] | None = None) -> Prediction:
@@ -144,7 +124,7 @@ class Saver:
             LadonError: the disk is full.
             UsageError: a file cannot be written.
         """
-        name = self._name(prediction.source.stem)
+        name = own_name(prediction.source.stem, self._taken)
         if self._payloads is not None:
             sent = prediction.payload.to_bytes()
             _write(self._payloads / f"{name}{PAYLOAD_SUFFIX}", lambda path: path.write_bytes(sent))
@@ -167,13 +147,6 @@ class Saver:
                 self._pictures / "predictions.jsonl",
                 lambda path: path.write_text(text, encoding="utf-8"),
             )
-
-    def _name(self, stem: str) -> str:
-        """Return a name that no other file of this run has."""
-        names = (stem if not n else f"{stem}-{n + 1}" for n in range(len(self._taken) + 1))
-        name = next(name for name in names if name not in self._taken)
-        self._taken.add(name)
-        return name
 
 
 def _write(path: Path, write: Any) -> None:
