@@ -81,13 +81,19 @@ def _has_terminal() -> bool:
     return _console.is_terminal and sys.stderr.isatty()
 
 
-def set_up_logging(log_file: Path | None = None, *, is_main: bool = True) -> None:
+def set_up_logging(
+    log_file: Path | None = None,
+    *,
+    is_main: bool = True,
+    formatter: logging.Formatter | None = None,
+) -> None:
     """Send log lines to the terminal and, with `log_file`, to a file as well.
 
     Args:
         log_file: appended to; its folders are made.
         is_main: other processes of a distributed run only say errors, and write no file: what
             a library warns of, it warns all processes of.
+        formatter: of the lines on the terminal, for programs that read them; None: for people.
 
     Raises:
         LadonError: if the file cannot be written.
@@ -99,7 +105,7 @@ def set_up_logging(log_file: Path | None = None, *, is_main: bool = True) -> Non
         handler.close()
     level = logging.INFO if is_main else logging.ERROR
     root.setLevel(level)
-    if _has_terminal():
+    if formatter is None and _has_terminal():
         # through rich, so that lines and a progress bar don't overwrite each other
         shown: logging.Handler = RichHandler(
             console=_console, show_path=False, markup=False, highlighter=None, rich_tracebacks=False
@@ -107,7 +113,7 @@ def set_up_logging(log_file: Path | None = None, *, is_main: bool = True) -> Non
         shown.setFormatter(_Shown("%(message)s"))
     else:
         shown = logging.StreamHandler(sys.stderr)
-        shown.setFormatter(_Shown(FORMAT, DATE_FORMAT))
+        shown.setFormatter(formatter or _Shown(FORMAT, DATE_FORMAT))
     shown.setLevel(level)  # a logger with a level of its own doesn't ask the root's
     _add(shown)
     for name in _CHATTY:

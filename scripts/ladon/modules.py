@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -32,3 +33,27 @@ def override_methods(module: nn.Module, **methods: Callable[..., Any]) -> Iterat
         for name in methods:
             del vars(module)[name]
         vars(module).update(before)
+
+
+def tensor_bytes(model: nn.Module) -> int:
+    """Return the bytes of a model's tensors and arrays, registered or not, shared ones once."""
+    found: dict[int, int] = {}
+    for module in model.modules():
+        _add_tensors({k: v for k, v in vars(module).items() if k != "_modules"}, found)
+    return sum(found.values())
+
+
+def _add_tensors(value: Any, found: dict[int, int]) -> None:
+    """Add the memory of what is in a value, by where it is."""
+    if isinstance(value, torch.Tensor) and value.is_mkldnn:  # its layout's padding is not told
+        found[id(value)] = value.numel() * value.element_size()
+    elif isinstance(value, torch.Tensor):
+        storage = value.untyped_storage()
+        found[storage.data_ptr()] = storage.nbytes()
+    elif isinstance(value, np.ndarray):
+        found[value.ctypes.data] = value.nbytes
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _add_tensors(item, found)
+    elif isinstance(value, dict):
+        _add_tensors(list(value.values()), found)

@@ -26,6 +26,7 @@ COMMANDS = {
     "report": "tables and plots of finished runs, beside the published results too",
     "validate": "check config files without running them",
     "checkpoint": "look into a checkpoint, or write it anew in the current format",
+    "serve": "answer payloads over HTTP",
     "export": "write a model's device half for where there is no PyTorch",
     "demo": "train and test everything on a small data set (in a checkout)",
     "demo_split": "split the demo's models between a device and a server (in a checkout)",

@@ -16,6 +16,7 @@ from ladon.errors import DataError, PayloadError, UsageError
 from ladon.images import ImageLike, as_image
 from ladon.models.inference import inference
 from ladon.models.precision import forward_only
+from ladon.modules import tensor_bytes
 from ladon.split.answers import Answers, Found, Mask
 from ladon.split.geometry import labels_in_image
 from ladon.split.heads import Heads, OnStage, stage
@@ -38,6 +39,7 @@ class SplitModel:
         class_names: names of the classes by head, None where nothing tells them.
         network: the whole model.
         bottleneck: the model's.
+        num_bytes: of the weights as they were loaded; they are kept beside what is made of them.
 
     Args:
         network: in eval mode and channels_last, on its device, its CDF tables built.
@@ -62,6 +64,7 @@ class SplitModel:
         self.network, self.bottleneck, self.name = network, bottleneck, name
         self.fitting, self.class_names = fitting, dict(class_names)
         self.encoder_id = encoder_id(bottleneck)
+        self.num_bytes = tensor_bytes(network)
         self._shapes = PayloadShapes(bottleneck)
         self._heads, self._precision = heads, precision
         self._device = next(network.parameters()).device
@@ -165,7 +168,8 @@ class SplitModel:
             payload = Payload.from_bytes(payload, expected=[self.encoder_id])
         return self.answer_batch([payload], heads, on_stage=on_stage)[0]
 
-    def batch_key(self, payload: Payload) -> Hashable:
+    @staticmethod
+    def batch_key(payload: Payload) -> Hashable:
         """Return what is equal of payloads that can be answered together."""
         return payload.input_size, payload.shape
 
