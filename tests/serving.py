@@ -7,7 +7,7 @@ import json
 import os
 import random
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import warm
+from starlette.routing import BaseRoute
 from torch import nn
 
 from ladon.codec import BottleneckKind, Fit, Payload
@@ -151,13 +152,14 @@ class Site:
         """Send a request.
 
         Args:
-            path: its path.
+            path: its path, and a query behind '?'.
             parts: of its body; after None nothing comes any more.
             method: GET or POST.
             headers: beside those of the body.
             gone: set when its client leaves.
         """
         left, sent = list(parts or (b"",)), []
+        path, _, query = path.partition("?")
 
         async def receive() -> dict:
             if not left or left[0] is None:
@@ -175,7 +177,7 @@ class Site:
             "path": path,
             "raw_path": path.encode(),
             "root_path": "",
-            "query_string": b"",
+            "query_string": query.encode(),
             "client": ("127.0.0.1", 1),
             "headers": [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()],
         }
@@ -197,10 +199,10 @@ class Site:
         )
 
 
-def site(engine: Engine, **limits: Any) -> Site:
+def site(engine: Engine, routes: Sequence[BaseRoute] = (), **limits: Any) -> Site:
     """An application in front of an engine, which is not started."""
     service = Service(engine, Limits(**limits))
-    return Site(build_app(service), service)
+    return Site(build_app(service, routes), service)
 
 
 @dataclass
@@ -235,7 +237,7 @@ def server(folder: Path, *flags: Any, env: Mapping[str, str] | None = None) -> I
             process.join(0.02)
             if process.exitcode is not None:
                 raise AssertionError(f"no server: {log.read_text()}")
-        yield Running(said.read_text().strip().rpartition("/")[2], process, log)
+        yield Running(said.read_text().split()[1].rpartition("/")[2], process, log)
     finally:
         process.kill()
         process.join()

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from ladon.commands.serve import main, parse_args
+from ladon.serve.page.routes import OPEN_PATHS
 from ladon.serve.server import Address
 
 CONFIG = ("--config", "nowhere.yaml")
@@ -65,3 +66,16 @@ def test_it_listens_on_loopback_unless_told_otherwise():
         assert bound.proto == socket.IPPROTO_TCP  # or else asyncio leaves TCP_NODELAY off
     args = parse_args(list(CONFIG))
     assert (args.host, args.local) == ("127.0.0.1", False)
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-page",)], ids=["page", "none"])
+def test_the_page_is_there_unless_it_is_left_out(flags, monkeypatch, capsys):
+    def serve(engine, limits, address, say, routes):
+        say("serving http://127.0.0.1:1")
+        assert limits.open_paths == (() if flags else OPEN_PATHS)
+        assert [route.path for route in routes][:1] == ([] if flags else ["/"])
+
+    monkeypatch.setattr("ladon.serve.server.serve", serve)
+    assert main(["--local", *CONFIG, *flags]) == 0
+    said = capsys.readouterr().out
+    assert said == f"serving http://127.0.0.1:1{'' if flags else ' (in a browser: the page)'}\n"

@@ -86,7 +86,10 @@ def by_ladon(monkeypatch):
 
 def test_every_command_is_a_script_and_listed_in_one_line(capsys):
     for_all = {"run"}  # a task of a user's own has no script
-    assert {path.stem for path in (ROOT / "scripts").glob("*.py")} - for_all == COMMANDS.keys()
+    # a script of this name would take the place of the standard library's module
+    scriptless = {"profile"}
+    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    assert scripts - for_all == COMMANDS.keys() - scriptless
     assert main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(COMMANDS) + 6
@@ -105,6 +108,13 @@ def test_help_says_how_the_command_is_started(name, capsys, by_ladon):
     assert "scripts/" not in text
     if name not in (*TASKS, "draw_architecture"):
         assert f"    ladon {name}" in text or "or, from the checkout's root: ladon demo" in text
+
+
+def test_a_hyphen_in_a_command_will_do(capsys, by_ladon):
+    with pytest.raises(SystemExit) as stop:
+        main(["measure-split", "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: ladon measure_split ")
 
 
 @pytest.mark.parametrize("words", [["reports"], ["--config", "x.yaml"], ["report.py"]])

@@ -6,7 +6,7 @@ import pytest
 
 from ladon.report.labels import Box, keep_apart, place_labels
 from ladon.report.plots import published_figure, rate_accuracy_figure, save_figure
-from ladon.report.results import RunCollection, RunResult, Spread
+from ladon.report.results import PictureCodec, RunCollection, RunResult, Spread
 from ladon.report.series import DATA_SIZE, split_series
 from ladon.tasks import TASKS
 
@@ -46,6 +46,23 @@ def test_axes_hold_lines_levels_and_betas():
     texts = [text.get_text() for text in axes.texts]
     assert texts == ["resnet50 (teacher) 78.200", "0.32", "10.24"]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["resnet50"]
+
+
+def test_a_codecs_qualities_are_a_line_of_their_own():
+    def before_teacher(quality, score, size):
+        codec = PictureCodec("JPEG", quality, "resnet50")
+        return result(None, score, size, backbone=None, name="unsplit", codec=codec)
+
+    results = [
+        before_teacher(90, 78.0, 5e4),
+        result(0.32, 77.4, 9e4),
+        before_teacher(10, 60.0, 5e3),
+    ]
+    (axes,) = rate_accuracy_figure(RunCollection(results, [])).axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines["JPEG before resnet50"] == [[5e3, 60.0], [5e4, 78.0]]  # in the order of quality
+    assert {text.get_text() for text in axes.texts} == {"q10", "q90", "0.32"}
+    assert axes.get_xlabel() == "payload per image [bytes], β or quality q at each point"
 
 
 def test_one_axes_per_task():

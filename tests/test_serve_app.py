@@ -15,6 +15,7 @@ from starlette.routing import Route
 from ladon.edge.messages import HEADER_LENGTH
 from ladon.edge.protocol import Request, Response, infer_path
 from ladon.serve.app import build_app
+from ladon.serve.bodies import Bodies
 from ladon.serve.engine import EngineSettings, LocalEngine
 from ladon.serve.recording import JsonFormatter
 from ladon.serve.service import Limits, Service
@@ -162,6 +163,17 @@ def test_a_huge_body_is_not_even_read():
         assert reply.status == 413
 
     with_site(test)
+
+
+def test_a_large_body_that_is_allowed_is_read_to_its_end():
+    parts = [bytes(17 << 20), b"end"]
+
+    async def receive():
+        body = parts.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(parts)}
+
+    read = Bodies(1 << 25, 1 << 25, 30.0).read(receive, None)
+    assert asyncio.run(read)[-4:] == b"\0end"
 
 
 def test_a_body_that_does_not_come():

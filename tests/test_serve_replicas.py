@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import io
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from serving import SCRIPT, Running, server
 from split_models import pixels, write_models
 
@@ -70,6 +73,14 @@ def test_a_replica_that_is_killed_loses_no_request(tmp_path):
         text = connection.getresponse().read().decode()
         assert f'ladon_requests_total{{route="infer",status="200"}} {float(count)}' in text
         assert "ladon_replica_retries_total 0.0" not in text
+        file = io.BytesIO()
+        Image.fromarray(pixels(40, 60, seed=0)).save(file, "PNG")
+        headers = {"Content-Type": "application/octet-stream"}
+        connection.request("POST", "/page/answer?model=ladon", file.getvalue(), headers)
+        shown = json.loads(connection.getresponse().read())
+        assert shown["payload_bytes"] == len(sent[0].to_bytes())
+        connection.request("POST", "/page/answer?model=ladon", b"none", headers)
+        assert connection.getresponse().status == 415
         os.kill(one.process.pid, signal.SIGTERM)
         one.process.join(60)
         assert one.process.exitcode == 0
@@ -93,6 +104,7 @@ def test_without_ray_it_says_what_to_install_and_local_needs_none(tmp_path):
     code = (
         "import sys; sys.argv = ['serve']; import ladon.commands.serve as s\n"
         "from ladon.serve import server, service, recording, engine\n"
+        "from ladon.serve.page import routes\n"
         "print([m for m in ('ray', 'torch') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import io
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
+from PIL import Image
 from serving import Running, check, damaged, payload, server
 from split_models import pixels, write_models
 
@@ -203,6 +205,24 @@ def test_hostile_payloads_do_no_harm(running, pairs):
     assert metrics(running)["process_resident_memory_bytes"] < before + (64 << 20)
     status, headers, body = ask(running, pairs[0].data, connection)
     check(Response.from_message(body, headers[HEADER_LENGTH]).answers, pairs[0].answers)
+
+
+def test_a_picture_for_the_page_is_what_a_device_would_send(running, pairs):
+    file = io.BytesIO()
+    Image.fromarray(pixels(40, 60, seed=0)).save(file, "PNG")
+    connection = http.client.HTTPConnection(running.url, timeout=60)
+    headers = {"Content-Type": "application/octet-stream"}
+    connection.request("POST", "/page/answer?model=ladon", file.getvalue(), headers)
+    result = json.loads(connection.getresponse().read())
+    connection.close()
+    assert result["payload_bytes"] == len(pairs[0].data)
+    found = [one["score"] for one in result["answers"]["classification"]]
+    expected = [one.score for one in pairs[0].answers.classes]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    stages = ["queue", "reading", "fit", "analysis", "coding"]
+    assert list(result["seconds"]["device"]) == stages
+    stages = ["queue", "decoding", "synthesis", "body", *HEADS]
+    assert list(result["seconds"]["server"]) == stages
 
 
 def raw(running: Running, data: bytes) -> socket.socket:

@@ -8,6 +8,7 @@ stored.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -37,17 +38,23 @@ _BREAKS = (0x7F, 0x85, 0x2028, 0x2029)
 _16_BITS_IN_32 = ("PNG", "PPM")
 
 
-def shown(path: str | os.PathLike) -> str:
+Source = str | os.PathLike | bytes
+"""An image's file, or the bytes of one."""
+
+
+def shown(path: Source) -> str:
     """Give a path so that a message stays in one line, whatever the file is called."""
+    if isinstance(path, bytes):
+        return f"of {len(path):,} bytes"
     return "".join("?" if ord(c) < 32 or ord(c) in _BREAKS else c for c in os.fspath(path))
 
 
 @contextmanager
-def opened(path: str | os.PathLike, what: str = "image") -> Iterator[Image.Image]:
+def opened(path: Source, what: str = "image") -> Iterator[Image.Image]:
     """Open an image file, of which only the header is read.
 
     Args:
-        path: image file.
+        path: image file, or the bytes of one.
         what: it is, for messages.
 
     Raises:
@@ -55,9 +62,10 @@ def opened(path: str | os.PathLike, what: str = "image") -> Iterator[Image.Image
             within the `with`.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+        file = io.BytesIO(path) if isinstance(path, bytes) else path
+        if file is path and not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
             raise OSError("it is not a file")
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             if image.format in _DRAWN:
                 raise ValueError(f"{image.format} is drawn by another program")
             if not image.width * image.height:
@@ -73,7 +81,7 @@ def opened(path: str | os.PathLike, what: str = "image") -> Iterator[Image.Image
         raise _unreadable(what, path, error) from error
 
 
-def _unreadable(what: str, path: str | os.PathLike, error: Exception) -> DataError:
+def _unreadable(what: str, path: Source, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
         reason = "there is no such file"
     elif isinstance(error, UnidentifiedImageError):
@@ -85,11 +93,11 @@ def _unreadable(what: str, path: str | os.PathLike, error: Exception) -> DataErr
     return DataError(f"cannot read {what} {shown(path)}: {reason}; replace or remove it")
 
 
-def open_image(path: str | os.PathLike, *, upright: bool = False) -> Image.Image:
+def open_image(path: Source, *, upright: bool = False) -> Image.Image:
     """Read and decode a whole image.
 
     Args:
-        path: image file in any format Pillow reads.
+        path: image file in any format Pillow reads, or the bytes of one.
         upright: turn it as its EXIF data say, as a person sees it.
 
     Returns:
@@ -140,7 +148,7 @@ def as_image(image: ImageLike) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _as_8_bits(image: Image.Image, path: str | os.PathLike) -> Image.Image:
+def _as_8_bits(image: Image.Image, path: Source) -> Image.Image:
     """Scale grey of more than 8 bits: Pillow's own conversion takes all above 255 for white."""
     is_16_bit = image.mode.startswith("I;16")
     if is_16_bit or (image.mode == "I" and image.format in _16_BITS_IN_32):
@@ -222,11 +230,11 @@ def raw_mode(image: Image.Image) -> str | None:
     return None
 
 
-def read_size(path: str | os.PathLike) -> tuple[int, int]:
+def read_size(path: Source) -> tuple[int, int]:
     """Read an image's size from its header, without decoding it.
 
     Args:
-        path: image file.
+        path: image file, or the bytes of one.
 
     Returns:
         (height, width) in pixels.

@@ -21,6 +21,8 @@ COMMANDS = {
     **{task.name: f"train and test models: {task.title.lower()}" for task in TASKS.values()},
     "sweep": "run a task for several β",
     "predict": "show what a model finds in pictures, through their payloads",
+    "profile": "parameters, multiply-adds, bytes and time of a model's parts",
+    "measure_split": "compare ways of sharing the work with a server, over several links",
     "report": "tables and plots of finished runs, beside the published results too",
     "validate": "check config files without running them",
     "checkpoint": "look into a checkpoint, or write it anew in the current format",
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(f"ladon {__version__}")
         return 0
+    if name.replace("-", "_") in COMMANDS:  # `ladon measure-split`, too
+        name = name.replace("-", "_")
     names_config = any(word.partition("=")[0] == "--config" for word in rest)
     if name in COMMANDS or names_config:  # its modules may register a task of this name
         return command(name)(rest)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from ladon.split.prediction import Prediction
 
 _HEADS = ("classification", "detection", "segmentation")
-_NAMED = 3  # of an image's objects and classes, in the table
-_LEAST_SHARE = 0.01  # of an image's pixels, of the classes in the table
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -120,32 +117,11 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _row(one: Prediction, threshold: float) -> list[str]:
+    from ladon.split.words import in_words
+
     height, width = one.payload.image_size
-    answers = (_in_words(one, head, threshold) for head in one.answers)
+    answers = (in_words(one.answers, head, threshold) for head in one.answers)
     return [one.source.name, f"{width}x{height}", f"{one.num_bytes:,}", *answers]
-
-
-def _in_words(one: Prediction, head: str, threshold: float) -> str:
-    from ladon.split.pictures import named
-
-    answers = one.answers
-    if head == "classification":
-        return ", ".join(f"{named(c)} {c.score:.1%}" for c in (answers.classes or ())[:1])
-    if head == "detection":
-        sure = [o for o in answers.objects or () if o.score >= threshold]
-        counts = Counter(map(named, sure)).most_common()
-        words = [name if n == 1 else f"{n} × {name}" for name, n in counts]
-    else:
-        plain = one.answers.to_plain()["segmentation"]
-        height, width = plain["size"]
-        shown = (c for c in plain["classes"] if c["pixels"] >= height * width * _LEAST_SHARE)
-        largest = sorted(shown, key=lambda c: -c["pixels"])
-        words = [
-            f"{c['class'] or 'class {}'.format(c['label'])} {c['pixels'] / (height * width):.0%}"
-            for c in largest
-        ]
-    rest = len(words) - _NAMED
-    return ", ".join(words[:_NAMED] + [f"{rest} more"] * (rest > 0)) or "nothing"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

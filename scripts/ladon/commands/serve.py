@@ -5,7 +5,8 @@
 
 It answers with the model whose encoder wrote the payload; --config can be given several times. It
 listens on this machine alone unless --host says otherwise, and says `serving URL` when it takes
-payloads. Log lines are JSON. SIGTERM or Ctrl-C: requests that are running are answered, then it
+payloads. There is a page for browsers at that URL: a picture goes in, and people see what becomes
+of it. Log lines are JSON. SIGTERM or Ctrl-C: requests that are running are answered, then it
 ends; a second one ends it at once. The token of --token-file, or of the variable LADON_TOKEN, is
 asked of clients.
 
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--token-file", type=Path, metavar="FILE", help="what clients must send as bearer token")
     add("--tls-cert", type=Path, metavar="FILE", help="certificate chain in PEM")
     add("--tls-key", type=Path, metavar="FILE", help="its key in PEM")
+    add("--no-page", action="store_true", help="without the page for browsers")
     how = parser.add_argument_group("how")
     add = how.add_argument
     add("--local", action="store_true", help="in this process, without Ray")
@@ -103,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     try:
+        from ladon.serve.page.routes import OPEN_PATHS, Page
         from ladon.serve.recording import JsonFormatter
         from ladon.serve.server import Address, serve
         from ladon.serve.service import Limits
@@ -117,6 +120,7 @@ def _run(args: argparse.Namespace) -> int:
         max_body=int(args.max_body * _MIB),
         body_timeout=args.body_timeout,
         token=token,
+        open_paths=() if args.no_page else OPEN_PATHS,
     )
     address = Address(host=args.host, port=args.port, certificate=args.tls_cert, key=args.tls_key)
     set_up_logging(formatter=JsonFormatter())
@@ -125,7 +129,9 @@ def _run(args: argparse.Namespace) -> int:
             "--host %s: everybody who reaches it can use it: --token-file asks for a token",
             args.host,
         )
-    serve(_engine(args), limits, address, lambda line: print(line, flush=True))
+    routes = [] if args.no_page else Page(args.body_timeout).routes()
+    at_root = "" if args.no_page else " (in a browser: the page)"
+    serve(_engine(args), limits, address, lambda line: print(line + at_root, flush=True), routes)
     return 0
 
 

@@ -6,7 +6,7 @@ resizing of tensors (a detector's) up to float32's rounding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -100,12 +100,10 @@ class Fitting:
         size = image.height, image.width
         scaled = size if self.resize is None else self.resize.target(*size)
         _check_number(scaled, size)
-        if self.resize is None or self.resize.of_tensors:
-            values = self._normalized(np.asarray(image))
-            if self.resize is not None and scaled != size:
-                values = resize_tensor(values, scaled)
+        if self.resize is not None and self.resize.of_tensors and scaled != size:
+            values = resized_as_tensor(np.asarray(image), scaled, self._normalized)
         else:
-            if scaled != size:
+            if self.resize is not None and scaled != size:
                 chosen = Image.Resampling[self.resize.filter.upper()]
                 image = image.resize((scaled[1], scaled[0]), chosen)
             values = self._normalized(np.asarray(image))
@@ -149,17 +147,34 @@ class Fitting:
         return cls(**values)
 
 
-def resize_tensor(values: np.ndarray, size: Size) -> np.ndarray:
-    """Resize [C, H, W] float32 as torch's `interpolate(mode="bilinear")` does it."""
-    for axis, side in ((1, size[0]), (2, size[1])):
-        count = values.shape[axis]
-        at = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * np.float32(count / side)
-        at = np.maximum(at - np.float32(0.5), np.float32(0))
-        before = at.astype(np.int64)
-        share = (at - before.astype(np.float32)).reshape(-1, *[1] * (2 - axis))
-        after = np.minimum(before + 1, count - 1)
-        values = values.take(before, axis) * (1 - share) + values.take(after, axis) * share
-    return values
+def resized_as_tensor(
+    pixels: np.ndarray, size: Size, normalized: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Resize as torch's `interpolate(mode="bilinear")` does it with normalised tensors.
+
+    Only the rows that are needed become floats: a camera's picture has many more.
+
+    Args:
+        pixels: [H, W, 3] uint8.
+        size: height and width.
+        normalized: makes [3, H, W] float32 of pixels, one by one.
+
+    Returns:
+        [3, *size] float32.
+    """
+    before, after, share = _neighbours(len(pixels), size[0])
+    share = share[:, None]
+    values = normalized(pixels[before]) * (1 - share) + normalized(pixels[after]) * share
+    before, after, share = _neighbours(values.shape[2], size[1])
+    return values.take(before, 2) * (1 - share) + values.take(after, 2) * share
+
+
+def _neighbours(count: int, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, for each of `side` new places, the two old ones around it and the second's share."""
+    at = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * np.float32(count / side)
+    at = np.maximum(at - np.float32(0.5), np.float32(0))
+    before = at.astype(np.int64)
+    return before, np.minimum(before + 1, count - 1), at - before.astype(np.float32)
 
 
 def _cropped(values: np.ndarray, crop: Size) -> np.ndarray:

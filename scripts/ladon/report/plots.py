@@ -171,8 +171,9 @@ def _draw_series(axes: Axes, panel: Panel) -> None:
     axes.set_xlim(min(panel.sizes) / 1.8, max(panel.sizes) * 1.8)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
-    axes.set_xlabel(f"{panel.measure.label}, β at each point")
+    axes.xaxis.set_major_formatter(FuncFormatter(short_number))
+    codecs = any(r.codec for line in (*panel.lines, *panel.own) for r in line.results)
+    axes.set_xlabel(f"{panel.measure.label}, β{' or quality q' * codecs} at each point")
     handles = len(panel.lines) + len(panel.own)
     columns = 2 if handles > 1 and panel.own else 1
     axes.legend(
@@ -198,7 +199,8 @@ def _own_markers(panel: Panel) -> list[str]:
     return markers
 
 
-def _short_number(value: float, position: int | None = None) -> str:
+def short_number(value: float, position: int | None = None) -> str:
+    """Return a number with k or M for thousands and millions; a formatter of ticks, too."""
     for factor, suffix in ((1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:g}{suffix}"
@@ -264,7 +266,7 @@ def _annotate_betas(axes: Axes, panel: Panel, level_texts: Sequence[Text]) -> No
     if panel.lines:
         own = (axes.transData.transform(line.points) * to_points for line in panel.own)
         taken += [Box.around(tuple(p), OWN_SIZE, OWN_SIZE) for points in own for p in points]
-    betas = [f"{r.beta:g}" if r.beta is not None else "" for line in named for r in line.results]
+    betas = [r.setting_text for line in named for r in line.results]
     colors = [axes.lines[i].get_color() for i, line in enumerate(named) for _ in line.results]
     data = [point for line in named for point in line.points]
     points = [point for line in lines for point in line]

@@ -38,6 +38,21 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class PictureCodec:
+    """A picture codec in the place of a learnt payload.
+
+    Args:
+        format: such as 'JPEG'.
+        quality: as the codec counts it.
+        before: the model that sees its pictures.
+    """
+
+    format: str
+    quality: float
+    before: str
+
+
+@dataclass(frozen=True)
 class RunResult:
     """One model's score in one run.
 
@@ -62,6 +77,7 @@ class RunResult:
         note: why the result is missing.
         logged: True if its numbers were read from a log, which rounds the metrics.
         shown_as: the model in a word or two, if not to be derived from the rest.
+        codec: what the pictures went through before the model saw them.
     """
 
     run: Path
@@ -83,10 +99,13 @@ class RunResult:
     note: str = ""
     logged: bool = False
     shown_as: str | None = None
+    codec: PictureCodec | None = None
 
     @property
     def family(self) -> str:
-        """The experiment's name without β: runs that differ in β only share it."""
+        """The experiment's name without β: runs that differ in β, or quality, only share it."""
+        if self.codec is not None:
+            return f"{self.codec.format} before {self.codec.before}"
         return _BETA.sub("", self.name) or self.name
 
     @property
@@ -97,6 +116,8 @@ class RunResult:
         if self.role == "teacher":
             shown = shown_name(self.backbone) if self.backbone else self.family
             return f"{shown} (teacher)"
+        if self.codec is not None:
+            return f"{self.family}, {self.setting_text}"
         if self.beta is None or self.backbone is None:
             return self.family
         return shown_name(self.backbone)
@@ -107,6 +128,18 @@ class RunResult:
         return None if self.role == "teacher" else self.beta
 
     @property
+    def setting(self) -> float | None:
+        """What a sweep goes through: β, or a codec's quality."""
+        return self.beta if self.codec is None else self.codec.quality
+
+    @property
+    def setting_text(self) -> str:
+        """The setting as it stands beside a point; '' where there is none."""
+        if self.setting is None:
+            return ""
+        return f"{'' if self.codec is None else 'q'}{self.setting:g}"
+
+    @property
     def data(self) -> str:
         """The dataset without its split."""
         return self.dataset.split("/")[0]
@@ -114,7 +147,8 @@ class RunResult:
     @property
     def key(self) -> tuple[object, ...]:
         """The key that two results share if they score the same model on the same data."""
-        return self.task, self.data, self.role, self.backbone, self.shown_beta
+        codec = () if self.codec is None else (self.codec,)
+        return self.task, self.data, self.role, self.backbone, self.shown_beta, *codec
 
     @property
     def missing(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from ladon.backbones import is_member
 from ladon.errors import UsageError
 from ladon.report.logs import LOG_SUFFIXES, is_log, read_log
-from ladon.report.results import RunCollection, RunResult, Spread, backbone_in
+from ladon.report.results import PictureCodec, RunCollection, RunResult, Spread, backbone_in
 from ladon.tasks import TASKS, TaskView
 
 FORMAT = 1
@@ -53,9 +53,9 @@ def collect_runs(paths: Sequence[str | Path]) -> RunCollection:
 
 def sort_key(result: RunResult) -> tuple[object, ...]:
     """Backbone, then β as a number with teachers and baselines before the first, then the path."""
-    has_beta = result.role == "student" and result.beta is not None
-    beta = result.beta if has_beta else 0.0
-    return (result.backbone or result.family, has_beta, beta, str(result.run))
+    has_setting = result.role == "student" and result.setting is not None
+    setting = result.setting if has_setting else 0.0
+    return (result.backbone or result.family, has_setting, setting, str(result.run))
 
 
 def read_metrics(path: Path) -> list[RunResult]:
@@ -117,6 +117,7 @@ def _result(path: Path, data: dict[str, Any], role: str, model: dict[str, Any]) 
         num_images=None if num_images is None else int(num_images),
         images_per_s=None if speed is None else float(speed),
         classes=_classes(data.get("classes")),
+        codec=_codec(data.get("codec")),
     )
 
 
@@ -127,6 +128,12 @@ def _classes(names: list[str] | None) -> tuple[str, ...] | None:
     if not isinstance(names, list):
         raise TypeError("classes are no list of names")
     return tuple(str(name) for name in names if name)
+
+
+def _codec(data: dict[str, Any] | None) -> PictureCodec | None:
+    if data is None:
+        return None
+    return PictureCodec(str(data["format"]), float(data["quality"]), str(data["before"]))
 
 
 def _spread(data: dict[str, Any] | None) -> Spread | None:

@@ -25,7 +25,7 @@ DATA_SIZE = Measure("data size per image [KB]", lambda result: result.data_size_
 
 @dataclass(frozen=True)
 class Series:
-    """Results of one experiment, in the order of β, each with a rate."""
+    """Results of one experiment, in the order of β or quality, each with a rate."""
 
     label: str
     results: list[RunResult]
@@ -70,9 +70,9 @@ def split_series(
     groups: dict[tuple[str, str, str, int], list[RunResult]] = defaultdict(list)
     for result in rated:
         experiment = (result.backbone or "", result.family, result.dataset)
-        # the n-th run of the same β belongs to the n-th line
+        # the n-th run of the same β or quality belongs to the n-th line
         repeat = 0
-        while any(r.beta == result.beta for r in groups.get((*experiment, repeat), [])):
+        while any(r.setting == result.setting for r in groups.get((*experiment, repeat), [])):
             repeat += 1
         groups[(*experiment, repeat)].append(result)
     several_datasets = len({result.dataset for result in rated}) > 1
@@ -84,5 +84,5 @@ def split_series(
         label = members[0].shown_as or shown
         label += f", {dataset}" if several_datasets else ""
         label += f" (run {repeat + 1})" if repeat else ""
-        series.append(Series(label, sorted(members, key=lambda r: r.beta or 0.0), measure))
+        series.append(Series(label, sorted(members, key=lambda r: r.setting or 0.0), measure))
     return series, levels

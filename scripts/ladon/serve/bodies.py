@@ -48,7 +48,7 @@ class Bodies:
         try:
             async with asyncio.timeout(self._seconds):
                 while True:
-                    if max(size, announced) > _DISCARDED:
+                    if max(size, announced) > max(self.most, _DISCARDED):
                         break
                     message = await receive()
                     if message["type"] == "http.disconnect":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,9 +12,9 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from ladon.choices import PRECISIONS
-from ladon.codec.container import Payload
+from ladon.codec.container import Payload, Size
 from ladon.edge.protocol import ANY_MODEL
-from ladon.errors import PayloadError, UsageError
+from ladon.errors import DataError, PayloadError, UsageError
 from ladon.serve.batching import Batcher
 from ladon.serve.models import Library, Load, ModelInfo
 from ladon.serve.refusals import Refusal, no_such_model, refusal_of
@@ -74,6 +75,16 @@ class Answered:
     tries: int = 1
 
 
+class Encoded(NamedTuple):
+    """A picture's payload, and the seconds that it took by stage.
+
+    The stages are 'queue', 'reading' (of the file) and those of `SplitModel.encode`.
+    """
+
+    payload: bytes
+    seconds: Mapping[str, float]
+
+
 class Engine(Protocol):
     """Answers payloads; for one event loop."""
 
@@ -100,6 +111,17 @@ class Engine(Protocol):
             Refusal: it cannot be answered, by its sender's fault.
         """
 
+    async def encode(self, image: bytes, model: str) -> Encoded:
+        """Encode a picture, as a device does with its own half of a model.
+
+        Args:
+            image: a file of any format that Pillow reads.
+            model: its name.
+
+        Raises:
+            Refusal: it is no picture, or too large.
+        """
+
     async def close(self) -> None:
         """Let go of everything."""
 
@@ -110,6 +132,12 @@ class _Key(NamedTuple):
     name: str
     heads: tuple[str, ...]
     batch_key: Hashable
+
+
+class _Pictures(NamedTuple):
+    """Of pictures that a model encodes."""
+
+    name: str
 
 
 class LocalEngine:
@@ -125,7 +153,7 @@ class LocalEngine:
         self._load = load
         self._library = Library(settings.sources, settings.most_bytes, self._load_model)
         self._batcher = Batcher(
-            self._answer_batch,
+            self._work,
             max_batch=settings.max_batch,
             max_delay=settings.max_delay,
             max_cost=settings.max_pixels,
@@ -160,6 +188,18 @@ class LocalEngine:
         took = sum(answered.seconds.values())
         waited = max(0.0, loop.time() - came - took)
         return replace(answered, seconds={"queue": waited, **answered.seconds})
+
+    async def encode(self, image: bytes, model: str) -> Encoded:
+        """Encode a picture."""
+        if model not in self._library.infos:
+            raise no_such_model(model, self._library.infos)
+        loop = asyncio.get_running_loop()
+        came = loop.time()
+        # as costly as a batch, so that others have their turn between two pictures
+        cost = self.settings.max_pixels
+        encoded: Encoded = await self._batcher.submit(_Pictures(model), image, cost)
+        waited = max(0.0, loop.time() - came - sum(encoded.seconds.values()))
+        return encoded._replace(seconds={"queue": waited, **encoded.seconds})
 
     def _open(self) -> Mapping[str, ModelInfo]:
         if self.settings.threads is not None:
@@ -197,7 +237,8 @@ class LocalEngine:
                 f"several models have encoder {payload.encoder_id.hex()}: send this to one of "
                 f"{', '.join(info.name for info in those)}",
             )
-        self._check_size(payload)
+        self._check_input(payload.input_size)
+        self._check_image(payload.image_size)
         (info,) = those
         asked = info.heads if heads is None else tuple(heads)
         if missing := [head for head in asked if head not in info.heads]:
@@ -206,18 +247,35 @@ class LocalEngine:
             )
         return _Key(info.name, asked, SplitModel.batch_key(payload)), payload
 
-    def _check_size(self, payload: Payload) -> None:
-        for what, size, most in (
-            ("an encoder's input", payload.input_size, self.settings.max_pixels),
-            ("an image", payload.image_size, self.settings.max_image_pixels),
-        ):
-            if size[0] * size[1] > most:
-                raise Refusal(
-                    413,
-                    "too large",
-                    f"{what} of {size[0]}x{size[1]} has more than the {most:,} pixels that are "
-                    "taken here",
-                )
+    def _check_input(self, size: Size) -> None:
+        _check_size("an encoder's input", size, self.settings.max_pixels)
+
+    def _check_image(self, size: Size) -> None:
+        _check_size("an image", size, self.settings.max_image_pixels)
+
+    def _work(self, key: _Key | _Pictures, items: Sequence[Any]) -> Sequence[Any]:
+        if isinstance(key, _Pictures):
+            return [self._encode(key, image) for image in items]
+        return self._answer_batch(key, items)
+
+    def _encode(self, key: _Pictures, data: bytes) -> Encoded:
+        from ladon.images import open_image, read_size
+
+        model = self._library.get(key.name)
+        seconds: dict[str, float] = {}
+        try:
+            start = time.perf_counter()
+            self._check_image(read_size(data))
+            image = open_image(data, upright=True)
+            seconds["reading"] = time.perf_counter() - start
+            start = time.perf_counter()
+            fitted = model.fit(image)
+            seconds["fit"] = time.perf_counter() - start
+            self._check_input(fitted.input_size)
+            payload = model.encode_fitted(fitted, on_stage=seconds.__setitem__)
+        except DataError as error:
+            raise Refusal(415, "picture", str(error)) from error
+        return Encoded(payload.to_bytes(), seconds)
 
     def _answer_batch(self, key: _Key, payloads: Sequence[Payload]) -> list[Answered | Exception]:
         """Answer payloads of one key; one that cannot be answered does not spoil the others."""
@@ -245,3 +303,12 @@ class LocalEngine:
             )
             for number, answer in enumerate(answers)
         ]
+
+
+def _check_size(what: str, size: Size, most: int) -> None:
+    if size[0] * size[1] > most:
+        raise Refusal(
+            413,
+            "too large",
+            f"{what} of {size[0]}x{size[1]} has more than the {most:,} pixels that are taken here",
+        )

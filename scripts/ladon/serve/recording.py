@@ -17,7 +17,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from ladon.serve.engine import Answered
+from ladon.serve.engine import Answered, Encoded
 
 log = logging.getLogger("ladon.serve.requests")
 _FIELDS = "ladon_fields"
@@ -111,6 +111,11 @@ class Metrics:
                 if stage != "queue":
                     self.stages.labels(stage).observe(seconds)
 
+    def encoded(self, encoded: Encoded) -> None:
+        """Count a picture that became a payload here."""
+        for stage, seconds in encoded.seconds.items():
+            self.stages.labels(stage).observe(seconds)
+
     def over(self, record: Record, route: str, status: int) -> None:
         """Count a request, and write its line."""
         seconds = time.perf_counter() - record.start
@@ -131,7 +136,7 @@ def _level(route: str, status: int) -> int:
     if status >= 500 and status != 503:
         return logging.ERROR
     # probes and scrapes come every few seconds
-    return logging.INFO if route == "infer" or status >= 400 else logging.DEBUG
+    return logging.INFO if route in ("infer", "picture") or status >= 400 else logging.DEBUG
 
 
 class JsonFormatter(logging.Formatter):

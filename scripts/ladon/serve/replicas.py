@@ -24,7 +24,7 @@ from ray.serve.exceptions import RayServeException, ReplicaUnavailableError
 
 from ladon.errors import LadonError, UsageError, in_one_line
 from ladon.launch import PACKAGE
-from ladon.serve.engine import Answered, EngineSettings, LocalEngine
+from ladon.serve.engine import Answered, Encoded, EngineSettings, LocalEngine
 from ladon.serve.models import ModelInfo
 from ladon.serve.refusals import Refusal
 
@@ -60,6 +60,15 @@ class Replica:
         except LadonError as error:
             return error
         return replace(answered, worker=f"{socket.gethostname()}-{os.getpid()}")
+
+    async def encode(self, image: bytes, model: str) -> Encoded | LadonError:
+        """Encode a picture."""
+        if isinstance(self._models, LadonError):
+            return self._models
+        try:
+            return await self._engine.encode(image, model)
+        except LadonError as error:
+            return error
 
     async def check_health(self) -> None:
         """Raise if nothing is answered any more: Ray Serve starts another one then."""
@@ -97,19 +106,28 @@ class ReplicatedEngine:
 
     async def answer(self, data: bytes, heads: Sequence[str] | None, model: str) -> Answered:
         """Answer a payload; where its replica is lost, by another."""
+        answered, tries = await self._ask("answer", data, heads, model)
+        return replace(answered, tries=tries)
+
+    async def encode(self, image: bytes, model: str) -> Encoded:
+        """Encode a picture; where its replica is lost, by another."""
+        return (await self._ask("encode", image, model))[0]
+
+    async def _ask(self, method: str, *args: Any) -> tuple[Any, int]:
+        """Return what a replica's method gives, and how many were asked."""
         for number in range(1, _TRIES + 1):
-            response = self._handle.answer.remote(data, heads, model)
+            response = getattr(self._handle, method).remote(*args)
             try:
-                answered = await response
+                given = await response
             except asyncio.CancelledError:
                 response.cancel()
                 raise
             except (RayActorError, ReplicaUnavailableError) as error:
                 log.warning("a replica was lost, try %d: %s", number, in_one_line(error)[:200])
                 continue
-            if isinstance(answered, LadonError):
-                raise answered
-            return replace(answered, tries=number)
+            if isinstance(given, LadonError):
+                raise given
+            return given, number
         raise Refusal(503, "replicas lost", f"{_TRIES} replicas were lost: try again")
 
     async def close(self) -> None:

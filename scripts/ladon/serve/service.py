@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -160,20 +160,39 @@ class Service:
 
     async def infer(self, request: HttpRequest) -> Response:
         """Answer a payload."""
+        name, record = request.path_params["name"], request.scope["record"]
+        return await self.take(
+            request, self._bodies, lambda body: self._answer(body, request.headers, name, record)
+        )
+
+    async def take(
+        self,
+        request: HttpRequest,
+        bodies: Bodies,
+        work: Callable[[bytes], Coroutine[Any, Any, Response]],
+    ) -> Response:
+        """Read a request's body, and answer it in its turn and in time.
+
+        Args:
+            request: what came.
+            bodies: reads its body.
+            work: gives the response.
+
+        Raises:
+            Refusal: it cannot be taken now, or takes too long.
+            ClientGone: nobody waits for it any more.
+        """
         if self.is_draining:
             raise Refusal(503, "draining", "the server is being stopped: try another, or later")
         if not self.is_ready:
             raise Refusal(503, "not ready", "the models are not loaded yet: try again")
-        record: Record = request.scope["record"]
-        headers = request.headers
-        body = await self._bodies.read(request.receive, headers.get("content-length"))
+        body = await bodies.read(request.receive, request.headers.get("content-length"))
         # from here on the network may be waited for
         if self._num_waiting >= self.limits.max_queue:
             raise Refusal(503, "queue full", "the queue is full: try again")
         self._num_waiting += 1
         try:
-            name = request.path_params["name"]
-            return await self._in_time(self._answer(body, headers, name, record), request.receive)
+            return await self._in_time(work(body), request.receive)
         finally:
             self._num_waiting -= 1
 
@@ -202,15 +221,23 @@ class Service:
     ) -> Response:
         try:
             asked = await asyncio.to_thread(self._read, body, headers)
-            record.fields.update(id=asked.request_id, payload_bytes=len(asked.payload))
-            self.metrics.payloads.observe(len(asked.payload))
-            answered = await self.engine.answer(asked.payload, asked.heads, name)
-            self.metrics.answered(answered)
-            record.answered(answered)
+            record.fields["id"] = asked.request_id
+            answered = await self.answer(asked.payload, asked.heads, name, record)
             accepted = headers.get("accept-encoding", "")
             return await asyncio.to_thread(_written, answered, asked, accepted)
         except ProtocolError as error:
             raise refusal_of(error) from error
+
+    async def answer(
+        self, payload: bytes, heads: Sequence[str] | None, name: str, record: Record
+    ) -> Answered:
+        """Let the engine answer a payload; count it and write it down."""
+        record.fields["payload_bytes"] = len(payload)
+        self.metrics.payloads.observe(len(payload))
+        answered = await self.engine.answer(payload, heads, name)
+        self.metrics.answered(answered)
+        record.answered(answered)
+        return answered
 
     def _read(self, body: bytes, headers: Mapping[str, str]) -> Request:
         body = decompress(body, headers.get("content-encoding"), self.limits.max_body)

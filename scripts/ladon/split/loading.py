@@ -55,6 +55,41 @@ def load(
         ConfigError: the config cannot be used, or its model has no bottleneck.
         CheckpointError: weights are missing or do not fit.
     """
+    run, kind = open_run(source, device=device, assignments=assignments, data_root=data_root)
+    network = build_student(run)
+    update_bottleneck(network)
+    bottleneck = find_bottleneck(network)
+    if not isinstance(bottleneck, Bottleneck):
+        found = "no bottleneck" if bottleneck is None else "one that codes by itself"
+        where = run.config.where(run.student_key)
+        raise ConfigError(f"{where}: {run.student_key} cannot be split: it has {found}")
+    return SplitModel(
+        network.eval(),
+        bottleneck,
+        _heads(network, bottleneck, run.student_section, kind),
+        fitting_of(run.config, network),
+        _class_names(run, network, kind),
+        run.config.path.stem,
+        precision,
+    )
+
+
+def open_run(
+    source: str | os.PathLike,
+    *,
+    device: str = "cpu",
+    assignments: Sequence[str] = (),
+    data_root: str | None = None,
+) -> tuple[Run, str]:
+    """Return a run that would only test a model, nothing of it built yet, and the model's kind.
+
+    Args:
+        source, device, assignments, data_root: as for `load`.
+
+    Raises:
+        ConfigError: the config cannot be used.
+        CheckpointError: the checkpoint names none.
+    """
     path = Path(source).expanduser()
     options: dict[str, Any] = {"assignments": list(assignments), "data_root": data_root}
     if path.suffix.lower() not in _CONFIGS:
@@ -64,24 +99,7 @@ def load(
     task, kind = _task_of(config)
     check_config(config, kind)
     arguments = argparse.Namespace(test_only=True, student_only=True, config=str(path), seed=0)
-    run = Run(task, arguments, config, World(torch.device(device)), StopRequest())
-    network = build_student(run)
-    update_bottleneck(network)
-    bottleneck = find_bottleneck(network)
-    if not isinstance(bottleneck, Bottleneck):
-        found = "no bottleneck" if bottleneck is None else "one that codes by itself"
-        raise ConfigError(
-            f"{config.where(run.student_key)}: {run.student_key} cannot be split: it has {found}"
-        )
-    return SplitModel(
-        network.eval(),
-        bottleneck,
-        _heads(network, bottleneck, run.student_section, kind),
-        fitting_of(config, network),
-        _class_names(run, network, kind),
-        path.stem,
-        precision,
-    )
+    return Run(task, arguments, config, World(torch.device(device)), StopRequest()), kind
 
 
 def _config_of(path: Path, options: dict[str, Any]) -> tuple[Path, dict[str, Any]]:

@@ -68,9 +68,14 @@ def color_of(label: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _with_mask(pixels: Tensor, mask: Mask) -> Tensor:
+def painted(mask: Mask) -> list[int]:
+    """Return the labels of a mask whose pixels are painted: not the background's."""
     labels = [n for n in np.unique(mask.labels).tolist() if n != IGNORED]
-    shown = [n for n in labels if mask.name_of(n) != _BACKGROUND and (n or mask.names)]
+    return [n for n in labels if mask.name_of(n) != _BACKGROUND and (n or mask.names)]
+
+
+def _with_mask(pixels: Tensor, mask: Mask) -> Tensor:
+    shown = painted(mask)
     if not shown:
         return pixels
     areas = torch.from_numpy(np.stack([mask.labels == n for n in shown]))

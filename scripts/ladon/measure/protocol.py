@@ -1,0 +1,60 @@
+"""The tasks' own tests of the single-task models, as their scripts run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ladon.app import run_task
+from ladon.cli import build_parser
+from ladon.measure.split_run import Sources
+from ladon.report.runs import METRICS_FILE, read_metrics
+from ladon.split.loading import open_run
+
+
+def run_tests(sources: Sources, folder: Path) -> list[dict[str, Any]]:
+    """Test each single-task model, its teacher beside it, by its task's own protocol.
+
+    Args:
+        sources: their configs.
+        folder: gets a run for each.
+
+    Returns:
+        Scores in the form of `ladon.measure.accuracy.Score.to_plain`; teachers' have no bytes.
+    """
+    found = []
+    for config in sources.single:
+        for path, assignments in sources.places(config):
+            run, _ = open_run(path, assignments=assignments, data_root=sources.data_root)
+            folder_of_run = folder / Path(path).stem / "-".join(assignments)
+            flags = ["--config", path, "-test_only", "--run_log", f"{folder_of_run}.txt"]
+            flags += ["--device", "cpu"]
+            for assignment in assignments:
+                flags += ["--set", assignment]
+            if sources.data_root is not None:
+                flags += ["--data_root", sources.data_root]
+            run_task(run.task, build_parser(run.task).parse_args(flags))
+            found += _scores(folder_of_run / METRICS_FILE)
+    return found
+
+
+def _scores(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for result in read_metrics(path):
+        first, sent = result.view.first, result.payload_bytes
+        rows.append(
+            {
+                "way": f"{result.name}, own test ({result.role})",
+                "task": result.task,
+                "title": result.view.title,
+                "dataset": result.dataset,
+                "score": first.key,
+                "label": first.label,
+                "digits": first.digits,
+                "value": result.score(first),
+                "metrics": result.metrics,
+                "mean_bytes": None if sent is None else sent.mean,
+                "n": result.num_images,
+            }
+        )
+    return rows
