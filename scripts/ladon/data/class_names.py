@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.data import Subset
 from torchvision.datasets import DatasetFolder
 
+from ladon.data.coco_annotations import Annotations, annotations_of
 from ladon.data.coco_categories import Categories
 from ladon.data.labels import name_problem, positions_of, shortened
 from ladon.data.masks import MaskFolder
@@ -97,14 +98,18 @@ def check_num_classes(
         DataError: naming a class beyond them.
     """
     dataset = base_dataset(dataset)
-    coco = getattr(dataset, "coco", None)
+    coco = annotations_of(dataset)
     if isinstance(dataset, DatasetFolder):
         advice = "remove folders or set"
     elif isinstance(dataset, MaskFolder | VOCSegmentation):
         advice = "set"
     elif coco is not None and not getattr(dataset, "is_segment", False):
-        used = [category for category, images in coco.catToImgs.items() if images]
-        Categories(coco.cats.values(), used, _source(dataset), where).keep_ids(num_classes)
+        if isinstance(coco, Annotations):
+            entries, used = coco.entries, coco.used_ids
+        else:
+            entries = list(coco.cats.values())
+            used = [category for category, images in coco.catToImgs.items() if images]
+        Categories(entries, used, _source(dataset), where).keep_ids(num_classes)
         return
     else:
         return
