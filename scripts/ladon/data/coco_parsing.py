@@ -156,6 +156,7 @@ class _Annotations:
         self._ends: list[int] = []
 
     def add(self, part: list[_Annotation]) -> None:
+        """Take the next annotations."""
         names = ("id", "image_id", "category_id")
         columns = [_integers(list(map(attrgetter(name), part))) for name in names]
         self._integers.append(np.stack(columns))
