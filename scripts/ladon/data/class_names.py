@@ -15,6 +15,7 @@ from torchvision.datasets import DatasetFolder
 from ladon.data.coco_annotations import Annotations, annotations_of
 from ladon.data.coco_categories import Categories
 from ladon.data.labels import name_problem, positions_of, shortened
+from ladon.data.listing import Samples
 from ladon.data.masks import MaskFolder
 from ladon.data.voc import VOC_CLASSES, VOCSegmentation
 from ladon.errors import DataError
@@ -124,11 +125,14 @@ def check_num_classes(
 
 
 def _relabel(dataset: DatasetFolder, names: Sequence[str], where: str) -> None:
-    present = sorted({label for _, label in dataset.samples})
+    present = sorted(set(dataset.targets))
     found = [dataset.classes[label] for label in present]
     new = dict(zip(present, positions_of(found, names, dataset.root, where), strict=True))
-    dataset.samples = [(path, new[label]) for path, label in dataset.samples]
-    dataset.targets = [label for _, label in dataset.samples]
+    if isinstance(dataset.samples, Samples):
+        dataset.samples = dataset.samples.relabelled(new)
+    else:
+        dataset.samples = [(path, new[label]) for path, label in dataset.samples]
+    dataset.targets = [new[label] for label in dataset.targets]
     if hasattr(dataset, "imgs"):
         dataset.imgs = dataset.samples
     dataset.classes = list(names)
