@@ -210,6 +210,16 @@ def test_relative_roots_give_relative_paths(root, monkeypatch):
     assert ImageFolder(".").samples[-1][0] == os.path.join(".", "cat", "\udce9.jpg")
 
 
+def test_endings():
+    folder = Folder(
+        "x", joined(["a.jpg", "b.JPEG", "c.tar.gz", "d", "e.JPG\u212a", "f.K", "g.gz"]), None
+    )
+    for extensions in ((".jpg", ".jpeg"), (".jpg",), (".k",), (".gz", ".tar.gz"), (".jpg\u212a",)):
+        for part in (folder, folder.only(lambda n: n < "c"), folder.only(lambda n: "gz" in n)):
+            expected = [n for n in part.names if n.lower().endswith(extensions)]
+            assert part.ending_in(extensions).names == expected
+
+
 NAMES = st.text(st.characters(blacklist_characters="\0/", blacklist_categories=["Cs"]), min_size=1)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchvision import datasets
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ladon.data.labels import positions_of
 from ladon.data.listing import Folder, KeptListing, Samples, joined, stamp_of
@@ -70,9 +71,19 @@ class ImageFolder(datasets.ImageFolder):
         elif class_names is not None:
             self._names = list(class_names)
         root = str(Path(root).expanduser())
-        super().__init__(root, transform, target_transform, loader, is_valid_file, allow_empty)
+        # not torchvision's own, which would go through all samples for their labels
+        datasets.VisionDataset.__init__(self, root, None, transform, target_transform)
+        self.loader = loader
+        self.extensions = IMG_EXTENSIONS if is_valid_file is None else None
+        self.classes, self.class_to_idx = self.find_classes(self.root)
+        self.samples = self.make_dataset(
+            self.root, self.class_to_idx, self.extensions, is_valid_file, allow_empty
+        )
+        self.imgs = self.samples
         if isinstance(self.samples, Samples):
-            self.targets = self.samples.targets  # one object for each label, not for each sample
+            self.targets = self.samples.targets
+        else:  # a subclass's own
+            self.targets = [label for _, label in self.samples]
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Give the classes' names by label, and each name's label; torchvision calls this."""
@@ -121,8 +132,7 @@ def _images(
     if is_valid_file is not None:
         path = os.path.join(root, folder.place)
         return folder.only(lambda name: is_valid_file(os.path.join(path, name)))
-    endings = tuple(extensions or ())
-    return folder.only(lambda name: name.lower().endswith(endings))
+    return folder.ending_in(tuple(extensions or ()))
 
 
 def folder_class_names(root: str | os.PathLike) -> list[str]:

@@ -64,6 +64,15 @@ class Folder(NamedTuple):
         right = [name for name in names if is_right(name)]
         return self if len(right) == len(names) else self._replace(joined=joined(right))
 
+    def ending_in(self, extensions: tuple[str, ...]) -> Folder:
+        """Leave out the files whose names, in lower case, have none of the extensions."""
+        if all(extension.rfind(".") == 0 for extension in extensions):  # a name has one at most
+            lower = self.joined.lower()
+            ending = sum(lower.count(os.fsencode(ext) + b"\0") for ext in extensions)
+            if ending == lower.count(b"\0"):
+                return self
+        return self.only(lambda name: name.lower().endswith(extensions))
+
 
 class Samples(Sequence[tuple[str, int]]):
     """The (path, label) of each file, as in torchvision's list, made when asked for.
