@@ -12,8 +12,10 @@ from typing import Any
 from torch.utils.data import Subset
 from torchvision.datasets import DatasetFolder
 
+from ladon.data.coco_annotations import Annotations, annotations_of
 from ladon.data.coco_categories import Categories
 from ladon.data.labels import name_problem, positions_of, shortened
+from ladon.data.listing import Samples
 from ladon.data.masks import MaskFolder
 from ladon.data.voc import VOC_CLASSES, VOCSegmentation
 from ladon.errors import DataError
@@ -97,14 +99,18 @@ def check_num_classes(
         DataError: naming a class beyond them.
     """
     dataset = base_dataset(dataset)
-    coco = getattr(dataset, "coco", None)
+    coco = annotations_of(dataset)
     if isinstance(dataset, DatasetFolder):
         advice = "remove folders or set"
     elif isinstance(dataset, MaskFolder | VOCSegmentation):
         advice = "set"
     elif coco is not None and not getattr(dataset, "is_segment", False):
-        used = [category for category, images in coco.catToImgs.items() if images]
-        Categories(coco.cats.values(), used, _source(dataset), where).keep_ids(num_classes)
+        if isinstance(coco, Annotations):
+            entries, used = coco.entries, coco.used_ids
+        else:
+            entries = list(coco.cats.values())
+            used = [category for category, images in coco.catToImgs.items() if images]
+        Categories(entries, used, _source(dataset), where).keep_ids(num_classes)
         return
     else:
         return
@@ -119,11 +125,14 @@ def check_num_classes(
 
 
 def _relabel(dataset: DatasetFolder, names: Sequence[str], where: str) -> None:
-    present = sorted({label for _, label in dataset.samples})
+    present = sorted(set(dataset.targets))
     found = [dataset.classes[label] for label in present]
     new = dict(zip(present, positions_of(found, names, dataset.root, where), strict=True))
-    dataset.samples = [(path, new[label]) for path, label in dataset.samples]
-    dataset.targets = [label for _, label in dataset.samples]
+    if isinstance(dataset.samples, Samples):
+        dataset.samples = dataset.samples.relabelled(new)
+    else:
+        dataset.samples = [(path, new[label]) for path, label in dataset.samples]
+    dataset.targets = [new[label] for label in dataset.targets]
     if hasattr(dataset, "imgs"):
         dataset.imgs = dataset.samples
     dataset.classes = list(names)

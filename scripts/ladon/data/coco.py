@@ -8,7 +8,7 @@ import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 from torchvision.transforms import functional as F
 
+from ladon.data.coco_annotations import Annotations, Shape, columns_of
 from ladon.data.coco_categories import Categories
 from ladon.data.coco_content import check_content
 from ladon.data.coco_masks import instance_mask, shape_problem
+from ladon.data.coco_parsing import fast_columns
 from ladon.data.transforms import IGNORED_LABEL, recompress_jpeg
 from ladon.data.voc import VOC_CLASSES
 from ladon.errors import DataError
@@ -34,7 +36,6 @@ COCO_IDS_OF_VOC = (
     67, 18, 19, 4, 1, 64, 20, 63, 7, 72,
 )  # fmt: skip
 _VOC_CLASS = {coco_id: voc for voc, coco_id in enumerate(COCO_IDS_OF_VOC) if voc > 0}
-_SIDES = {"height", "width"}
 _INT64 = 2**63
 
 
@@ -91,7 +92,7 @@ class CocoDataset(Dataset):
         annotated_only, flip_probability, is_segment, transforms, jpeg_quality: see `coco_dataset`.
 
     Attributes:
-        coco: pycocotools' API object.
+        annotations: what is used of the file.
         ids: COCO image id of each sample.
         categories: the label of each category; None for segmentation, whose classes are VOC's.
     """
@@ -114,10 +115,12 @@ class CocoDataset(Dataset):
         self.transforms = transforms
         self.jpeg_quality = jpeg_quality
         self.converts = F.to_tensor  # what `data.device_input` exchanges
-        self.coco = load_coco(annotation_file)
-        self.ids = sorted(self.coco.imgs)
+        self.annotations = read_annotations(annotation_file, _VOC_CLASS if is_segment else None)
+        ids = self.annotations.image_ids
         if annotated_only:
-            self.ids = [i for i in self.ids if _has_usable_box(self.coco.imgToAnns.get(i, []))]
+            is_usable = self.annotations.boxes[:, 2:].min(axis=1) > 1
+            ids = ids[self.annotations.count(is_usable) > 0]
+        self.ids: list[int] = ids.tolist()
         if not self.ids:
             which = "annotated images" if annotated_only else "images"
             raise DataError(f"{annotation_file} lists no {which}; use another annotation file")
@@ -126,24 +129,33 @@ class CocoDataset(Dataset):
         if is_segment:
             self._check_shapes()
         else:
-            used = [category for category, images in self.coco.catToImgs.items() if images]
-            entries = self.coco.dataset["categories"]
-            self.categories = Categories(entries, used, annotation_file)
+            found = self.annotations
+            self.categories = Categories(found.entries, found.used_ids, annotation_file)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @cached_property
+    def coco(self) -> COCO:
+        """pycocotools' API object: the whole file in memory.
+
+        It is read when it is asked for first; do that before a loader starts its workers, each of
+        which would read its own.
+        """
+        return load_coco(self.annotation_file)
+
+    @cached_property
     def sizes(self) -> list[tuple[int, int]]:
         """(height, width) of each sample in pixels, from the JSON."""
-        entries = [self.coco.imgs[i] for i in self.ids]
-        for entry in entries:
-            if not (entry.get("height") and entry.get("width")):
-                raise DataError(
-                    f"{self.annotation_file} gives no height and width for "
-                    f"{shown(entry['file_name'])}; add them"
-                )
-        return [(entry["height"], entry["width"]) for entry in entries]
+        found = self.annotations
+        sides = found.sides[np.searchsorted(found.image_ids, self.ids)]
+        missing = np.flatnonzero((sides == 0).any(axis=1))
+        if len(missing):
+            raise DataError(
+                f"{self.annotation_file} gives no height and width for "
+                f"{shown(found.file_name(self.ids[missing[0]]))}; add them"
+            )
+        return [(height, width) for height, width in sides.tolist()]
 
     @property
     def class_names(self) -> list[str] | None:
@@ -153,7 +165,7 @@ class CocoDataset(Dataset):
     @cached_property
     def images(self) -> list[str]:
         """Image file of each sample."""
-        return [str(self.image_dir / self.coco.imgs[i]["file_name"]) for i in self.ids]
+        return [str(self.image_dir / self.annotations.file_name(i)) for i in self.ids]
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """Read one image with its target.
@@ -162,16 +174,13 @@ class CocoDataset(Dataset):
             DataError: the image or one of its annotations cannot be read.
         """
         image_id = self.ids[index]
-        image = open_image(self.image_dir / self.coco.imgs[image_id]["file_name"])
+        image = open_image(self.image_dir / self.annotations.file_name(image_id))
         if self.jpeg_quality is not None:
             image = recompress_jpeg(image, self.jpeg_quality)
-        annotations = self.coco.imgToAnns.get(image_id, [])
         if self.is_segment:
-            target: Any = self._voc_mask(annotations, image.height, image.width)
+            target: Any = self._voc_mask(image_id, image.height, image.width)
         else:
-            assert self.categories is not None  # a detection set's
-            labels = self.categories.labels
-            target = detection_target(image_id, annotations, image.height, image.width, labels)
+            target = self._detection_target(image_id, image.height, image.width)
         if self.transforms is not None:
             return self.transforms(image, target)
         if self.is_segment:
@@ -186,45 +195,55 @@ class CocoDataset(Dataset):
         target["boxes"] = torch.stack([width - x2, y1, width - x1, y2], dim=1)
         return image.flip(-1), target
 
-    def _voc_mask(self, annotations: list[dict], height: int, width: int) -> Image.Image:
+    def _detection_target(self, image_id: int, height: int, width: int) -> dict[str, torch.Tensor]:
+        """Leave out crowds, clip boxes, and leave out boxes without extent."""
+        assert self.categories is not None  # a detection set's
+        found, labels = self.annotations, self.categories.labels
+        rows = found.rows(image_id)
+        is_single = ~found.crowds[rows]
+        classes = np.array([labels[i] for i in found.categories(rows)], dtype=np.int64)[is_single]
+        boxes = torch.from_numpy(found.boxes[rows][is_single].astype(np.float32))
+        boxes[:, 2:] += boxes[:, :2]
+        boxes[:, 0::2].clamp_(0, width)
+        boxes[:, 1::2].clamp_(0, height)
+        has_extent = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        area = torch.from_numpy(found.areas[rows][is_single].astype(np.float32))
+        return {
+            "boxes": boxes[has_extent],
+            "labels": torch.from_numpy(classes)[has_extent],
+            "image_id": torch.tensor(image_id, dtype=torch.int64),
+            "area": area[has_extent],
+            "iscrowd": torch.zeros(int(has_extent.sum()), dtype=torch.int64),
+        }
+
+    def _voc_mask(self, image_id: int, height: int, width: int) -> Image.Image:
         """Paint VOC class ids; a pixel under two or more instances is 255."""
         classes = np.zeros((height, width), dtype=np.uint8)
         covered = np.zeros((height, width), dtype=np.uint16)
-        for annotation in annotations:
-            voc_class = _VOC_CLASS.get(annotation["category_id"])
-            if voc_class is None:
-                continue
-            instance = self._instance_mask(annotation, height, width)
-            classes[instance] = voc_class
+        rows = self.annotations.rows(image_id)
+        for shape in self.annotations.shapes(range(rows.start, rows.stop)):
+            # the image may be of another size than the JSON says
+            self._check_shape(shape, (height, width))
+            instance = instance_mask(shape.parsed, height, width)
+            classes[instance] = _VOC_CLASS[shape.category_id]
             covered += instance
         classes[covered > 1] = IGNORED_LABEL
         return Image.fromarray(classes)
 
-    def _instance_mask(self, annotation: dict, height: int, width: int) -> np.ndarray:
-        """Rasterise polygons or run lengths: bool [H, W]."""
-        shape = annotation["segmentation"]
-        # the image may be of another size than the JSON says
-        problem = shape_problem(shape, (height, width))
-        if problem is not None:
-            raise self._bad_shape(annotation, problem)
-        return instance_mask(shape, height, width)
-
     def _check_shapes(self) -> None:
         """See that every mask that is going to be painted can be."""
-        for annotation in self.coco.dataset["annotations"]:
-            if annotation["category_id"] not in _VOC_CLASS:
-                continue
-            image = self.coco.imgs[annotation["image_id"]]
-            size = (image["height"], image["width"]) if image.keys() >= _SIDES else None
-            problem = shape_problem(annotation.get("segmentation"), size)
-            if problem is not None:
-                raise self._bad_shape(annotation, problem)
+        sides = self.annotations.sides
+        for shape in self.annotations.shapes():
+            height, width = sides[shape.image].tolist()
+            self._check_shape(shape, (height, width) if height and width else None)
 
-    def _bad_shape(self, annotation: dict, problem: str) -> DataError:
-        return DataError(
-            f"{self.annotation_file}: the segmentation of annotation {annotation['id']} "
-            f"{problem}; correct or remove it"
-        )
+    def _check_shape(self, shape: Shape, size: tuple[int, int] | None) -> None:
+        problem = shape_problem(shape.parsed, size)
+        if problem is not None:
+            raise DataError(
+                f"{self.annotation_file}: the segmentation of annotation {shape.id} "
+                f"{problem}; correct or remove it"
+            )
 
     def _check_images(self) -> None:
         if not self.image_dir.is_dir():
@@ -234,7 +253,7 @@ class CocoDataset(Dataset):
             )
         names_in: dict[str, set[str]] = defaultdict(set)
         for image_id in self.ids:
-            folder, name = os.path.split(self.coco.imgs[image_id]["file_name"])
+            folder, name = os.path.split(self.annotations.file_name(image_id))
             names_in[folder].add(name)
         missing = []
         for folder, names in names_in.items():
@@ -249,41 +268,21 @@ class CocoDataset(Dataset):
             )
 
 
-def detection_target(
-    image_id: int, annotations: list[dict], height: int, width: int, labels: Mapping[int, int]
-) -> dict[str, torch.Tensor]:
-    """Make a detection target: crowds dropped, boxes clipped, boxes without extent dropped.
+def read_annotations(path: Path, painted: Iterable[int] | None = None) -> Annotations:
+    """Read what is used of a COCO annotation file.
 
     Args:
-        image_id: COCO image id.
-        annotations: COCO annotations, `bbox` as x, y, width, height in pixels.
-        height: of the image in pixels.
-        width: of the image in pixels.
-        labels: label of each category id.
+        path: as for `load_coco`, which fills in the same.
+        painted: ids of the categories whose segmentations are kept; None for no segmentations.
 
-    Returns:
-        `boxes` float32 [N, 4] (x1, y1, x2, y2), `labels` int64 [N], `image_id` int64 [], `area`
-        float32 [N], `iscrowd` int64 [N].
+    Raises:
+        DataError: as `load_coco`.
     """
-    singles = [a for a in annotations if not a["iscrowd"]]
-    boxes = torch.tensor([a["bbox"] for a in singles], dtype=torch.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    boxes[:, 0::2].clamp_(0, width)
-    boxes[:, 1::2].clamp_(0, height)
-    has_extent = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    classes = torch.tensor([labels[a["category_id"]] for a in singles], dtype=torch.int64)
-    area = torch.tensor([a["area"] for a in singles], dtype=torch.float32)
-    return {
-        "boxes": boxes[has_extent],
-        "labels": classes[has_extent],
-        "image_id": torch.tensor(image_id, dtype=torch.int64),
-        "area": area[has_extent],
-        "iscrowd": torch.zeros(int(has_extent.sum()), dtype=torch.int64),
-    }
-
-
-def _has_usable_box(annotations: list[dict]) -> bool:
-    return any(min(a["bbox"][2:]) > 1 for a in annotations)
+    with _no_collection():
+        columns = fast_columns(path, painted)
+        if columns is None:
+            columns = columns_of(load_coco(path).dataset, painted)
+        return Annotations(columns)
 
 
 def load_coco(path: Path) -> COCO:

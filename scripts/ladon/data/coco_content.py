@@ -121,20 +121,26 @@ def _shown(value: Any) -> str:
 def _check_images(images: _Entries) -> dict[int, int]:
     ids = images.ids()
     names = images.values("file_name")
-    if set(map(type, names)) - {str} or not all(map(_is_file_name, names)):
+    if set(map(type, names)) - {str} or not all(map(is_file_name, names)):
         images.refuse_first(
             names,
-            lambda name: isinstance(name, str) and _is_file_name(name),
+            lambda name: isinstance(name, str) and is_file_name(name),
             "has file_name {}, not the name of a file",
         )
     for key in ("width", "height"):
         for position, side in images.present(key):
-            if type(side) is not int or not 0 < side <= _MAX_SIDE:
+            if not is_side(side):
                 raise images.refusal(position, f"has {key} {_shown(side)}, not a number of pixels")
     return ids
 
 
-def _is_file_name(name: str) -> bool:
+def is_side(side: Any) -> bool:
+    """Whether a value is a number of pixels."""
+    return type(side) is int and 0 < side <= _MAX_SIDE
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a text can be the name of a file."""
     try:
         os.fsencode(name)
     except UnicodeEncodeError:  # half of a surrogate pair
@@ -157,11 +163,11 @@ def _check_annotations(
     annotations.references("image_id", image_ids, "images")
     annotations.references("category_id", category_ids, "categories")
     boxes = annotations.values("bbox")
-    if not _are_boxes(boxes):
+    if box_numbers(boxes) is None:
         problem = (
             "has bbox {}, not x, y, width and height in pixels: finite, width and height at least 0"
         )
-        annotations.refuse_first(boxes, lambda box: _are_boxes([box]), problem)
+        annotations.refuse_first(boxes, lambda box: box_numbers([box]) is not None, problem)
     for entry in annotations.entries:
         if "iscrowd" not in entry:
             entry["iscrowd"] = 0
@@ -173,27 +179,31 @@ def _check_annotations(
             crowds, lambda v: type(v) is int and v in (0, 1), "has iscrowd {}, not 0 or 1"
         )
     areas = annotations.values("area")
-    if not _are_areas(areas):
+    if area_numbers(areas) is None:
         annotations.refuse_first(
-            areas, lambda area: _are_areas([area]), "has area {}, not a finite number, at least 0"
+            areas,
+            lambda area: area_numbers([area]) is not None,
+            "has area {}, not a finite number, at least 0",
         )
 
 
-def _are_boxes(boxes: list[Any]) -> bool:
+def box_numbers(boxes: list[Any]) -> np.ndarray | None:
+    """Give boxes as float64 [N, 4]; None if one is no x, y, width and height in pixels."""
     if set(map(type, boxes)) - {list} or set(map(len, boxes)) - {4}:
-        return False
+        return None
     numbers = _numbers(list(chain.from_iterable(boxes)))
     if numbers is None:
-        return False
-    corners_and_sides = numbers.reshape(-1, 4)
-    return bool(
-        (np.abs(numbers) <= _MAX_COORDINATE).all() and (corners_and_sides[:, 2:] >= 0).all()
-    )
+        return None
+    found = numbers.reshape(-1, 4)
+    is_right = (np.abs(numbers) <= _MAX_COORDINATE).all() and (found[:, 2:] >= 0).all()
+    return found if is_right else None
 
 
-def _are_areas(areas: list[Any]) -> bool:
+def area_numbers(areas: list[Any]) -> np.ndarray | None:
+    """Give areas as float64 [N]; None if one is no finite number of at least 0."""
     numbers = _numbers(areas)
-    return numbers is not None and bool(((numbers >= 0) & (numbers <= _MAX_AREA)).all())
+    is_right = numbers is not None and ((numbers >= 0) & (numbers <= _MAX_AREA)).all()
+    return numbers if is_right else None
 
 
 def _numbers(values: list[Any]) -> np.ndarray | None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from torchvision import datasets
-from torchvision.datasets.folder import has_file_allowed_extension
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ladon.data.labels import positions_of
+from ladon.data.listing import Folder, KeptListing, Samples, joined, stamp_of
 from ladon.errors import DataError
 from ladon.images import MOVE_ROOT, open_image, shown
 
@@ -70,7 +71,19 @@ class ImageFolder(datasets.ImageFolder):
         elif class_names is not None:
             self._names = list(class_names)
         root = str(Path(root).expanduser())
-        super().__init__(root, transform, target_transform, loader, is_valid_file, allow_empty)
+        # not torchvision's own, which would go through all samples for their labels
+        datasets.VisionDataset.__init__(self, root, None, transform, target_transform)
+        self.loader = loader
+        self.extensions = IMG_EXTENSIONS if is_valid_file is None else None
+        self.classes, self.class_to_idx = self.find_classes(self.root)
+        self.samples = self.make_dataset(
+            self.root, self.class_to_idx, self.extensions, is_valid_file, allow_empty
+        )
+        self.imgs = self.samples
+        if isinstance(self.samples, Samples):
+            self.targets = self.samples.targets
+        else:  # a subclass's own
+            self.targets = [label for _, label in self.samples]
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Give the classes' names by label, and each name's label; torchvision calls this."""
@@ -87,28 +100,39 @@ class ImageFolder(datasets.ImageFolder):
         extensions: tuple[str, ...] | None = None,
         is_valid_file: Callable[[str], bool] | None = None,
         allow_empty: bool = False,
-    ) -> list[tuple[str, int]]:
-        """List the images of each class with its label, in torchvision's order."""
-        if is_valid_file is None:
-
-            def is_valid_file(path: str) -> bool:
-                return has_file_allowed_extension(path, extensions)
-
-        samples, empty = [], []
+    ) -> Any:
+        """List the images of each class with its label, in torchvision's order: `Samples`."""
+        listing, trees = KeptListing(directory), {}
+        folders: list[tuple[Folder, int]] = []
+        empty = []
         for name in sorted(class_to_idx):
             folder = os.path.join(directory, name)
             if not os.path.isdir(folder):
                 continue  # a class of the given names that this set has not
-            found = [path for path in visible_files(folder) if is_valid_file(path)]
-            samples += [(path, class_to_idx[name]) for path in found]
-            if not found:
+            trees[name] = listing.known(name) or visible_folders(directory, name)
+            found = [_images(directory, f, extensions, is_valid_file) for f in trees[name]]
+            folders += [(f, class_to_idx[name]) for f in found]
+            if not any(f.joined for f in found):
                 empty.append(folder)
         if empty and not allow_empty:
             more = f" (and {len(empty) - 1} more like it)" if len(empty) > 1 else ""
             raise DataError(
                 f"class folder {shown(empty[0])}{more} holds no images; fill it or remove it"
             )
-        return samples
+        listing.keep(trees)
+        return Samples(directory, folders)
+
+
+def _images(
+    root: str | Path,
+    folder: Folder,
+    extensions: tuple[str, ...] | None,
+    is_valid_file: Callable[[str], bool] | None,
+) -> Folder:
+    if is_valid_file is not None:
+        path = os.path.join(root, folder.place)
+        return folder.only(lambda name: is_valid_file(os.path.join(path, name)))
+    return folder.ending_in(tuple(extensions or ()))
 
 
 def folder_class_names(root: str | os.PathLike) -> list[str]:
@@ -147,26 +171,67 @@ def folder_class_names(root: str | os.PathLike) -> list[str]:
 
 def visible_files(top: str) -> list[str]:
     """List a tree's files, those behind links too, each real folder at most once."""
+    root, name = os.path.split(top)
+    return [
+        os.path.join(root, folder.place, file)
+        for folder in visible_folders(root, name)
+        for file in folder.names
+    ]
+
+
+def visible_folders(root: str | os.PathLike, name: str) -> list[Folder]:
+    """List the folders of a tree with their files, those behind links too, each at most once.
+
+    Args:
+        root: what the tree lies in.
+        name: of the tree's top folder.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    top = os.path.join(root, name)
     seen = _folders_above(top) | {_identity(top)}
-    found = []
-
-    def stop(error: OSError) -> None:
-        raise DataError(
-            f"cannot read folder {shown(error.filename)}: {error.strerror}; check its permissions"
-        ) from error
-
-    for folder, folders, names in os.walk(top, onerror=stop, followlinks=True):
+    found, waiting = [], [name]
+    while waiting:
+        place = waiting.pop()
+        folder = os.path.join(root, place)
+        stamp = stamp_of(folder)
+        folders, files, has_links = _entries(folder)
         kept = []
-        for name in sorted(folders):
-            identity = _identity(os.path.join(folder, name))
-            if name.startswith(".") or name in _NO_CLASSES or identity in seen:
+        for inner in sorted(folders):
+            identity = _identity(os.path.join(folder, inner))
+            if inner.startswith(".") or inner in _NO_CLASSES or identity in seen:
                 continue
             seen.add(identity)
-            kept.append(name)
-        folders[:] = kept
-        visible = sorted(name for name in names if not name.startswith("."))
-        found.append((folder, visible))
-    return [os.path.join(folder, name) for folder, names in sorted(found) for name in names]
+            kept.append(os.path.join(place, inner))
+        waiting += reversed(kept)
+        visible = sorted(file for file in files if not file.startswith("."))
+        found.append(Folder(place, joined(visible), None if has_links else stamp))
+    return sorted(found)
+
+
+def _entries(folder: str) -> tuple[list[str], list[str], bool]:
+    """Give the names of a folder's folders and of its other entries, and whether it has links."""
+    folders: list[str] = []
+    files: list[str] = []
+    has_links = False
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                has_links = has_links or entry.is_symlink()
+                (folders if _is_folder(entry) else files).append(entry.name)
+    except OSError as error:
+        raise DataError(
+            f"cannot read folder {shown(folder)}: {error.strerror}; check its permissions"
+        ) from error
+    return folders, files, has_links
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # what a link leads to cannot be looked at
+        return False
 
 
 def _folders_above(path: str) -> set[tuple[int, int]]:

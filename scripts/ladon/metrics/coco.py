@@ -11,6 +11,7 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from torch import Tensor
 
+from ladon.data.coco_annotations import Annotations
 from ladon.errors import DataError
 from ladon.metrics.base import Metric
 from ladon.metrics.names import COCO_STATS
@@ -30,13 +31,16 @@ class CocoMetric(Metric):
     object's category is its label.
 
     Args:
-        coco: pycocotools' COCO of the dataset; it is only read.
+        coco: the dataset's annotations, or pycocotools' COCO of it; it is only read.
         labels: a model's label of each category id; by default, they are the ids.
     """
 
     def __init__(self, coco: Any, labels: Mapping[int, int] | None = None) -> None:
         self._coco = coco
-        self._labels = {i: i for i in coco.getCatIds()} if labels is None else labels
+        self._is_flat = isinstance(coco, Annotations)
+        if labels is None:
+            labels = {i: i for i in (coco.category_ids if self._is_flat else coco.getCatIds())}
+        self._labels = labels
         self._detections: list[np.ndarray] = []
         self._image_ids: list[np.ndarray] = []
         self._counts: list[np.ndarray] = []
@@ -107,7 +111,8 @@ class CocoMetric(Metric):
 
     def _truth(self, image_ids: list[int]) -> COCO:
         """Copy the objects of some images, numbered: the evaluation writes into what it gets."""
-        unknown = [i for i in image_ids if i not in self._coco.imgs]
+        known = self._coco if self._is_flat else self._coco.imgs
+        unknown = [i for i in image_ids if i not in known]
         if unknown:
             raise DataError(
                 f"image_id {unknown[0]} ({len(unknown)} in all) is in the dataset's targets but "
@@ -116,7 +121,7 @@ class CocoMetric(Metric):
         objects = [
             (number, annotation)
             for number, image_id in enumerate(image_ids, start=1)
-            for annotation in self._coco.imgToAnns.get(image_id, ())
+            for annotation in self._objects(image_id)
         ]
         keys, labels = ("bbox", "area", "iscrowd"), self._labels
         return COCO(
@@ -134,6 +139,11 @@ class CocoMetric(Metric):
                 "categories": [{"id": label} for label in sorted(labels.values())],
             }
         )
+
+    def _objects(self, image_id: int) -> Sequence[Mapping[str, Any]]:
+        if self._is_flat:
+            return self._coco.objects(image_id)
+        return self._coco.imgToAnns.get(image_id, ())
 
     def lines(self, values: Mapping[str, Any]) -> list[str]:
         """Return `IoU metric: bbox` and pycocotools' twelve lines."""

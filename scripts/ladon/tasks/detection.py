@@ -55,19 +55,21 @@ class ObjectDetection(Task):
             DataError: for a dataset without COCO annotations.
         """
         from ladon.data.class_names import base_dataset, categories_of
+        from ladon.data.coco_annotations import Annotations, annotations_of
         from ladon.metrics.coco import CocoMetric
 
         iou_types = options.get("iou_types") or ["bbox"]
         if list(iou_types) != ["bbox"]:
             raise UsageError(f"--iou_types {' '.join(iou_types)}: only bbox can be evaluated")
         dataset = base_dataset(dataset)
-        if not hasattr(dataset, "coco"):
+        annotations = annotations_of(dataset)
+        if annotations is None:
             raise DataError(f"{type(dataset).__name__} has no COCO annotations ('coco')")
-        if not dataset.coco.anns:
+        if not (annotations if isinstance(annotations, Annotations) else annotations.anns):
             source = getattr(dataset, "annotation_file", type(dataset).__name__)
             raise DataError(f"{source} has no annotations: there is nothing to compare with")
         categories = categories_of(dataset)
-        return CocoMetric(dataset.coco, None if categories is None else categories.labels)
+        return CocoMetric(annotations, None if categories is None else categories.labels)
 
     def predictions(
         self,
