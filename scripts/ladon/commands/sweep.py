@@ -250,4 +250,4 @@ def _say_submitted(jobs: list[Job], ids: dict[Job, str]) -> int:
 
 
 def _say(line: str) -> None:
-    print(f"== {line}", flush=True)
+    print(line if line.startswith(" ") else f"== {line}", flush=True)
