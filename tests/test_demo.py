@@ -47,7 +47,7 @@ class FakeEngine(LocalEngine):
     """Leaves what a run leaves behind; `fails` and `breaks` name jobs that end early."""
 
     def __init__(self, jobs: list[Job], fails: str = "", breaks: str = "", cores: int = 1) -> None:
-        super().__init__(cores, cores)
+        super().__init__(cores, cores, whole=True)
         self.calls: list[str] = []
         self.env: dict[str, str] = {}
         self._jobs = {str(p.config): p for p in jobs}

@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         cores = usable_cores()
         # on two cores, two runs of one thread each did 1.2 times (classification) to 1.5 times
         # (detection) the work of one run of two threads, and their start-ups overlap
-        with LocalEngine(min(cores, MOST_SIDE_BY_SIDE), cores) as engine:
+        with LocalEngine(min(cores, MOST_SIDE_BY_SIDE), cores, whole=True) as engine:
             code = work(jobs, engine)
             if engine.received is not None:
                 return 128 + engine.received

@@ -245,7 +245,7 @@ def _say_submitted(jobs: list[Job], ids: dict[Job, str]) -> int:
             _say(f"{job.title}: job {ids[job]}{f' after {before}' if before else ''}: {job.log}")
         else:
             _say(f"{job.title}: already finished, skipped")
-    _say("submitted: squeue shows where they are; --resume --dry_run of the family what is done")
+    _say("squeue shows how far they are; the same command with --resume submits what is missing")
     return 0
 
 

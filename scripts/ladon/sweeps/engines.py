@@ -80,12 +80,14 @@ class LocalEngine(Children, Engine):
     Args:
         slots: jobs side by side.
         cores: of this machine, which jobs side by side share; None to let each have them all.
+        whole: whether a job that nothing can run beside has them all, too. Sums of another number
+            of threads differ in their last bits, so that another engine would not give the same.
     """
 
-    def __init__(self, slots: int = 1, cores: int | None = None) -> None:
+    def __init__(self, slots: int = 1, cores: int | None = None, *, whole: bool = False) -> None:
         super().__init__()
         self.slots: int = slots
-        self._cores = cores
+        self._cores, self._whole = cores, whole
 
     def run(self, command: Sequence[str], say: Say | None = None, *, alone: bool = False) -> Ended:
         """Run a command in a child process; without `say` it writes where this process does."""
@@ -97,7 +99,7 @@ class LocalEngine(Children, Engine):
         """Return the variables by which jobs side by side share the cores."""
         if self._cores is None:
             return None
-        threads = self._cores if alone else self._cores // self.slots
+        threads = self._cores if alone and self._whole else self._cores // self.slots
         # threads that spin while they wait take the core from whoever else works: with another
         # process on two cores, training was five times slower
         return {"OMP_NUM_THREADS": str(max(1, threads)), "OMP_WAIT_POLICY": "passive"}

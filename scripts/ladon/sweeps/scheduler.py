@@ -128,12 +128,13 @@ class Scheduler:
         return ready
 
     def _all_wait_for(self, job: Job) -> bool:
-        """Whether nothing else can run until a job is done."""
-        waiting = {job}
+        """Whether all others stand on a job; a number of threads follows, so that it is no matter
+        of what is done already."""
+        on_it = {job}
         for other in self._jobs:  # what one stands on is in front of it
-            if waiting.intersection(other.needs):
-                waiting.add(other)
-        return len(waiting) > 1 and self._outcomes.keys() | waiting >= set(self._jobs)
+            if on_it.intersection(other.needs):
+                on_it.add(other)
+        return len(on_it) == len(self._jobs)
 
     def _leave_out(self, job: Job, why: str) -> None:
         self._outcomes[job] = Outcome(job, "not run", why)
