@@ -1,4 +1,4 @@
-"""Runs a task script for several β: `python scripts/sweep.py --help`."""
+"""Runs a task script for several β, or a family of configs: `python scripts/sweep.py --help`."""
 
 from ladon.commands.sweep import main
 from ladon.process import run_script

@@ -10,15 +10,18 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
 from tiny import ROOT, TinyExperiment
 
-from ladon.children import Children
 from ladon.commands import demo
 from ladon.config import load_config
-from ladon.demo import SEED, Job, Scheduler
+from ladon.sweeps.engines import LocalEngine
+from ladon.sweeps.jobs import Job, by_everything
+
+FLAGS = ("--data_root", "data", "--seed", str(demo.SEED))
 
 
 @pytest.fixture
@@ -33,18 +36,18 @@ def jobs(tmp_path, monkeypatch) -> list[Job]:
         path.write_text(
             yaml.safe_dump({"models": {"model": {"dst_ckpt": dst}}, "train": {"lr": 1}})
         )
-        return Job(name, "classification", path, needs)
+        return Job(name, "classification", path, needs, flags=FLAGS)
 
     teacher = job("teacher")
     first, second = job("first", teacher), job("second", teacher)
     return [teacher, first, second, job("heads", first)]
 
 
-class FakeChildren(Children):
+class FakeEngine(LocalEngine):
     """Leaves what a run leaves behind; `fails` and `breaks` name jobs that end early."""
 
-    def __init__(self, jobs: list[Job], fails: str = "", breaks: str = "") -> None:
-        super().__init__()
+    def __init__(self, jobs: list[Job], fails: str = "", breaks: str = "", cores: int = 1) -> None:
+        super().__init__(cores, cores, whole=True)
         self.calls: list[str] = []
         self.env: dict[str, str] = {}
         self._jobs = {str(p.config): p for p in jobs}
@@ -80,26 +83,27 @@ def begin(job: Job) -> None:
         job.folder / "config.yaml",
         load_config(job.config, data_root="data").dump(variables=False),
     )
-    write(job.folder / "run.json", json.dumps({"seed": SEED}))
+    write(job.folder / "run.json", json.dumps({"seed": demo.SEED}))
     write(job.folder / "last.pt", "")
     (job.folder / "metrics.json").unlink(missing_ok=True)
 
 
 def finish(job: Job, mode: str = "train") -> None:
-    write(job.checkpoint("data"), "")
+    write(job.checkpoint, "")
     write(job.folder / "last.pt", "")
     write(job.folder / "metrics.jsonl", "{}\n")
     write(job.folder / "metrics.json", json.dumps({"mode": mode}))
 
 
-def work(jobs: list[Job], children: Children, cores: int = 1) -> tuple[int, list[str]]:
+def work(jobs: list[Job], engine: LocalEngine) -> tuple[int, list[str]]:
     said: list[str] = []
-    return Scheduler(jobs, "data", children, said.append, cores=cores).work(), said
+    with mock.patch.object(demo, "say", said.append), engine:
+        return demo.work(jobs, engine, first=1), said
 
 
 def ran(jobs: list[Job]) -> list[str]:
     """What a (successful) run of the demo repeats."""
-    children = FakeChildren(jobs)
+    children = FakeEngine(jobs)
     assert work(jobs, children)[0] == 0
     return children.calls
 
@@ -109,7 +113,7 @@ EVERYTHING = ["teacher", "first", "second", "heads"]
 
 def test_everything_runs_once_and_nothing_twice(jobs):
     assert ran(jobs) == EVERYTHING
-    children = FakeChildren(jobs)
+    children = FakeEngine(jobs)
     code, said = work(jobs, children)
     assert (code, children.calls) == (0, [])
     assert said[0] == "[1/4] teacher: already done (logs/teacher)"
@@ -117,7 +121,7 @@ def test_everything_runs_once_and_nothing_twice(jobs):
 
 
 def test_an_interrupted_part_goes_on(jobs):
-    children = FakeChildren(jobs, breaks="first")
+    children = FakeEngine(jobs, breaks="first")
     code, said = work(jobs, children)
     assert code == 130
     assert children.calls == ["teacher", "first"]
@@ -126,7 +130,7 @@ def test_an_interrupted_part_goes_on(jobs):
 
 
 def test_a_failed_part_stops_the_demo_with_its_error_and_exit_code(jobs):
-    children = FakeChildren(jobs, fails="second")
+    children = FakeEngine(jobs, fails="second")
     code, said = work(jobs, children)
     assert code == 3
     assert children.calls == ["teacher", "first", "second"]
@@ -145,9 +149,9 @@ def test_a_changed_config_repeats_the_part_and_what_stands_on_it(jobs):
 def test_what_stands_on_an_older_teacher_is_repeated_even_after_an_interruption(jobs):
     ran(jobs)
     teacher, first = jobs[:2]
-    teacher.checkpoint("data").unlink()
-    assert work(jobs, FakeChildren(jobs, breaks="first"))[0] == 130
-    assert first.state("data") == "begun"
+    teacher.checkpoint.unlink()
+    assert work(jobs, FakeEngine(jobs, breaks="first"))[0] == 130
+    assert by_everything(first) == "begun"
     assert ran(jobs) == ["first --resume", "second", "heads"]
 
 
@@ -156,7 +160,7 @@ def test_what_stands_on_an_older_teacher_is_repeated_even_after_an_interruption(
     [
         (lambda p: (p.folder / "run.json").write_text('{"seed": 1}'), "heads"),
         (lambda p: (p.folder / "run.json").write_text("{"), "heads"),
-        (lambda p: p.checkpoint("data").unlink(), "heads"),
+        (lambda p: p.checkpoint.unlink(), "heads"),
         (lambda p: (p.folder / "last.pt").unlink(), "heads"),
         (lambda p: (p.folder / "metrics.json").unlink(), "heads --resume"),
         (lambda p: finish(p, mode="test"), "heads --resume"),
@@ -172,21 +176,21 @@ def test_only_the_same_finished_training_counts(jobs, spoil, repeated):
 def test_parts_run_side_by_side_with_a_thread_each(jobs):
     both = threading.Barrier(2, timeout=10)
 
-    class Meeting(FakeChildren):
+    class Meeting(FakeEngine):
         def __call__(self, command, env, say) -> int:
             code = super().__call__(command, env, say)
             if self._jobs[command[command.index("--config") + 1]] in jobs[1:3]:
                 both.wait()  # fails unless the other student runs at the same time
             return code
 
-    children = Meeting(jobs)
-    assert work(jobs, children, cores=2)[0] == 0
+    children = Meeting(jobs, cores=2)
+    assert work(jobs, children)[0] == 0
     assert children.env == {"teacher": "2", "first": "1", "second": "1", "heads": "1"}
 
 
 def test_the_demo_s_parts_are_the_shipped_configs(monkeypatch):
     monkeypatch.chdir(ROOT)
-    made = demo.make_jobs()
+    made = demo.make_jobs("data")
     assert len(made) == 1 + 3 * len(demo.BETAS)
     others = {"_base_", "ladon-runtime"}  # the three-headed model is made of the demo's
     shipped = {p for p in demo.CONFIGS.rglob("*.yaml") if not others & {*p.parts}}
@@ -216,13 +220,13 @@ sys.exit(128 + told[0])
 MAIN = """\
 import sys
 from pathlib import Path
-import ladon.demo
+import ladon.sweeps.jobs
 from ladon.commands import demo
-from ladon.demo import Job
+from ladon.sweeps.jobs import Job
 demo.draw_scenes = lambda root: None
-ladon.demo.child_command = lambda name: [sys.executable, "patient.py"]
+ladon.sweeps.jobs.child_command = lambda name: [sys.executable, "patient.py"]
 demo.CONFIGS = Path("configs")
-demo.make_jobs = lambda: [Job(n, "classification", Path(f"configs/{n}.yaml")) for n in "ab"]
+demo.make_jobs = lambda root: [Job(n, "classification", Path(f"configs/{n}.yaml")) for n in "ab"]
 demo.usable_cores = lambda: 2
 sys.exit(demo.main([]))
 """
@@ -232,19 +236,22 @@ sys.exit(demo.main([]))
 def test_a_real_part_is_finished_by_the_same_rules(tmp_path, scenes, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lab = TinyExperiment(Path(), scenes)
-    teacher = Job("teacher", "classification", lab.config("teacher"))
-    student = Job("student", "classification", lab.config("classification"), (teacher,))
-    jobs, root, said = [teacher, student], str(scenes), []
-    with Children() as children:
-        assert Scheduler(jobs, root, children, said.append, cores=1).work() == 0, said
+    flags = ("--data_root", str(scenes), "--seed", str(demo.SEED))
+    teacher = Job("teacher", "classification", lab.config("teacher"), flags=flags)
+    student = Job(
+        "student", "classification", lab.config("classification"), (teacher,), flags=flags
+    )
+    jobs = [teacher, student]
+    code, said = work(jobs, LocalEngine(1, 1))
+    assert code == 0, said
     assert any(line.startswith("      student | * Acc@1 ") for line in said)
-    assert [job.state(root) for job in jobs] == ["finished"] * 2
+    assert [by_everything(job) for job in jobs] == ["finished"] * 2
     (student.folder / "metrics.json").unlink()  # as if interrupted during the test
-    with Children() as children:
-        assert Scheduler(jobs, root, children, said.append, cores=1).work() == 0, said
+    code, said = work(jobs, LocalEngine(1, 1))
+    assert code == 0, said
     assert any("[2/2] student: going on" in line for line in said)
     assert "Resuming from" in Path("logs/classification.txt").read_text()
-    assert student.state(root) == "finished"
+    assert by_everything(student) == "finished"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

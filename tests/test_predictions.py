@@ -13,7 +13,7 @@ import torch
 from ladon.data.coco_categories import Categories
 from ladon.errors import UsageError
 from ladon.predictions import check_predictions
-from ladon.sweep import Sweep
+from ladon.sweeps.betas import Sweep
 from ladon.tasks import TASKS, Task
 
 

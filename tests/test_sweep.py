@@ -14,7 +14,11 @@ from tiny import ROOT
 from ladon.commands import sweep as sweep_script
 from ladon.errors import UsageError
 from ladon.paths import run_folder, run_log_path
-from ladon.sweep import Sweep, run_sweep
+from ladon.sweeps.betas import Sweep
+from ladon.sweeps.engines import Ended, LocalEngine
+from ladon.sweeps.jobs import always_new, by_results
+from ladon.sweeps.results import SweepResult
+from ladon.sweeps.scheduler import Scheduler, Watcher
 from ladon.tasks import TASKS
 
 # stands in for a task script: notes its arguments, fails for the β named in FAIL
@@ -34,7 +38,7 @@ def workplace(tmp_path, monkeypatch):
     for beta in ("0.32", "1.28", "5.12"):
         Path(f"configs/x/m-beta{beta}.yaml").write_text("{}")
     Path("stub.py").write_text(STUB)
-    monkeypatch.setattr("ladon.sweep.child_command", lambda name: [sys.executable, "stub.py"])
+    monkeypatch.setattr("ladon.sweeps.jobs.child_command", lambda name: [sys.executable, "stub.py"])
     return tmp_path
 
 
@@ -48,8 +52,22 @@ def make(**changes) -> Sweep:
     return Sweep(**values)
 
 
-def quiet(line: str) -> None:
-    pass
+class FakeEngine(LocalEngine):
+    """Gives each command to a function, which returns its exit code."""
+
+    def __init__(self, run) -> None:
+        super().__init__()
+        self._run = run
+
+    def run(self, command, say=None, *, alone=False) -> Ended:
+        return Ended(self._run(command))
+
+
+def run_sweep(sweep: Sweep, run=None, resume: bool = False) -> SweepResult:
+    jobs, state_of = sweep.jobs(), by_results if resume else always_new
+    with FakeEngine(run) if run else LocalEngine() as engine:
+        outcomes = Scheduler(jobs, engine, Watcher(), state_of).work()
+    return SweepResult.of(jobs, outcomes, engine.received)
 
 
 def finish(folder: str, mode: str) -> None:
@@ -82,7 +100,7 @@ def test_paths_of_a_run(config, run_log, folder, log):
 
 def test_runs_every_beta_in_order_and_goes_on_past_a_failure(workplace, monkeypatch):
     monkeypatch.setenv("FAIL", "0.32")
-    result = run_sweep(make(passed_on=("--device", "cpu")), quiet)
+    result = run_sweep(make(passed_on=("--device", "cpu")))
     assert Path("calls.txt").read_text().splitlines() == [
         f"--config configs/x/m-beta{beta}.yaml --device cpu" for beta in ("0.32", "1.28", "5.12")
     ]
@@ -93,15 +111,15 @@ def test_runs_every_beta_in_order_and_goes_on_past_a_failure(workplace, monkeypa
 
 
 def test_command_substitutes_beta_as_typed(workplace):
-    sweep = make(betas=("10.240",), run_log="out/{beta}/log.txt", test_only=True, resume=True)
-    assert sweep.flags("10.240") == [
+    sweep = make(betas=("10.240",), run_log="out/{beta}/log.txt", test_only=True)
+    assert sweep.job("10.240").arguments(resume=True) == [
         "--config",
         "configs/x/m-beta10.240.yaml",
         "--run_log",
         "out/10.240/log.txt",
         "-test_only",
     ]
-    assert make(resume=True).flags("0.32")[-1] == "--resume"
+    assert make().job("0.32").arguments(resume=True)[-1] == "--resume"
 
 
 @pytest.mark.parametrize(
@@ -112,14 +130,14 @@ def test_resume_skips_what_is_finished_in_the_same_mode(workplace, test_only, ra
     finish("logs/x/m-beta1.28", "test")
     Path("logs/x/m-beta5.12").mkdir()
     Path("logs/x/m-beta5.12/metrics.json").write_text("{")  # broken: runs again
-    result = run_sweep(make(resume=True, test_only=test_only), quiet, run=lambda command: 0)
+    result = run_sweep(make(test_only=test_only), lambda command: 0, resume=True)
     assert result.betas("done") == ran
     assert len(result.finished_folders) == 3
 
 
 def test_without_resume_nothing_is_skipped(workplace):
     finish("logs/x/m-beta0.32", "train")
-    assert len(run_sweep(make(), quiet, run=lambda command: 0).betas("done")) == 3
+    assert len(run_sweep(make(), run=lambda command: 0).betas("done")) == 3
 
 
 @pytest.mark.parametrize(
@@ -138,13 +156,13 @@ def test_mistakes_are_found_before_anything_runs(workplace, changes, messages):
         raise AssertionError(command)
 
     with pytest.raises(UsageError) as caught:
-        run_sweep(make(**changes), quiet, run=never)
+        run_sweep(make(**changes), run=never)
     assert all(message in str(caught.value) for message in messages)
 
 
 def test_one_beta_needs_no_placeholder(workplace):
     sweep = make(config="configs/x/m-beta0.32.yaml", betas=("0.32",))
-    assert run_sweep(sweep, quiet, run=lambda command: 0).exit_code == 0
+    assert run_sweep(sweep, run=lambda command: 0).exit_code == 0
 
 
 ONE = "beta: 1.0\nmodels: {{student_model: {{dst_ckpt: {}}}}}\n"
@@ -172,7 +190,7 @@ def test_one_config_serves_several_betas(one_config, name, logs):
     sweep = make(
         config=str(config), betas=("0.32", "1.28"), passed_on=("--json", '{"n": "{beta}"}')
     )
-    result = run_sweep(sweep, quiet, run=lambda command: commands.append(command) or 0)
+    result = run_sweep(sweep, run=lambda command: commands.append(command) or 0)
     for beta, log, command in zip(("0.32", "1.28"), logs, commands, strict=True):
         assert command[2:] == [
             "--config",
@@ -184,13 +202,13 @@ def test_one_config_serves_several_betas(one_config, name, logs):
             "--json",
             f'{{"n": "{beta}"}}',
         ]
-    assert [str(outcome.log) for outcome in result.outcomes] == logs
-    assert len({outcome.folder for outcome in result.outcomes}) == 2
+    assert [str(outcome.job.log) for outcome in result.outcomes] == logs
+    assert len({outcome.job.folder for outcome in result.outcomes}) == 2
 
 
 def test_one_config_with_a_run_log_of_its_own(one_config):
     sweep = make(config=str(one_config), run_log="out/{beta}.txt")
-    assert sweep.flags("1.28") == [
+    assert sweep.job("1.28").arguments() == [
         "--config",
         str(one_config),
         "--run_log",
@@ -204,7 +222,7 @@ def test_one_config_with_one_checkpoint_for_all_is_refused(one_config):
     """Each β would overwrite the one before."""
     one_config.write_text(ONE.format("best.pt"))
     with pytest.raises(UsageError, match=r"beta1\.0\.yaml:2: .*dst_ckpt is best\.pt whatever β is"):
-        run_sweep(make(config=str(one_config)), quiet, run=lambda command: 0)
+        run_sweep(make(config=str(one_config)), run=lambda command: 0)
 
 
 def test_arguments_are_split():
@@ -212,10 +230,11 @@ def test_arguments_are_split():
         "--task detection --config c-{beta}.yaml --betas 0.32 1.28 -test_only -student_only "
         "--device cpu --set a.b=c --iou_types bbox segm -log_config"
     )
-    sweep = sweep_script.parse_args(arguments.split())
+    request = sweep_script.parse_args(arguments.split())
+    sweep = request.wanted
     assert sweep.task is TASKS["object_detection"]
     assert sweep.betas == ("0.32", "1.28")
-    assert (sweep.test_only, sweep.resume) == (True, False)
+    assert (sweep.test_only, request.args.resume) == (True, False)
     assert " ".join(sweep.passed_on) == (
         "-student_only --device cpu --set a.b=c --iou_types bbox segm -log_config"
     )
@@ -253,9 +272,9 @@ sys.exit(128 + told[0])
 SWEEP_MAIN = """\
 import sys
 from pathlib import Path
-import ladon.sweep
+import ladon.sweeps.jobs
 from ladon.commands import sweep
-ladon.sweep.child_command = lambda name: [sys.executable, "stub.py"]
+ladon.sweeps.jobs.child_command = lambda name: [sys.executable, "stub.py"]
 sys.exit(sweep.main(sys.argv[1:]))
 """
 

@@ -1,36 +1,35 @@
-"""Runs as child processes, which are told to stop when this process is."""
+"""Runs as child processes, which are told to stop when this process is; others that are, too."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 Say = Callable[[str], None]
 """Shows one line to the person who waits."""
 
 
-class Children:
-    """Child processes that stop when this one is told to, after they have saved their state.
+class Stoppable(ABC):
+    """What runs elsewhere and is told to stop when this process is.
 
-    Within this context SIGINT and SIGTERM are passed on to the children instead of ending this
-    process.
+    Within this context SIGINT and SIGTERM are passed on instead of ending this process.
 
     Attributes:
         received: the signal that this process was sent.
-        stopping: the signal that the children were sent; no more should be started.
+        stopping: the signal that was passed on; nothing more should be started.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.stopping: int | None = None
-        self._running: set[subprocess.Popen[str]] = set()
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> Children:
+    def __enter__(self) -> Self:
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._previous[signum] = signal.signal(signum, self._receive)
         return self
@@ -38,6 +37,31 @@ class Children:
     def __exit__(self, *exc_info: object) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+
+    def stop(self) -> None:
+        """Ask all to stop; not a second time, which would mean 'at once'."""
+        if self.stopping is None:
+            self._pass_on(signal.SIGTERM)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.received = self.received or signum
+        self._pass_on(signum)
+
+    def _pass_on(self, signum: int) -> None:
+        self.stopping = signum
+        self._send(signum)
+
+    @abstractmethod
+    def _send(self, signum: int) -> None:
+        """Send a signal to all that run."""
+
+
+class Children(Stoppable):
+    """Child processes that stop when this one is told to, after they have saved their state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._running: set[subprocess.Popen[str]] = set()
 
     def __call__(
         self, command: Sequence[str], env: Mapping[str, str] | None = None, say: Say | None = None
@@ -71,21 +95,15 @@ class Children:
         finally:
             self._running.discard(process)
 
-    def stop(self) -> None:
-        """Ask all children to stop; not a second time, which would mean 'at once'."""
-        if self.stopping is None:
-            self._send(signal.SIGTERM)
-
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        self.received = self.received or signum
         # Ctrl-C reaches the children from the terminal; a second one would look like impatience
         if signum == signal.SIGINT and _in_foreground():
+            self.received = self.received or signum
             self.stopping = signum
         else:
-            self._send(signum)
+            super()._receive(signum, frame)
 
     def _send(self, signum: int) -> None:
-        self.stopping = signum
         for process in list(self._running):
             process.send_signal(signum)
 

@@ -19,7 +19,7 @@ from ladon.tasks import TASKS
 
 COMMANDS = {
     **{task.name: f"train and test models: {task.title.lower()}" for task in TASKS.values()},
-    "sweep": "run a task for several β",
+    "sweep": "run a task for several β, or all of a family, here or on a cluster",
     "predict": "show what a model finds in pictures, through their payloads",
     "profile": "parameters, multiply-adds, bytes and time of a model's parts",
     "measure_split": "compare ways of sharing the work with a server, over several links",

@@ -41,8 +41,8 @@ def check_models(data_root: str) -> None:
     """
     if not CONFIGS.is_dir():
         raise UsageError(f"{CONFIGS}: no such folder: run this in a checkout's root")
-    for job in make_jobs():
-        path = job.checkpoint(data_root)
+    for job in make_jobs(data_root):
+        path = job.checkpoint
         if not path.is_file():
             raise UsageError(f"{path}: no such file: the demo trains it: run make demo first")
 
