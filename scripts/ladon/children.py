@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
+from ladon.engine.interrupt import STOPPING
+
 Say = Callable[[str], None]
 """Shows one line to the person who waits."""
 
@@ -16,8 +18,8 @@ Say = Callable[[str], None]
 class Children:
     """Child processes that stop when this one is told to, after they have saved their state.
 
-    Within this context SIGINT and SIGTERM are passed on to the children instead of ending this
-    process.
+    Within this context SIGINT, SIGTERM and SIGUSR1 are passed on to the children instead of ending
+    this process.
 
     Attributes:
         received: the signal that this process was sent.
@@ -31,7 +33,7 @@ class Children:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Children:
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in STOPPING:
             self._previous[signum] = signal.signal(signum, self._receive)
         return self
 

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from ladon.choices import INPUTS, MODES, PRECISIONS
+from ladon.choices import INPUTS, MODES, ON_BAD_SAMPLE, PRECISIONS
 from ladon.errors import DeviceError, LadonError, report
 from ladon.flags import whole_number
 from ladon.launch import make_parser
@@ -90,6 +90,12 @@ def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser
         "--predictions",
         metavar="FILE",
         help="write what the final test finds, a JSON line an image",
+    )
+    add(
+        "--on_bad_sample",
+        choices=ON_BAD_SAMPLE,
+        help="a training sample that cannot be loaded ends the run, or is listed and replaced by "
+        "another one (default: error)",
     )
     add("--tensorboard", action="store_true", help="write TensorBoard events to the run folder")
     task.add_flags(parser)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from ladon.children import Children, Say
 from ladon.config import load_config
+from ladon.engine.interrupt import STOPPING
 from ladon.launch import child_command
 from ladon.paths import run_folder, run_log_path
 from ladon.tasks import find_task
@@ -185,7 +185,7 @@ class Scheduler:
         seconds = time.monotonic() - start
         if code == 0:
             self._tell(f"{label}: done in {seconds:.0f} s")
-        elif code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+        elif code in {c for s in STOPPING for c in (128 + s, -s)}:
             self._tell(f"{label}: stopped after {seconds:.0f} s; run the demo again to go on")
         else:
             said = "\n".join(f"  {line}" for line in lines)
