@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
+import subprocess
 
 import pytest
+import torch
 from training_runs import fresh
 
+from ladon.data.loaders import build_eval_loader
 from ladon.engine.failures import worker_failure
 from ladon.engine.stage import Stage
 from ladon.models.checkpoint import load_safely
@@ -25,8 +27,7 @@ def send_in_second_step(monkeypatch, signum: int, *, to_all: bool) -> None:
         if len(calls) == 2:
             workers = [p for p in multiprocessing.active_children() if p.daemon]
             assert workers
-            for worker in workers:
-                os.kill(worker.pid, signum)
+            subprocess.run(["kill", f"-{signum:d}", *(str(p.pid) for p in workers)], check=True)
             if to_all:
                 signal.raise_signal(signum)
         return original(self, loss)
@@ -53,6 +54,20 @@ def test_a_signal_to_the_whole_group_leaves_the_workers_to_the_end(own_lab, monk
         assert own_lab.run("teacher", config=config) == 128 + signum
     last = load_safely(own_lab.folder / "logs" / "group" / "last.pt")
     assert last["progress"]["step"] == 2
+
+
+def test_a_worker_ends_when_its_loader_wants_it_to():
+    """Python waits without end, when it leaves, for a worker that it has told to end."""
+    loader = build_eval_loader([(torch.zeros(1), 0)] * 50, {"kwargs": {"num_workers": 1}})
+    batches = iter(loader)
+    next(batches)
+    (worker,) = batches._workers
+    subprocess.run(["kill", str(worker.pid)], check=True)
+    next(batches)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(60)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize(

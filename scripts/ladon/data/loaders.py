@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
-import types
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -316,15 +317,24 @@ def _log_cap(asked: int, workers: int, cores: int, cores_per_worker: int) -> Non
 
 def _start_worker(_worker_id: int) -> None:
     # What stops a run may reach the whole process group; the main process decides what to do about
-    # it, and needs the batch that it waits for. It ends a worker by SIGTERM, the second one if the
-    # first is taken for the group's.
+    # it, and needs the batch that it waits for.
     for signum in STOPPING:
-        signal.signal(signum, _bear_once if signum == signal.SIGTERM else signal.SIG_IGN)
+        if signum != signal.SIGTERM:
+            signal.signal(signum, signal.SIG_IGN)
+        elif hasattr(signal, "sigwaitinfo"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
+            threading.Thread(
+                target=_end_when_parent_asks, args=(os.getppid(),), daemon=True
+            ).start()
     torch.set_num_threads(1)
 
 
-def _bear_once(signum: int, _frame: types.FrameType | None) -> None:
-    signal.signal(signum, signal.SIG_DFL)
+def _end_when_parent_asks(parent: int) -> None:
+    """End at a SIGTERM of the main process, by which torch ends workers, or after its death."""
+    while True:
+        sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
+        if sender == parent or os.getppid() != parent:
+            os._exit(0)
 
 
 def _as_list(samples: list[tuple]) -> list[tuple]:
