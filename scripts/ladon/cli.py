@@ -124,7 +124,7 @@ def main(task: str, argv: Sequence[str] | None = None, *, legacy: bool = False) 
         legacy: take the legacy scripts' flags.
 
     Returns:
-        Exit code: 0 done, 1 failed work, 2 wrong usage or input, 130/143 interrupted.
+        Exit code: 0 done, 1 failed work, 2 wrong usage or input, 130/138/143 interrupted.
     """
 
     def work() -> int:
