@@ -156,6 +156,29 @@ def test_skip_yields_the_tail_and_keeps_the_length():
     assert (len(batches), batches.remaining, list(batches)) == (5, 0, [])
 
 
+@pytest.mark.parametrize(("before", "now"), [(1, 1), (2, 2), (2, 1), (1, 2), (3, 2), (2, 4)])
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_another_number_of_processes_sees_the_batches_that_are_left(before, now, rounds):
+    """And no other ones, but for the last round's filling: the epoch's first."""
+
+    def shard(rank, size, skip):
+        made = EpochBatchSampler(Noise(26), None, None, {"batch_size": 4}, 0, rank, size)
+        made.set_epoch(1, skip)
+        return made
+
+    whole = order(shard(0, 1, 0))
+    assert len(whole) == 7
+    done = [order(shard(rank, before, 0))[:rounds] for rank in range(before)]
+    seen = [batch for turn in zip(*done, strict=True) for batch in turn]
+    shards = [shard(rank, now, len(seen)) for rank in range(now)]
+    left = [batch for turn in zip(*map(order, shards), strict=True) for batch in turn]
+    assert {made.remaining for made in shards} == {len(left) // now}
+    assert (seen + left)[:7] == whole
+    assert (seen + left)[7:] == whole[: len(seen + left) - 7]
+    assert len(left) - (7 - len(seen)) < now
+    assert {made.total for made in shards} == {7}
+
+
 def test_a_set_smaller_than_a_batch_is_an_error():
     with pytest.raises(DataError, match="training set: 3 samples fill no batch"):
         len(EpochBatchSampler(Noise(3), None, None, {"batch_size": 4, "drop_last": True}, 0))

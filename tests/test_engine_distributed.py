@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from processes import WORKER, two_processes
 
+from ladon.data.loaders import EpochBatchSampler, SeededDataset
 from ladon.engine import distributed, failures, student_trainer, train
 from ladon.engine.distributed import Vote, World, choose_device, join_world
 from ladon.engine.joining import joined_world
@@ -213,6 +214,30 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(own_lab, step):
     run_two(own_lab, "stopped", "none", 1, (0, 0), "--resume")
     assert f"epoch 0, step {at[1]}" in own_lab.log("stopped")
     assert "Results:" in own_lab.log("stopped")
+
+
+def test_one_process_goes_on_with_what_two_have_left(own_lab, monkeypatch):
+    """Ten batches of four images: two processes have done so many rounds of two."""
+    run_two(own_lab, "fewer", "term", 1, (143, 143))
+    last = load_safely(own_lab.folder / "logs" / "fewer" / "last.pt")
+    assert (last["progress"]["step"], last["progress"]["batches"]) == (2, 4)
+    original, loaded = SeededDataset.__getitem__, []
+
+    def load(self, pair):
+        loaded.append(pair[1])
+        return original(self, pair)
+
+    monkeypatch.setattr(SeededDataset, "__getitem__", load)
+    config = own_config(own_lab, "fewer")
+    assert own_lab.run("teacher", "--resume", config=config, log="fewer") == 0
+    order = EpochBatchSampler(range(40), None, None, {"batch_size": 4}, seed=0)
+    assert loaded == [index for batch in list(order)[4:] for _, index in batch]
+    said = [line for line in own_lab.log("fewer").splitlines() if "Resumed with" in line]
+    assert [line.split("Resumed with ")[1] for line in said] == [
+        "1 processes instead of 2: a step takes 1 batches instead of 2, and an epoch 10 steps "
+        "instead of 5; the batches that are left stay the same, and the schedule goes on from the "
+        "same part of the epochs; random draws will differ"
+    ]
 
 
 def test_an_error_of_one_process_is_said_by_the_other(own_lab):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from ladon.engine.distributed import World
+from ladon.engine.last_file import LastFile
 from ladon.engine.randomness import global_states, restore_global_states, seed_everything
 from ladon.engine.resume import Progress, Resumed, save_last
 from ladon.models.checkpoint import load_safely
@@ -94,7 +96,7 @@ def test_another_device_goes_on_with_fresh_generators(
 ):
     states, expected = resumed(before, size)
     noise = Noise(own_size)
-    what = Resumed(Progress(), None, [states], before if says else None)
+    what = Resumed(Path(), Progress(), None, [states], before if says else None)
     with caplog.at_level(logging.WARNING):
         what.restore_generators(World(now), noise)
     assert len(caplog.messages) == 1
@@ -109,7 +111,7 @@ def test_another_device_goes_on_with_fresh_generators(
 def test_the_same_device_goes_on_exactly(cuda_calls, caplog, says, device, size):
     states, expected = resumed(device.type, size)
     noise = Noise(size)
-    what = Resumed(Progress(), None, [states], device.type if says else None)
+    what = Resumed(Path(), Progress(), None, [states], device.type if says else None)
     what.restore_generators(World(device), noise)
     assert caplog.messages == []
     assert noise.restored == 1
@@ -127,7 +129,7 @@ def test_a_real_noise_generator_refuses_the_other_devices_state():
 
 def test_last_says_on_which_device_it_was_written(tmp_path):
     path = tmp_path / "last.pt"
-    save_last(path, torch.nn.Linear(1, 1), None, Progress(), World(CPU), None)
+    save_last(LastFile(path), torch.nn.Linear(1, 1), None, Progress(), World(CPU), None)
     content = load_safely(path)
     assert content["device"] == "cpu"
     assert content["generators"][0]["global"]["cuda"] is None

@@ -128,7 +128,7 @@ def test_epochs_of_another_length_are_not_gone_on_with(own_lab, own_data, monkey
         (image.parent / f"more{number}.png").write_bytes(image.read_bytes())
     message = refused("teacher", "--resume", config=teacher(own_lab), code=2)
     assert "an epoch of stage1 has 3 batches here and had 2 when" in message
-    assert "resume with as many images and processes" in message
+    assert "resume with as many images as before" in message
 
 
 @pytest.mark.parametrize("epoch", [2, 7])

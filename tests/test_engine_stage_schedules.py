@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+import torch
 from stages import CPU, make_models, train_config
 
 from ladon.engine.stage import Stage
@@ -90,3 +91,56 @@ def test_a_plateau_is_one_of_the_tasks_score(greater_is_better, kwargs, worse):
     stage.skip_epochs(1, STEPS)
     assert stage.learning_rates == [0.005], "a skipped epoch was judged"
     stage.close()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps", "expected"),
+    [
+        ({"key": "OneCycleLR", "kwargs": {"max_lr": 0.1}, "scheduling_step": 1}, 5, 5),
+        ({"key": "StepLR", "kwargs": {"step_size": 1, "gamma": 0.1}}, 5, 1),
+        ({"key": "poly_lr_scheduler", "kwargs": {"power": 0.9}, "scheduling_step": 1}, 0, 0),
+        (None, 5, 0),
+    ],
+)
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_another_number_of_processes_goes_on_at_its_own_place(scheduler, steps, expected, factor):
+    """A run of 8 steps an epoch goes on in 4; momentum is the other's, rates are its own."""
+
+    def made(per_epoch, lr_factor):
+        teacher, student = make_models()
+        section = train_config()["stage2"] | {"scheduler": scheduler, "num_epochs": 2}
+        section["optimizer"] = {"key": "SGD", "kwargs": {"lr": 0.02, "momentum": 0.9}}
+        return Stage(section, student, teacher, per_epoch, CPU, lr_factor=lr_factor)
+
+    before, now, alone = made(8, 1.0), made(4, factor), made(4, factor)
+    for parameter in before.optimizer.param_groups[0]["params"]:
+        before.optimizer.state[parameter] = {"momentum_buffer": parameter.detach() + 1}
+    for _ in range(expected):
+        alone.optimizer.step()
+        alone.scheduler.step()
+    now.take_over(before.state_dict(), epochs=1, steps=steps, lr_factor=factor)
+    assert now.learning_rates == alone.learning_rates
+    assert now.grad_count == steps
+    buffers = [state["momentum_buffer"] for state in now.optimizer.state.values()]
+    others = [state["momentum_buffer"] for state in before.optimizer.state.values()]
+    assert len(buffers) == len(others) > 0
+    assert all(map(torch.equal, buffers, others))
+    for stage in (before, now, alone):
+        stage.close()
+
+
+def test_a_plateau_goes_on_with_other_processes():
+    teacher, student = make_models()
+    section = train_config()["stage2"]
+    section["optimizer"] = {"key": "SGD", "kwargs": {"lr": 0.02}}
+    section["scheduler"] = {"key": "ReduceLROnPlateau", "kwargs": {"patience": 0, "factor": 0.5}}
+    before = Stage(section, student, teacher, STEPS, CPU)
+    for value in (60.0, 50.0):
+        before.end_epoch(value)
+    now = Stage(section, student, teacher, 2, CPU, lr_factor=2.0)
+    now.take_over(before.state_dict(), epochs=2, steps=4, lr_factor=2.0)
+    assert now.learning_rates == [0.02]
+    now.end_epoch(50.0)
+    assert now.learning_rates == [0.01], "the best value is still 60"
+    for stage in (before, now):
+        stage.close()

@@ -10,10 +10,11 @@ import pytest
 import torch
 from fusing import BETAS, comparable, config_for, fused, result_lines, separately
 from tiny import TinyExperiment
-from training_runs import interrupt_after
+from training_runs import Killed, interrupt_after, killed_when
 
 from ladon.data.loaders import IndexedDataset, SeededDataset
 from ladon.engine.hooked import HookedModel
+from ladon.engine.last_file import LastFile
 from ladon.engine.stage import Stage
 from ladon.models.checkpoint import load_safely
 
@@ -158,6 +159,20 @@ def test_interrupted_and_resumed_equals_separate_training(whole, monkeypatch, ca
     assert places == [((step - 1) // 2, (step - 1) % 2 + 1)] * 2
     assert fused(whole, "classification", group, group, "--resume") == 0
     assert_as_separate(whole, group)
+
+
+def test_a_kill_between_two_students_saves_needs_no_manual_step(whole, monkeypatch):
+    """One student's last.pt is a step ahead of the other's: both go on from where both were."""
+    prepare(whole, "between", train__checkpoint_steps=1)
+    with monkeypatch.context() as patched:
+        killed_when(patched, LastFile, "write_behind", call=4)  # after the first one's second
+        with pytest.raises(Killed):
+            fused(whole, "classification", "between", "between")
+    progress = [load_safely(folder(whole, "between", b) / "last.pt")["progress"] for b in BETAS]
+    assert [at["step"] for at in progress] == [2, 1]
+    assert fused(whole, "classification", "between", "between", "--resume") == 0
+    assert "epoch 0, step 1" in whole.log(f"between-beta{BETAS[0]}")
+    assert_as_separate(whole, "between")
 
 
 def test_runs_at_different_places_are_resumed_separately(whole, monkeypatch, capfd):

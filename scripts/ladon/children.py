@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, Self
 
+from ladon.engine.interrupt import STOPPING
+
 Say = Callable[[str], None]
 """Shows one line to the person who waits."""
 
@@ -17,7 +19,7 @@ Say = Callable[[str], None]
 class Stoppable(ABC):
     """What runs elsewhere and is told to stop when this process is.
 
-    Within this context SIGINT and SIGTERM are passed on instead of ending this process.
+    Within this context SIGINT, SIGTERM and SIGUSR1 are passed on instead of ending this process.
 
     Attributes:
         received: the signal that this process was sent.
@@ -30,7 +32,7 @@ class Stoppable(ABC):
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in STOPPING:
             self._previous[signum] = signal.signal(signum, self._receive)
         return self
 

@@ -4,6 +4,9 @@ MODES = ("full", "encode", "estimate")
 """How an evaluation codes. full: encode, decode, score what was decoded; encode: encode for the
 size, score the quantised latent; estimate: size from the tables, nothing is coded."""
 
+ON_BAD_SAMPLE = ("error", "skip")
+"""What a training does about a sample that cannot be loaded; skip: another one takes its place."""
+
 INPUTS = ("reference", "fast")
 """How a classifier's test images are read: as published (PIL), or on uint8 tensors."""
 

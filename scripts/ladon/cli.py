@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from ladon.choices import INPUTS, MODES, PRECISIONS
+from ladon.choices import INPUTS, MODES, ON_BAD_SAMPLE, PRECISIONS
 from ladon.errors import DeviceError, LadonError, report
 from ladon.flags import whole_number
 from ladon.launch import make_parser
@@ -91,6 +91,12 @@ def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser
         metavar="FILE",
         help="write what the final test finds, a JSON line an image",
     )
+    add(
+        "--on_bad_sample",
+        choices=ON_BAD_SAMPLE,
+        help="a training sample that cannot be loaded ends the run, or is listed and replaced by "
+        "another one (default: error)",
+    )
     add("--tensorboard", action="store_true", help="write TensorBoard events to the run folder")
     task.add_flags(parser)
     return parser
@@ -118,7 +124,7 @@ def main(task: str, argv: Sequence[str] | None = None, *, legacy: bool = False) 
         legacy: take the legacy scripts' flags.
 
     Returns:
-        Exit code: 0 done, 1 failed work, 2 wrong usage or input, 130/143 interrupted.
+        Exit code: 0 done, 1 failed work, 2 wrong usage or input, 130/138/143 interrupted.
     """
 
     def work() -> int:

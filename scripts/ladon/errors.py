@@ -1,6 +1,7 @@
 """Errors that speak to a person: each message names the file, key or line and what to do.
 
-Exit codes of every script: 0 done, 1 failed work, 2 wrong usage or input, 130/143 interrupted.
+Exit codes of every script: 0 done, 1 failed work, 2 wrong usage or input, 128 + N stopped by signal
+N after saving what a resumed run needs (130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1).
 """
 
 from __future__ import annotations

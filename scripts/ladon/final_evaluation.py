@@ -121,10 +121,11 @@ def write_results(
     if not run.world.is_main:
         return
     config, section = run.config, run.student_section
+    is_training = not run.args.test_only
     content = {
         "format": 1,
         "task": run.task.name,
-        "mode": "test" if run.args.test_only else "train",
+        "mode": "train" if is_training else "test",
         "config": str(config.path),
         "name": config.name or section.get("experiment"),
         "dataset": config.get("test.test_data_loader.dataset_id"),
@@ -136,6 +137,7 @@ def write_results(
         "classes": run.classes.names,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         **({"fused_with": list(run.fused_with)} if run.beta is not None else {}),
+        **({"skipped": run.bad_samples.summary()} if run.skips_bad and is_training else {}),
         **({} if startup_seconds is None else {"startup_s": round(startup_seconds, 3)}),
         "models": {role: found.summary() for role, found in results.items()},
     }

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ladon.config import Config
+from ladon.data.bad_samples import BadSample
 from ladon.engine.classes import common_classes
 from ladon.engine.evaluate import Evaluation
 from ladon.engine.forwarding import TrainingBatch
@@ -50,7 +51,15 @@ _TESTED = (
 )
 # β's weights, the optimizers and their schedules may differ: every student has its own
 _TRAINED = ("num_epochs", "train_data_loader", "val_data_loader", "teacher", "criterion")
-_TRAIN = ("train.log_freq", "train.epoch_to_update", "train.precision", "train.compile")
+_TRAIN = (
+    "train.log_freq",
+    "train.epoch_to_update",
+    "train.precision",
+    "train.compile",
+    "train.checkpoint_every",
+    "train.checkpoint_steps",
+    "train.on_bad_sample",
+)
 
 
 def run_fused(task: Task, flags: Mapping[str, argparse.Namespace]) -> dict[str, int]:
@@ -285,6 +294,10 @@ class FusedTrainer:
             UsageError: they would have to go on from different places.
         """
         self._each(StudentTrainer.resume)
+        progresses = [trainer.progress for trainer in self._left.values()]
+        first = min(progresses, key=lambda at: (at.epoch, at.step, at.finished))
+        if not first.finished:
+            self._each(lambda trainer: trainer.go_back_to(first.epoch, first.step))
         places: dict[str, list[str]] = {}
         for beta, trainer in self._left.items():
             at = trainer.progress
@@ -297,12 +310,12 @@ class FusedTrainer:
                 "separately, without --fused"
             )
 
-    def enter(self, plan: StagePlan, teacher: nn.Module | None, steps: int) -> None:
+    def enter(self, plan: StagePlan, teacher: nn.Module | None, batches: int) -> None:
         """Build a stage for each; one runs the teacher for all, even if its student fails later."""
         self._teaching = None
 
         def enter(trainer: StudentTrainer) -> None:
-            trainer.enter(plan, None if self._teaching else teacher, steps)
+            trainer.enter(plan, None if self._teaching else teacher, batches)
             self._teaching = self._teaching or trainer
 
         self._each(enter)
@@ -321,6 +334,10 @@ class FusedTrainer:
         """Return what is read of the teacher."""
         assert self._teaching is not None, "no stage has been entered"
         return self._teaching.teacher_forward(batch)
+
+    def note_bad(self, found: Sequence[BadSample], size: int) -> None:
+        """Note which samples of the next batch were replaced."""
+        self._each(lambda trainer: trainer.note_bad(found, size))
 
     def learn(self, batch: TrainingBatch, teacher_io: dict[str, Any]) -> None:
         """Take one step."""
@@ -357,6 +374,10 @@ class FusedTrainer:
         except _NoneLeft:
             return []
         return [path for paths in saved.values() for path in paths]
+
+    def save_within_epoch(self) -> None:
+        """Save the states at a step's boundary, while the training goes on."""
+        self._each(StudentTrainer.save_within_epoch)
 
     def finish(self) -> None:
         """Note that all stages are done."""

@@ -6,10 +6,11 @@ import contextlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ladon.errors import LadonError, why_not_written
 
@@ -37,6 +38,58 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the folder may be what cannot be written
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_on_disk(path: Path, kept: Path | None = None) -> Iterator[BinaryIO]:
+    """Give a file to write to, which takes another's place once it is on the disk.
+
+    On the disk, not in its cache, before the old one goes: a power cut leaves one of them.
+
+    Args:
+        path: the file; its folder is made.
+        kept: a second name under which the old one stays; none if None.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        with temporary.open("wb") as target:
+            yield target
+            target.flush()
+            os.fsync(target.fileno())
+        if kept is not None and path.is_file():
+            keep_as(path, kept)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the rename itself on the disk, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def keep_as(path: Path, kept: Path) -> None:
+    """Give a file a second name, in place of what has that name, or copy it where none can be.
+
+    Args:
+        path: the file, or a link to it.
+        kept: the second name.
+
+    Raises:
+        OSError: if it cannot be copied.
+    """
+    with replacing(kept) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path.resolve(), temporary)  # costs neither time nor disk
+        except OSError:  # another file system, or one that knows no links
+            shutil.copy2(path, temporary)
 
 
 def own_name(stem: str, taken: set[str]) -> str:

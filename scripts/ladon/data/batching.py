@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torchdistill.datasets.registry import get_collate_func
 
+from ladon.data.bad_samples import BadSample, NotedBatch
 from ladon.data.transport import unpacked
 from ladon.errors import ConfigError, DataError, in_one_line
 from ladon.tensors import map_tensors
@@ -62,17 +63,25 @@ def registered(get: Callable[[Any], Any], key: str | None) -> Any:
         ) from None
 
 
-def unpacked_batches(loader: Iterable) -> Iterator[Any]:
+def unpacked_batches(
+    loader: Iterable, note_bad: Callable[[Sequence[BadSample]], None] | None = None
+) -> Iterator[Any]:
     """Go through a loader; a worker's DataError arrives as the one line it was raised with.
 
     Args:
         loader: a DataLoader or its iterator, whose batches are unpacked and yielded.
+        note_bad: is told, before a batch is yielded, what was replaced in it.
 
     Raises:
         DataError: a sample cannot be used.
     """
     try:
-        yield from map(unpacked, loader)
+        for batch in map(unpacked, loader):
+            if isinstance(batch, NotedBatch):
+                if note_bad is not None:
+                    note_bad(batch.bad)
+                batch = batch.batch
+            yield batch
     except DataError as error:
         own = unwrap_worker_error(error)
         if own is error:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -26,10 +28,12 @@ from torch.utils.data import (
 )
 from torchdistill.datasets.registry import get_batch_sampler, get_collate_func, get_dataset_wrapper
 
+from ladon.data.bad_samples import Noting
 from ladon.data.batching import Collate, registered
 from ladon.data.samples import IndexedDataset, MapDataset, SeededDataset
 from ladon.data.seeding import EVALUATION, ORDER, seeded_rng
 from ladon.data.transport import Packing
+from ladon.engine.interrupt import STOPPING
 from ladon.errors import DataError
 from ladon.process import usable_cores
 
@@ -111,19 +115,25 @@ class EpochBatchSampler:
 
         Args:
             epoch: 0-based, counted over the whole run.
-            skip: batches of this process to leave out at the start, without loading them.
+            skip: batches of all processes together to leave out at the start, without loading them;
+                it does not matter how many processes there were.
         """
         self.epoch = epoch
         self.skip = skip
 
     def __len__(self) -> int:
         """Count this process's batches of the whole epoch, skipped ones included."""
+        return math.ceil(self.total / self.world_size)
+
+    @property
+    def total(self) -> int:
+        """Batches of the whole epoch, of all processes together."""
         return len(self._batches())
 
     @property
     def remaining(self) -> int:
         """Batches that the next iteration yields."""
-        return max(len(self) - self.skip, 0)
+        return max(math.ceil((self.total - self.skip) / self.world_size), 0)
 
     @property
     def smallest(self) -> int:
@@ -133,9 +143,9 @@ class EpochBatchSampler:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield lists of (epoch, index)."""
-        epoch = self.epoch
-        for batch in self._batches()[self.skip :]:
-            yield [(epoch, index) for index in batch]
+        epoch, batches, first = self.epoch, self._batches(), self.skip + self.rank
+        for position in range(first, first + self.remaining * self.world_size, self.world_size):
+            yield [(epoch, index) for index in batches[position % len(batches)]]
 
     def _batches(self) -> list[list[int]]:
         if self._drawn is None or self._drawn[0] != self.epoch:
@@ -147,9 +157,7 @@ class EpochBatchSampler:
                     "lower batch_size or add samples"
                 )
             self._smallest = min(map(len, batches))
-            rounds = math.ceil(len(batches) / self.world_size)
-            positions = range(self.rank, rounds * self.world_size, self.world_size)
-            self._drawn = self.epoch, [batches[i % len(batches)] for i in positions]
+            self._drawn = self.epoch, batches
         return self._drawn[1]
 
     def _build_batch_sampler(self) -> Iterable[list[int]]:
@@ -172,6 +180,8 @@ def build_train_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
+    *,
+    skips_bad: bool = False,
 ) -> DataLoader:
     """Build the loader of a training stage.
 
@@ -182,6 +192,7 @@ def build_train_loader(
         rank: of this process.
         world_size: number of processes.
         pin_memory: unless the config says.
+        skips_bad: give another sample in the place of one that cannot be loaded.
 
     Returns:
         Loader whose `batch_sampler` is an `EpochBatchSampler`: call its `set_epoch` before each
@@ -191,6 +202,7 @@ def build_train_loader(
     wrapped, is_wrapped = _wrap(dataset, loader_config)
     requires_supp = loader_config.get("requires_supp", True) and not is_wrapped
     kwargs = loader_config.get("kwargs") or {}
+    collate_fn = registered(get_collate_func, loader_config.get("collate_fn"))
     batches = EpochBatchSampler(
         wrapped,
         loader_config.get("sampler"),
@@ -202,9 +214,9 @@ def build_train_loader(
         _name(loader_config),
     )
     return DataLoader(
-        SeededDataset(wrapped, seed, requires_supp),
+        SeededDataset(wrapped, seed, requires_supp, skips_bad),
         batch_sampler=batches,
-        collate_fn=Packing(Collate(registered(get_collate_func, loader_config.get("collate_fn")))),
+        collate_fn=Packing(Noting(Collate(collate_fn))),
         **_worker_kwargs(kwargs, pin_memory, persistent=True),
     )
 
@@ -304,9 +316,25 @@ def _log_cap(asked: int, workers: int, cores: int, cores_per_worker: int) -> Non
 
 
 def _start_worker(_worker_id: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process decides what to do about it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What stops a run may reach the whole process group; the main process decides what to do about
+    # it, and needs the batch that it waits for.
+    for signum in STOPPING:
+        if signum != signal.SIGTERM:
+            signal.signal(signum, signal.SIG_IGN)
+        elif hasattr(signal, "sigwaitinfo"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
+            threading.Thread(
+                target=_end_when_parent_asks, args=(os.getppid(),), daemon=True
+            ).start()
     torch.set_num_threads(1)
+
+
+def _end_when_parent_asks(parent: int) -> None:
+    """End at a SIGTERM of the main process, by which torch ends workers, or after its death."""
+    while True:
+        sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
+        if sender == parent or os.getppid() != parent:
+            os._exit(0)
 
 
 def _as_list(samples: list[tuple]) -> list[tuple]:

@@ -6,8 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from torch.utils.data import Dataset, Subset
 
+from ladon.data.bad_samples import MOST_IN_A_ROW, BadSample, Replacement
 from ladon.data.seeding import EVALUATION, seeded_rng
 from ladon.errors import DataError, in_one_line
 from ladon.images import shown
@@ -30,22 +32,57 @@ class SeededDataset(Dataset):
         dataset: map-style dataset.
         seed: of the run.
         requires_supp: append an empty dict to each sample, as torchdistill's training expects.
+        skips_bad: give another sample in the place of one that cannot be loaded.
     """
 
-    def __init__(self, dataset: MapDataset, seed: int, requires_supp: bool = False) -> None:
+    def __init__(
+        self,
+        dataset: MapDataset,
+        seed: int,
+        requires_supp: bool = False,
+        skips_bad: bool = False,
+    ) -> None:
         self.dataset = dataset
         self.seed = seed
         self.requires_supp = requires_supp
+        self.skips_bad = skips_bad
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, epoch_and_index: tuple[int, int]) -> tuple:
-        """Load the sample of (epoch, index)."""
+        """Load the sample of (epoch, index), or a `Replacement` of it.
+
+        Raises:
+            DataError: it cannot be loaded, nor what was drawn in its place.
+        """
         epoch, index = epoch_and_index
-        with seeded_rng(self.seed, epoch, index):
+        try:
+            return self._load(epoch, index, index)
+        except DataError as error:
+            if not self.skips_bad:
+                raise
+            return self._replacement(epoch, index, error)
+
+    def _load(self, epoch: int, place: int, index: int) -> tuple:
+        with seeded_rng(self.seed, epoch, place):
             sample = _load(self.dataset, index)
-        return (*sample, {}) if self.requires_supp else sample
+        return (*sample, {}) if self.requires_supp else tuple(sample)
+
+    def _replacement(self, epoch: int, place: int, error: DataError) -> Replacement:
+        """Load the first of some samples that can be, drawn from (seed, epoch, place)."""
+        bad = [BadSample(sample_name(self.dataset, place), str(error))]
+        with seeded_rng(self.seed, epoch, place, MOST_IN_A_ROW):
+            drawn = torch.randint(len(self.dataset), (MOST_IN_A_ROW,)).tolist()
+        for index in drawn:
+            try:
+                return Replacement(self._load(epoch, place, index), tuple(bad))
+            except DataError as another:
+                bad.append(BadSample(sample_name(self.dataset, index), str(another)))
+        raise DataError(
+            f"{len(bad)} samples in a row cannot be loaded, the last: {bad[-1].reason}; look "
+            "whether the data set is still there, then add --resume"
+        )
 
 
 class IndexedDataset(Dataset):

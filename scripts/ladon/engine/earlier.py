@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ladon.errors import CheckpointError, LadonError, of_writing, why_not_written
 from ladon.models.checkpoint import load_safely
-from ladon.replacing import TEMPORARY, replacing
+from ladon.replacing import TEMPORARY, keep_as, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +21,20 @@ def previous_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
+def backup_of(path: Path) -> Path:
+    """Where a run keeps the one before: `last.pt` as it was is `last.backup.pt`."""
+    return path.with_name(f"{path.stem}.backup{path.suffix}")
+
+
 def put_last_away(last: Path, *, overwrite: bool) -> None:
     """Take an earlier run's `last.pt` away, so that no `--resume` takes it for this one's.
 
     Args:
         last: the file.
-        overwrite: remove it; else it is renamed.
+        overwrite: remove it; else it is renamed. Its backup goes in any case, and first: the new
+            run must never fall back to it.
     """
+    backup_of(last).unlink(missing_ok=True)
     if not last.exists() and not last.is_symlink():
         return
     if overwrite:
@@ -59,12 +66,7 @@ def keep_best(best: Path, last: Path | None = None) -> None:
         )
         return
     try:
-        with replacing(kept) as temporary:
-            temporary.unlink(missing_ok=True)
-            try:
-                os.link(best.resolve(), temporary)  # costs neither time nor disk
-            except OSError:  # another file system, or one that knows no links
-                shutil.copy2(best, temporary)
+        keep_as(best, kept)
     except OSError as error:
         text = f"cannot keep {best} as {kept.name}: {why_not_written(error)}; move it away, or add "
         raise of_writing(f"{text}--overwrite to replace it", error) from error
@@ -95,12 +97,24 @@ def bring_best(before: Path, now: Path) -> None:
 
 
 def _is_unfinished(last: Path | None) -> bool:
-    if last is None or not last.is_file():
+    if last is None:
         return False
+    if not last.is_file():
+        return _began(last.parent)
     try:
         return not load_safely(last)["progress"]["finished"]
     except (CheckpointError, KeyError, TypeError):
         return False
+
+
+def _began(folder: Path) -> bool:
+    """Tell whether a training began in a folder and was killed before it first saved anything."""
+    try:
+        origin = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    has_result = (folder / "metrics.json").is_file()
+    return isinstance(origin, dict) and "dst_ckpt" in origin and not has_result
 
 
 def remove_orphans(folder: Path, name: str | None = None) -> None:

@@ -35,6 +35,10 @@ GRACE_SECONDS = 10.0
 ANSWER_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 _FAILED = "failed"
+# what torch says of one that is gone, up to its advice
+_WORKER = re.compile(
+    r"DataLoader worker \(pid(\(s\))? [^)]*\) (is killed by signal: [^.]*|exited unexpectedly)"
+)
 
 
 def device_failure(error: BaseException, device: torch.device, where: str = "") -> LadonError:
@@ -55,6 +59,22 @@ def device_failure(error: BaseException, device: torch.device, where: str = "") 
         f"{device} failed{place}: {first}: usually a label outside the model's classes: compare "
         f"{labels} with num_classes (the device reports it late: set CUDA_LAUNCH_BLOCKING=1 to "
         "find the place)"
+    )
+
+
+def worker_failure(error: BaseException) -> str | None:
+    """Return in one line what became of a loader's worker, None if the error is not of that."""
+    seen: BaseException | None = error
+    found = None
+    while seen is not None:
+        if isinstance(seen, RuntimeError) and (said := _WORKER.match(str(seen))):
+            found = said[0]  # the first cause knows the signal
+        seen = seen.__cause__ or seen.__context__
+    if found is None:
+        return None
+    return (
+        f"{found}: usually the machine's memory did not suffice; lower num_workers or batch_size, "
+        "then add --resume to go on"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ladon.data.samples import sample_name
-from ladon.engine.failures import ACCELERATOR_ERRORS, is_connection_error
+from ladon.engine.failures import ACCELERATOR_ERRORS, is_connection_error, worker_failure
 from ladon.errors import LadonError, in_one_line
 
 _NAMED = 3
@@ -67,7 +67,7 @@ def naming_images(names: Callable[[], str], doing: str) -> Iterator[None]:
     except _SAYING_MORE:
         raise
     except Exception as error:
-        if is_connection_error(error):
+        if is_connection_error(error) or worker_failure(error) is not None:
             raise
         advice = "look at these images' size and content, or take them out of the dataset"
         if "more than 1 value per channel" in str(error):  # of what F.batch_norm normalizes

@@ -15,9 +15,10 @@ import yaml
 from ladon.config import Config
 from ladon.engine.plan import LOADERS, Plan
 
-# What may change half-way: where results go, what is printed, how fast data comes, how it computes.
+# What may change half-way: where results go, what is printed, how often is saved, how fast data
+# comes, how it computes.
 _FREE = re.compile(
-    r"train\.(precision|compile)"
+    r"train\.(precision|compile|checkpoint_every|checkpoint_steps|on_bad_sample)"
     r"|train(\.stage\d+)?\.log_freq"
     r"|train(\.stage\d+)?\.val_data_loader\.kwargs\..*"
     r"|train(\.stage\d+)?\.train_data_loader\.kwargs\."

@@ -11,7 +11,12 @@ from contextlib import contextmanager
 import torch
 
 from ladon.engine.distributed import World, abort_world, join_world, leave_world
-from ladon.engine.failures import ACCELERATOR_ERRORS, device_failure, is_connection_error
+from ladon.engine.failures import (
+    ACCELERATOR_ERRORS,
+    device_failure,
+    is_connection_error,
+    worker_failure,
+)
 from ladon.errors import (
     Interrupted,
     LadonError,
@@ -63,6 +68,8 @@ def _in_words(error: BaseException, world: World) -> BaseException:
         return LadonError(f"{text} ({in_one_line(error)})")
     if isinstance(error, ACCELERATOR_ERRORS):
         return device_failure(error, world.device)
+    if (gone := worker_failure(error)) is not None and not isinstance(error, LadonError):
+        return LadonError(gone)
     if world.distributed and is_connection_error(error):
         return world.explain(error)
     if disk_failure(error) is not None and not isinstance(error, LadonError):

@@ -16,6 +16,7 @@ from ladon.models.library import has_pretrained_weights
 logger = logging.getLogger(__name__)
 
 DEFAULT_LOG_FREQ = 1000
+CHECKPOINT_MINUTES = 10.0
 MODELS = ("teacher", "student", "model")
 TEACHER = "models.teacher_model"
 LOADERS = TRAIN_LOADER, VAL_LOADER = "train_data_loader", "val_data_loader"
@@ -54,11 +55,15 @@ class Plan:
         update_epoch: epoch before which the CDF tables are built and entropy coding begins;
             None if the config doesn't say.
         log_freq: steps between log lines.
+        checkpoint_minutes: minutes between two writes of `last.pt`; 0: only epochs' ends write it.
+        checkpoint_steps: steps between them; None: their number does not matter.
     """
 
     stages: tuple[StagePlan, ...]
     update_epoch: int | None
     log_freq: int
+    checkpoint_minutes: float = CHECKPOINT_MINUTES
+    checkpoint_steps: int | None = None
 
     @property
     def num_epochs(self) -> int:
@@ -84,7 +89,14 @@ def read_plan(config: Config) -> Plan:
         stages.append(StagePlan(f"stage{number}", key, number, first, int(section["num_epochs"])))
     update = train.get("epoch_to_update")
     log_freq = train.get("log_freq") or DEFAULT_LOG_FREQ
-    return Plan(tuple(stages), None if update is None else int(update), int(log_freq))
+    minutes, steps = train.get("checkpoint_every"), train.get("checkpoint_steps")
+    return Plan(
+        tuple(stages),
+        None if update is None else int(update),
+        int(log_freq),
+        CHECKPOINT_MINUTES if minutes is None else float(minutes),
+        None if steps is None else int(steps),
+    )
 
 
 def build_stage_section(config: Config, plan: StagePlan) -> dict[str, Any]:

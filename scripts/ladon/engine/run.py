@@ -13,15 +13,16 @@ from typing import Any
 
 from ladon.config import Config, check_config, load_config
 from ladon.config.validate.registries import entries
+from ladon.data.bad_samples import BadSamples
 from ladon.engine.classes import Classes
 from ladon.engine.distributed import World
 from ladon.engine.earlier import keep_best, put_last_away, remove_orphans
 from ladon.engine.identity import differences, fingerprint, in_words
 from ladon.engine.interrupt import StopRequest
+from ladon.engine.last_file import LastFile
 from ladon.engine.locking import Locks
 from ladon.engine.origin import program
 from ladon.engine.plan import TEACHER, Plan, read_plan
-from ladon.engine.resume import read_last
 from ladon.errors import ConfigError, LadonError, UsageError, cannot_write, why_not_written
 from ladon.logs import add_log_file
 from ladon.paths import run_folder, run_log_path
@@ -65,6 +66,7 @@ class Run:
         beta: its β as the user typed it, where several runs share this process (`ladon.fused`).
         fused_with: the β of the others.
         classes: of its model; every dataset is held to them.
+        bad_samples: what its training has replaced so far, over all processes (`share_bad`).
         best_before: where a resumed run wrote its best checkpoint before, if that is known.
     """
 
@@ -76,6 +78,7 @@ class Run:
     beta: str | None = None
     fused_with: tuple[str, ...] = ()
     classes: Classes = field(default_factory=Classes)
+    bad_samples: BadSamples = field(default_factory=BadSamples)
     best_before: Path | None = None
     _locks: Locks = field(default_factory=Locks, repr=False)
     _last: dict[str, Any] | None = field(default=None, repr=False)
@@ -110,7 +113,12 @@ class Run:
     @property
     def last_path(self) -> Path:
         """The checkpoint from which the run can be resumed."""
-        return self.folder / "last.pt"
+        return self.last.path
+
+    @cached_property
+    def last(self) -> LastFile:
+        """That checkpoint, and the one before it."""
+        return LastFile(self.folder / "last.pt")
 
     @cached_property
     def student_key(self) -> str:
@@ -154,6 +162,21 @@ class Run:
         """Return what the command line says of `name`, or else the config's section."""
         flag = getattr(self.args, name, None)
         return self.config.get(f"{section}.{name}") or default if flag is None else flag
+
+    @property
+    def skips_bad(self) -> bool:
+        """Whether training goes on without samples that cannot be loaded."""
+        return self.setting("on_bad_sample", "train", "error") == "skip"
+
+    def share_bad(self) -> BadSamples:
+        """Bring to the main process what all have replaced; every process must call it."""
+        if self.skips_bad and self.world.distributed:
+            states = self.world.gather(self.bad_samples.state())
+            if self.world.is_main:
+                self.bad_samples.join(states[1:])
+            else:
+                self.bad_samples.load(None)
+        return self.bad_samples
 
     def place(self, key: str) -> str:
         """Return a key of the config with file and line, for messages."""
@@ -202,7 +225,9 @@ class Run:
         _ = self.student_section  # what is wrong with it stands in the log, too
 
     def close(self) -> None:
-        """Let other runs use the folder."""
+        """Let other runs use the folder, once nothing is written there any more."""
+        if "last" in self.__dict__:
+            self.last.wait()
         self._locks.release()
 
     def _check_start(self) -> None:
@@ -261,6 +286,7 @@ class Run:
             is_resumed = self.args.resume and not self.args.test_only
             if is_resumed and self.last_path.is_file():
                 self._check_identity()
+                self.last.mend()
             elif not self.args.test_only:
                 self._start_anew(best)
             if self.args.resume and resolved.is_file():
@@ -292,7 +318,7 @@ class Run:
         Raises:
             UsageError: names what differs, and both values.
         """
-        self._last = read_last(self.last_path)
+        self._last = self.last.read()
         before, now = self._last.get("identity"), self.identity
         if not isinstance(before, Mapping):
             logger.warning(

@@ -342,7 +342,36 @@ class Stage:
     def skip_epochs(self, epochs: int, steps_per_epoch: int) -> None:
         """Move the schedule on as if `epochs` of the stage were done (`--start_epoch`)."""
         per_epoch = steps_per_epoch // self._scheduling_step if self._scheduling_step > 0 else 1
-        for _ in range(epochs * per_epoch if self.scheduler is not None else 0):
+        self._move_on(epochs * per_epoch)
+
+    def take_over(
+        self, state: Mapping[str, Any], epochs: int, steps: int, lr_factor: float = 1.0
+    ) -> None:
+        """Take over what `state_dict` returned in a run of another number of processes.
+
+        Its schedule had another length: this one's is moved on to the same part of its own. One
+        that follows a plateau has no length, and goes on.
+
+        Args:
+            state: the state.
+            epochs: of the stage that are done.
+            steps: of the stage that this number of processes would have done.
+            lr_factor: of its learning rates to those of the other run.
+        """
+        self.grad_count = steps - steps % self.grad_accum_step
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            for group in self.optimizer.param_groups:
+                group["lr"] *= lr_factor
+            return
+        every = math.lcm(max(1, self._scheduling_step), self.grad_accum_step)
+        self._move_on(self.grad_count // every if self._scheduling_step > 0 else epochs)
+        own = self.optimizer.state_dict()
+        self.optimizer.load_state_dict(own | {"state": state["optimizer"]["state"]})
+
+    def _move_on(self, times: int) -> None:
+        for _ in range(times if self.scheduler is not None else 0):
             # no gradient step is skipped, torch need not warn
             self.optimizer._opt_called = True  # type: ignore[attr-defined]
             self._schedule(self.scheduler.last_epoch + 1, None)

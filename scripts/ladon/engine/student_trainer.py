@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from torch import nn
 
 from ladon.bottlenecks import find_bottleneck, update_bottleneck, use_own_noise
 from ladon.bottlenecks.entropy import set_tables, tables
+from ladon.data.bad_samples import BadSample
 from ladon.engine.earlier import bring_best, drop_epochs_from
 from ladon.engine.evaluate import Evaluation
 from ladon.engine.events import Events
@@ -21,10 +23,10 @@ from ladon.engine.finite import not_finite
 from ladon.engine.forwarding import TrainingBatch, naming_images
 from ladon.engine.loss_meter import LossMeter
 from ladon.engine.plan import StagePlan, build_stage_section
-from ladon.engine.resume import Progress, Resumed, load_last, save_last
+from ladon.engine.resume import Progress, Resumed, forget_best, load_last, save_last
 from ladon.engine.run import Run
 from ladon.engine.stage import Stage, setting_up
-from ladon.errors import CheckpointError, LadonError, UsageError
+from ladon.errors import LadonError
 from ladon.models.checkpoint import write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -94,44 +96,49 @@ class StudentTrainer:
             self.progress = self._resumed.progress
         elif run.args.resume:
             logger.info("Nothing to resume: %s does not exist; starting anew", run.last_path)
-        if self._resumed is None:
+        if self._resumed is not None:
+            self._bring_files()
+
+    def go_back_to(self, epoch: int, step: int) -> None:
+        """Go back to the one before `last.pt` if that was saved there.
+
+        Students that share their batches save at the same places, one after the other: a kill
+        between them leaves some a save ahead.
+        """
+        last, at = self.run.last, self.progress
+        if (at.epoch, at.step, at.finished) == (epoch, step, False) or not last.backup.is_file():
             return
+        found = load_last(last.backup, self.student)
+        if (found.progress.epoch, found.progress.step) == (epoch, step):
+            last.go_back()
+            self._resumed, self.progress = found, found.progress
+            self._bring_files()
+
+    def _bring_files(self) -> None:
+        """Bring the files of the run to where it goes on."""
+        run = self.run
         if run.world.is_main:
+            run.bad_samples.load(None if self._resumed is None else self._resumed.bad_samples)
             drop_epochs_from(run.folder / "metrics.jsonl", self.progress.epoch)
             if self.progress.best_epoch is not None and run.best_before is not None:
                 bring_best(run.best_before, self._best_path)
         if not run.world.broadcast(self._best_path.is_file()):
-            self._forget_best()
+            forget_best(self.progress, self._best_path, run.last_path)
 
-    def _forget_best(self) -> None:
-        """Let the next epoch write the best checkpoint, because there is none.
-
-        Raises:
-            CheckpointError: if there is no next epoch.
-        """
-        progress, best = self.progress, self._best_path
-        if progress.best_epoch is None:
-            return
-        if progress.finished:
-            raise CheckpointError(
-                f"--resume: {self.run.last_path} says that all is done, but the best checkpoint "
-                f"{best} is gone: put it back, or leave out --resume to start anew"
-            )
-        progress.best_value = progress.best_epoch = None
-        logger.warning("The best checkpoint %s is gone: the next epoch's is kept as the best", best)
-
-    def enter(self, plan: StagePlan, teacher: nn.Module | None, steps: int) -> None:
+    def enter(self, plan: StagePlan, teacher: nn.Module | None, batches: int) -> None:
         """Build a stage, or bring it to where the run goes on.
 
         Args:
             plan: the stage's place in the training.
             teacher: the teacher, if it is this stage that runs it.
-            steps: batches of an epoch.
+            batches: of an epoch, over all processes.
 
         Raises:
             ConfigError: if the stage cannot be built.
+            UsageError: if it cannot be gone on with.
         """
         run, self._plan = self.run, plan
+        steps = math.ceil(batches / run.world.size)
         section = build_stage_section(run.config, plan)
         lr_factor = float(run.world.size) if run.args.adjust_lr else 1.0
         with setting_up(run.place(plan.key)):
@@ -149,26 +156,13 @@ class StudentTrainer:
         done, self._steps = self.progress.epoch - plan.first_epoch, steps
         if self._resumed is not None:
             if self._resumed.stage is not None and (done or self.progress.step):
-                self._check_steps(self._resumed.steps)
-                self._entered.load_state_dict(self._resumed.stage)
+                self._resumed.bring_stage(
+                    self._entered, self._plan.name, done, batches, run.world, run.args.adjust_lr
+                )
             self._resumed.restore_generators(run.world, self._noise)
             self._resumed = None
         elif done:
             self._entered.skip_epochs(done, steps)
-
-    def _check_steps(self, before: int | None) -> None:
-        """Refuse to go on in epochs of another length, where a place in them means something.
-
-        Raises:
-            UsageError: the data or the number of processes has changed.
-        """
-        if before in (None, self._steps) or not (self.progress.step or self._entered.counts_steps):
-            return
-        raise UsageError(
-            f"--resume: an epoch of {self._plan.name} has {self._steps} batches here and had "
-            f"{before} when {self.run.last_path} was written: resume with as many images and "
-            "processes as before, or leave out --resume to start anew"
-        )
 
     def leave(self) -> None:
         """Leave the stage."""
@@ -205,6 +199,18 @@ class StudentTrainer:
         """Return what the stage's losses read of the teacher."""
         return self._entered.teacher_forward(batch.images, batch.targets, batch.supp)
 
+    def note_bad(self, found: Sequence[BadSample], size: int) -> None:
+        """Note which samples of the next batch were replaced.
+
+        Args:
+            found: the samples.
+            size: of their data set.
+
+        Raises:
+            DataError: there are too many.
+        """
+        self.run.bad_samples.take(found, size)
+
     def learn(self, batch: TrainingBatch, teacher_io: dict[str, Any]) -> None:
         """Take one step on a batch.
 
@@ -232,6 +238,7 @@ class StudentTrainer:
             self.read_losses()
         self._entered.step(loss)
         progress.step += 1
+        progress.batches += self.run.world.size
         clock, seconds, _ = self._begun
         progress.seconds = seconds + time.perf_counter() - clock
 
@@ -368,6 +375,9 @@ class StudentTrainer:
             "train_seconds": round(progress.seconds, 3),
             "best": is_best,
         }
+        if self.run.skips_bad:
+            record["skipped"] = self.run.share_bad().in_epoch
+            self.run.bad_samples.in_epoch = 0
         if found is not None:
             record["val"] = found.metrics
             record["val_seconds"] = round(found.seconds, 3)
@@ -376,11 +386,11 @@ class StudentTrainer:
                     self._events.add(f"val/{name}", value, progress.epoch)
         self.run.log_epoch(record)
 
-    def save_last(self, *, between_stages: bool = False) -> None:
+    def save_last(self, *, between_stages: bool = False, behind: bool = False) -> None:
         """Write what a resumed run goes on from."""
         run, stage = self.run, None if between_stages else self.stage
         save_last(
-            run.last_path,
+            run.last,
             self.student,
             stage,
             self.progress,
@@ -388,6 +398,8 @@ class StudentTrainer:
             self._noise,
             identity=self._identity,
             steps=self._steps,
+            bad_samples=run.share_bad().state() if run.skips_bad else None,
+            behind=behind,
         )
 
     def save_interrupted(self) -> list[Path]:
@@ -396,10 +408,21 @@ class StudentTrainer:
         Raises:
             LadonError: if a loss or a weight is not finite.
         """
+        self.save_within_epoch(behind=False)
+        return [self.run.last_path]
+
+    def save_within_epoch(self, *, behind: bool = True) -> None:
+        """Save what a resumed run goes on from, at a step's boundary.
+
+        Args:
+            behind: while the training goes on.
+
+        Raises:
+            LadonError: if a loss or a weight is not finite, which is not saved.
+        """
         self.read_losses()
         self.check_weights()
-        self.save_last()
-        return [self.run.last_path]
+        self.save_last(behind=behind)
 
     def finish(self) -> None:
         """Note that all stages are done."""

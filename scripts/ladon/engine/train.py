@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Protocol
 
 from torch import nn
 
+from ladon.data.bad_samples import BadSample
 from ladon.data.batching import unpacked_batches
 from ladon.data.class_names import class_names
 from ladon.data.loaders import EpochBatchSampler, build_train_loader
@@ -25,6 +26,9 @@ from ladon.errors import Interrupted
 from ladon.logs import progress as progress_bar
 
 logger = logging.getLogger(__name__)
+
+# in a vote: below every signal that stops a run
+_SAVE = 1
 
 
 class Trainee(Protocol):
@@ -54,8 +58,8 @@ class Trainee(Protocol):
     def take_classes(self, names: Sequence[str] | None, source: str) -> None:
         """Take the names of the classes that are trained on."""
 
-    def enter(self, plan: StagePlan, teacher: nn.Module | None, steps: int) -> None:
-        """Build a stage."""
+    def enter(self, plan: StagePlan, teacher: nn.Module | None, batches: int) -> None:
+        """Build a stage, of so many batches an epoch over all processes."""
 
     def leave(self) -> None:
         """Leave the stage."""
@@ -65,6 +69,9 @@ class Trainee(Protocol):
 
     def teacher_forward(self, batch: TrainingBatch) -> dict[str, Any]:
         """Return what is read of the teacher."""
+
+    def note_bad(self, found: Sequence[BadSample], size: int) -> None:
+        """Note which samples of the next batch were replaced, in a data set of this size."""
 
     def learn(self, batch: TrainingBatch, teacher_io: dict[str, Any]) -> None:
         """Take one step."""
@@ -82,6 +89,9 @@ class Trainee(Protocol):
         self, steps: int, dataset_id: str | None, results: Sequence[Evaluation] | None
     ) -> None:
         """Keep what is best so far, and what a resumed run needs."""
+
+    def save_within_epoch(self) -> None:
+        """Save the state at a step's boundary, while the training goes on."""
 
     def save_interrupted(self) -> list[Path]:
         """Save the state in the middle of an epoch; return the files."""
@@ -104,6 +114,35 @@ def train(trainee: Trainee, teacher: nn.Module | None) -> None:
     Trainer(trainee, teacher).run_stages()
 
 
+class SavingTimes:
+    """When `last.pt` is due within an epoch.
+
+    Args:
+        minutes: between two writes; 0: time does not matter.
+        steps: between them; None: their number does not matter.
+    """
+
+    def __init__(self, minutes: float, steps: int | None) -> None:
+        self._seconds = 60 * minutes
+        self._most_steps = steps
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin to count: something was saved."""
+        self._since, self._steps = time.monotonic(), 0
+
+    def count_step(self) -> None:
+        """Count a step."""
+        self._steps += 1
+
+    @property
+    def is_due(self) -> bool:
+        """Whether enough time has passed, or enough steps."""
+        if self._most_steps is not None and self._steps >= self._most_steps:
+            return True
+        return 0 < self._seconds <= time.monotonic() - self._since
+
+
 class Trainer:
     """The one training loop."""
 
@@ -111,6 +150,7 @@ class Trainer:
         self._trainee, self._teacher = trainee, teacher
         self._run, self._plan = trainee.run, trainee.run.plan
         self._vote = Vote(self._run.world)
+        self._saving = SavingTimes(self._plan.checkpoint_minutes, self._plan.checkpoint_steps)
 
     def run_stages(self) -> None:
         """Run every stage that is not done yet."""
@@ -164,41 +204,61 @@ class Trainer:
             run.world.rank,
             run.world.size,
             pin_memory=run.world.device.type == "cuda",
+            skips_bad=run.skips_bad,
         )
         loader.batch_sampler.set_epoch(trainee.progress.epoch)
-        steps = len(loader.batch_sampler)
         try:
-            trainee.enter(plan, self._teacher, steps)
+            trainee.enter(plan, self._teacher, loader.batch_sampler.total)
             while trainee.progress.epoch < plan.end_epoch:
-                self._train_epoch(plan, loader)
+                steps = self._train_epoch(plan, loader)
                 trainee.close_epoch()
                 results = self._validate(val_section)
                 trainee.end_epoch(steps, val_section.get("dataset_id"), results)
+                self._saving.restart()
         except ACCELERATOR_ERRORS as error:
             where = f"{plan.name} on {train_section['dataset_id']}"
             raise device_failure(error, run.world.device, where) from error
         finally:
             trainee.leave()
 
-    def _train_epoch(self, plan: StagePlan, loader: Any) -> None:
+    def _train_epoch(self, plan: StagePlan, loader: Any) -> int:
+        """Go through what is left of an epoch; return how many steps it has."""
         trainee, order, at = self._trainee, loader.batch_sampler, self._trainee.progress
-        order.set_epoch(at.epoch, skip=at.step)
-        steps, step = len(order), at.step
+        order.set_epoch(at.epoch, skip=at.batches)
+        steps = at.step + order.remaining
         trainee.begin_epoch(self._plan.update_epoch, order.smallest)
-        with progress_bar(f"Epoch {at.epoch} ({plan.name})", steps - step) as advance:
-            for batch in unpacked_batches(loader):
-                self._learn(batch, step, steps, order)
-                step += 1
+
+        def note_bad(found: Sequence[BadSample]) -> None:
+            trainee.note_bad(found, len(order.dataset))
+
+        with progress_bar(f"Epoch {at.epoch} ({plan.name})", order.remaining) as advance:
+            for number, batch in enumerate(unpacked_batches(loader, note_bad)):
+                self._learn(batch, number, steps, order)
                 advance(1)
-                if trainee.at_boundary and self._vote.ask(self._run.stop.signum):
-                    self._interrupt()
+                self._saving.count_step()
+                if trainee.at_boundary:
+                    self._save_if_asked(self._vote.ask(self._wish()))
         # asked in any case: a vote must not be left under way
-        if self._vote.settle() and trainee.at_boundary:
+        if self._vote.settle() > _SAVE and trainee.at_boundary:
             self._interrupt()
         trainee.read_losses()
+        return steps
+
+    def _wish(self) -> int:
+        """Return what this process wants of all: to stop (the signal), to save, or nothing (0)."""
+        run, saving = self._run, self._saving
+        is_due = run.world.is_main and saving.is_due and not run.last.is_writing
+        return run.stop.signum or int(is_due and _SAVE)
+
+    def _save_if_asked(self, answer: int) -> None:
+        if answer > _SAVE:
+            self._interrupt()
+        elif answer == _SAVE:
+            self._trainee.save_within_epoch()
+            self._saving.restart()
 
     def _learn(
-        self, loaded: Sequence[Any], step: int, steps: int, order: EpochBatchSampler
+        self, loaded: Sequence[Any], number: int, steps: int, order: EpochBatchSampler
     ) -> None:
         """Teach one batch.
 
@@ -208,14 +268,14 @@ class Trainer:
         images, targets = self._run.task.move(images, targets, self._run.world.device)
 
         def names() -> str:
-            indices = [index for _, index in list(order)[step - order.skip]]
+            indices = [index for _, index in list(order)[number]]
             return batch_names(order.dataset, indices)
 
         batch = TrainingBatch(images, targets, supp, names)
         with naming_images(names, "the teacher cannot take"):
             teacher_io = self._trainee.teacher_forward(batch)
         self._trainee.learn(batch, teacher_io)
-        if step % self._plan.log_freq == 0:
+        if (self._trainee.progress.step - 1) % self._plan.log_freq == 0:
             self._trainee.log_step(steps, len(images))
 
     def _validate(self, section: Mapping[str, Any]) -> Sequence[Evaluation] | None:

@@ -9,7 +9,6 @@ written holds plain values only, so that `torch.load` reads it with its defaults
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import os
 import tempfile
@@ -27,10 +26,11 @@ from ladon.errors import CheckpointError, LadonError, of_writing, why_not_writte
 from ladon.models.fit import check_finite, first_bad, load_into
 from ladon.models.safe_load import load_safely
 from ladon.models.weights import current_names, find_weights, has_old_names
-from ladon.replacing import replacing
+from ladon.replacing import replacing_on_disk
 
 __all__ = [
     "Checkpoint",
+    "cannot_save",
     "check_finite",
     "check_writable",
     "current_names",
@@ -242,24 +242,15 @@ def save_atomically(content: Any, path: str | os.PathLike) -> None:
     """
     file = Path(path).expanduser()
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as temporary, temporary.open("wb") as target:
+        with replacing_on_disk(file) as target:
             torch.save(content, target)
-            target.flush()
-            os.fsync(target.fileno())
-        _sync_folder(file.parent)
     except (OSError, RuntimeError) as error:
-        raise LadonError(f"cannot write checkpoint {file}: {why_not_written(error)}") from error
+        raise cannot_save(file, error) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    """Put the rename itself on the disk, where the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def cannot_save(file: Path, error: BaseException) -> LadonError:
+    """Return the error of a checkpoint that could not be written."""
+    return LadonError(f"cannot write checkpoint {file}: {why_not_written(error)}")
 
 
 def check_writable(path: str | os.PathLike, where: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ladon.children import Children, Say, Stoppable
+from ladon.engine.interrupt import STOPPING
 from ladon.errors import LadonError
 
 LINES_KEPT = 15
@@ -34,8 +34,7 @@ class Ended:
     @property
     def is_stop(self) -> bool:
         """Whether it ended as one that was asked to stop."""
-        asked = (signal.SIGINT, signal.SIGTERM)
-        return self.code in {*(128 + number for number in asked), *(-number for number in asked)}
+        return self.code in {code for number in STOPPING for code in (128 + number, -number)}
 
     def judge(self, *, interrupted: bool) -> tuple[str, str]:
         """Return status and detail of the job.

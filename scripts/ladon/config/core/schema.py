@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ladon.choices import INPUTS, MODES, PRECISIONS
+from ladon.choices import INPUTS, MODES, ON_BAD_SAMPLE, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class OneOf:
 Rule = Section | ListOf | RegistryKey | OneOf | str
 
 ANY, NUMBER, COUNT, WHOLE = "any", "number", "count", "whole number"
+NOT_NEGATIVE = "number of at least 0"
 FLAG, TEXT, PATHS, DATASET, WEIGHT = "true or false", "text", "list of text", "dataset id", "weight"
 
 
@@ -191,6 +192,9 @@ _PRECISION = OneOf(PRECISIONS)
 TRAIN_KEYS: dict[str, Rule] = {
     "log_freq": COUNT,
     "epoch_to_update": ANY,
+    "checkpoint_every": NOT_NEGATIVE,
+    "checkpoint_steps": COUNT,
+    "on_bad_sample": OneOf(ON_BAD_SAMPLE),
     "precision": _PRECISION,
     "compile": FLAG,
 }

@@ -272,6 +272,7 @@ class Validator:
         fits = {
             schema.ANY: True,
             schema.NUMBER: is_number,
+            schema.NOT_NEGATIVE: is_number and value >= 0,
             schema.WEIGHT: is_number or isinstance(value, dict),
             schema.COUNT: is_count(value),
             schema.WHOLE: is_count(value) or (value == 0 and isinstance(value, int)),
@@ -283,6 +284,7 @@ class Validator:
         }
         words = {
             schema.NUMBER: "a number",
+            schema.NOT_NEGATIVE: "a number of at least 0",
             schema.WEIGHT: "a number, or a number for each of the model's losses",
             schema.COUNT: "a whole number of at least 1",
             schema.WHOLE: "a whole number",
