@@ -24,7 +24,7 @@ from ladon.images import open_image
 from ladon.logs import progress
 from ladon.measure.clock import Clock
 from ladon.measure.labelled import Labelled, common_images, spread
-from ladon.measure.ways import PICTURE, Identity, Way, picture_of
+from ladon.measure.ways import LADON, PICTURE, SINGLE, Identity, Way, picture_of
 from ladon.metrics.base import Metric
 from ladon.replacing import write_json
 from ladon.split.answers import IGNORED, Answers
@@ -193,7 +193,7 @@ def write_runs(
     Raises:
         LadonError: a file cannot be written.
     """
-    files = []
+    files, sent = [], {LADON: "one payload", SINGLE: "three payloads"}
     for score in scores:
         identity, task = score.identity, score.labelled.task
         slug = re.sub(r"[^\w.]+", "-", identity.name).strip("-").lower()
@@ -216,7 +216,7 @@ def write_runs(
             "mode": "test",
             "name": f"unsplit {codec['before']}"
             if is_picture
-            else f"{identity.curve}, one payload",
+            else f"{identity.curve}, {sent[identity.kind]}",
             "dataset": score.labelled.dataset_id,
             "beta": None if is_picture else identity.setting,
             "backbone": None if is_picture else backbone,
