@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from large_inputs import write_annotations
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -92,6 +93,15 @@ def test_both_ways_of_reading_are_equal(tmp_path, seed, painted):
     fast = fast_columns(path, painted)
     assert fast is not None
     columns_are_equal(fast, columns_of(load_coco(path).dataset, painted))
+
+
+def test_a_file_like_cocos_own_is_read_the_fast_way(tmp_path):
+    path = tmp_path / "a.json"
+    write_annotations(path, images=40, boxes=300)
+    found = fast_columns(path, PAINTED)
+    columns_are_equal(found, columns_of(load_coco(path).dataset, PAINTED))
+    assert (len(found.image_ids), len(found.boxes)) == (40, 300)
+    assert 0 < found.crowds.sum() < 30
 
 
 def target_of_coco(coco, image_id):

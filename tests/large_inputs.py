@@ -1,14 +1,27 @@
-"""Inputs as large as the published ones, made up: COCO's annotation file, ImageNet's folders."""
+"""Inputs as large as the published ones, made up: COCO's annotation file, ImageNet's folders.
+
+They are never committed. `python tests/large_inputs.py FOLDER` makes both in a folder (0.5 GB; on
+a tmpfs, as the folders hold 1.3 million empty files), if they are not there, and prints what
+torchvision's and Ladon's datasets take, each in a process of its own: seconds to the dataset and to
+the first batch of four workers, and the most memory that its processes held together (PSS).
+Folders are known again no sooner than an hour after they were made.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch.utils.data import DataLoader
 
 IMAGES, BOXES = 118_287, 860_001
 """Of COCO 2017's training set."""
@@ -106,3 +119,82 @@ def _objects(image_ids: np.ndarray, boxes: int, rng: np.random.Generator) -> Ite
                 f'"bbox": [{numbers[x]}, {numbers[y]}, {numbers[w]}, {numbers[h]}], '
                 f'"category_id": {categories[n]}, "id": {900_000 + start + n}}}'
             )
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def boxes_of(folder: Path, way: str) -> None:
+    annotations, images = folder / "annotations.json", folder / "images"
+    if way == "torchvision":
+        from torchvision.datasets import CocoDetection
+        from torchvision.transforms.functional import to_tensor
+
+        dataset = CocoDetection(images, annotations, transform=to_tensor)
+    else:
+        from ladon.data.coco import coco_dataset
+
+        dataset = coco_dataset(images, annotations, False, is_segment=way == "segmentation")
+    say(f"dataset after {time.perf_counter() - START:.1f} s, ")
+    batches = iter(DataLoader(dataset, 4, shuffle=True, num_workers=4, collate_fn=list))
+    next(batches)
+    say(f"first batch after {time.perf_counter() - START:.1f} s, ")
+    for _ in range(100):
+        next(batches)
+
+
+def folders_of(folder: Path, way: str) -> None:
+    from torchvision import datasets
+
+    from ladon.data.folder import ImageFolder
+
+    start = time.perf_counter()
+    made = (datasets.ImageFolder if way == "torchvision" else ImageFolder)(folder / "classes")
+    say(f"{len(made)} files after {time.perf_counter() - start:.1f} s, ")
+
+
+def memory_mib(pid: int) -> float:
+    """Proportional share of a process and of those below it, in MiB."""
+    total = 0.0
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        total = int(re.findall(r"^Pss: +(\d+)", text, re.MULTILINE)[0]) / 1024
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                total += memory_mib(int(child))
+    except (OSError, IndexError):  # it has just ended
+        pass
+    return total
+
+
+def measured(*arguments: str) -> None:
+    child = subprocess.Popen([sys.executable, __file__, *arguments])
+    done, peak = threading.Event(), 0.0
+    threading.Thread(target=lambda: (child.wait(), done.set())).start()
+    while not done.wait(0.2):
+        peak = max(peak, memory_mib(child.pid))
+    say(f"{peak:.0f} MiB ({' '.join(arguments[1:])})\n")
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "annotations.json").exists():
+        write_annotations(folder / "annotations.json")
+        write_images(folder / "annotations.json", folder / "images")
+        write_folders(folder / "classes")
+    for way in ("torchvision", "detection", "segmentation"):
+        measured(str(folder), "boxes", way)
+    os.environ["LADON_CACHE"] = str(folder / "cache")
+    for way in ("torchvision", "ladon", "ladon"):
+        measured(str(folder), "folders", way)
+
+
+if __name__ == "__main__":
+    START = time.perf_counter()
+    sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+    if len(sys.argv) == 2:
+        main(Path(sys.argv[1]))
+    else:
+        {"boxes": boxes_of, "folders": folders_of}[sys.argv[2]](Path(sys.argv[1]), sys.argv[3])
