@@ -36,7 +36,7 @@ from ladon.split.answers import Answers
 from ladon.split.loading import load, open_run
 from ladon.split.model import SplitModel
 from ladon.split.prediction import PAYLOAD_SUFFIX, find_files
-from ladon.sweep import PLACEHOLDER
+from ladon.sweeps.betas import PLACEHOLDER
 
 logger = logging.getLogger(__name__)
 
