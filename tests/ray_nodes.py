@@ -32,6 +32,7 @@ def two_nodes() -> Iterator:
     folder = tempfile.mkdtemp(prefix="ladon-ray-")  # a path of sockets must be short
     env = {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": folder,  # a note of the last cluster, which others would join
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
         # a node that is gone refuses at once, and is missed in seconds
