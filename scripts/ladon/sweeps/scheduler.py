@@ -128,7 +128,7 @@ class Scheduler:
         return ready
 
     def _all_wait_for(self, job: Job) -> bool:
-        """Whether all others stand on a job, done or not: threads, and so results, follow from it."""
+        """Whether all others stand on a job, done or not: threads and results follow from it."""
         on_it = {job}
         for other in self._jobs:  # what one stands on is in front of it
             if on_it.intersection(other.needs):
