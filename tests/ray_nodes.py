@@ -30,6 +30,7 @@ _MEMORY = 80 << 20  # bytes for objects, the least that Ray takes
 def two_nodes() -> Iterator:
     """Start the cluster, a core each; yield it and its second node."""
     folder = tempfile.mkdtemp(prefix="ladon-ray-")  # a path of sockets must be short
+    Path(folder, "ray").mkdir()
     env = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": folder,  # a note of the last cluster, which others would join
@@ -47,14 +48,14 @@ def two_nodes() -> Iterator:
         from ray.cluster_utils import Cluster
 
         # it would take the machine's address in place of the loopback's
-        with mock.patch.object(services, "resolve_ip_for_localhost", lambda host: host):
-            head = {**here, "include_dashboard": False, "temp_dir": folder}
-            cluster = Cluster(initialize_head=True, head_node_args=head)
-            try:
-                yield cluster, cluster.add_node(**here)
-            finally:
-                cluster.shutdown()
-                shutil.rmtree(folder, ignore_errors=True)
+        loopback = mock.patch.object(services, "resolve_ip_for_localhost", lambda host: host)
+        with contextlib.ExitStack() as stack:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(loopback)
+            cluster = Cluster()
+            stack.callback(cluster.shutdown)
+            cluster.add_node(**here, include_dashboard=False, temp_dir=folder)
+            yield cluster, cluster.add_node(**here)
 
 
 def lose(
