@@ -17,7 +17,7 @@ env: .venv/ready  ## create the environment in .venv (about 2 minutes)
 
 .venv/ready: Pipfile
 	@$(PYTHON) -m pipenv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet pipenv
-	$(PYTHON) -m pipenv --python $(PYTHON) install --skip-lock --categories "packages dev-packages serve"
+	$(PYTHON) -m pipenv --python $(PYTHON) install --skip-lock --categories "packages dev-packages serve cluster"
 	@touch $@
 
 demo: .venv/ready  ## train and test everything on bundled data (about 12 minutes on 2 cores)
