@@ -39,12 +39,14 @@ def last(tmp_path):
 
 @pytest.fixture
 def gate(monkeypatch):
-    """Writes wait for it; they are listed in its attribute `done`."""
+    """Writes wait for it; `done` lists them, `waiting` is how many have begun."""
     event, original = threading.Event(), last_file.replacing_on_disk
-    event.done = []
+    event.done, event.waiting = [], 0
 
     def replacing_on_disk(path, kept=None):
+        event.waiting += 1
         assert event.wait(60)
+        assert event.waiting == len(event.done) + 1, "two at once"
         event.done.append(threading.current_thread().name)
         return original(path, kept)
 
