@@ -203,6 +203,19 @@ def uninterrupted(lab):
     return lab
 
 
+@pytest.fixture
+def quick_disk(monkeypatch):
+    """A save in the background is done before the next step: none is left out for a slow disk."""
+    original = LastFile.write_behind
+
+    def write_behind(self, content):
+        original(self, content)
+        self.wait()
+
+    monkeypatch.setattr(LastFile, "write_behind", write_behind)
+
+
+@pytest.mark.usefixtures("quick_disk")
 @pytest.mark.parametrize("end", ["killed", "torn", "warned"])
 def test_a_run_goes_on_from_within_an_epoch_to_the_same_end(uninterrupted, monkeypatch, end):
     lab, config = uninterrupted, fresh(uninterrupted, "teacher", end, **PLAN)
@@ -225,6 +238,7 @@ def test_a_run_goes_on_from_within_an_epoch_to_the_same_end(uninterrupted, monke
     assert [p.name for p in path.parent.glob(".*")] == []
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_spoilt_weights_are_not_saved_within_an_epoch(lab, monkeypatch):
     config = fresh(lab, "teacher", "spoilt", **PLAN)
     original, calls = Stage.step, []
@@ -243,6 +257,7 @@ def test_spoilt_weights_are_not_saved_within_an_epoch(lab, monkeypatch):
     assert load_safely(path)["progress"]["step"] == 2
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_a_full_disk_within_an_epoch_does_not_end_the_training(lab, monkeypatch):
     config = fresh(lab, "teacher", "full", **PLAN)
     original = last_file.replacing_on_disk

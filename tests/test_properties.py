@@ -99,7 +99,7 @@ def test_ranks_deal_out_an_epoch_and_a_resumed_one_is_its_tail(size, batch, rank
         )
         sampler.set_epoch(epoch)
         shards.append(list(sampler))
-        sampler.set_epoch(epoch, skip)
+        sampler.set_epoch(epoch, skip * ranks)
         assert list(sampler) == shards[-1][skip:]
         assert sampler.remaining == len(shards[-1][skip:])
     rounds = len(shards[0])

@@ -116,6 +116,17 @@ def test_before_anything(running, browser):
         expect(page.get_by_label("choose a file")).to_be_visible()
 
 
+def test_a_picture_that_is_quicker_than_the_page_is_answered_too(running, browser):
+    held = []
+    with opened(browser, "about:blank") as page:
+        page.route("**/page/about", held.append)
+        page.goto(f"http://{running.url}")
+        drop(page, "beach.png", png())
+        expect(page.get_by_role("radio")).to_have_count(0)
+        held[0].continue_()
+        assert done(page).startswith("beach.png, in a payload of ")
+
+
 def test_a_picture_is_dropped_and_answered_as_by_the_model(running, browser, configs):
     with ladon.load(configs[SMALL]) as model:
         payload = model.encode(pixels())

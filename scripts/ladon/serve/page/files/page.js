@@ -7,6 +7,7 @@ const byId = (id) => document.getElementById(id);
 const state = {
   token: "",
   about: null,
+  beginning: null, // the promise of it
   picture: null, // {name, alt, blob}: the one that was chosen last and can be used
   sent: new Map(), // bytes of the picture's payloads by model
   running: null, // AbortController of the request on its way
@@ -137,6 +138,7 @@ async function chooseFile(files) {
 }
 
 async function choose(name, blob, alt = "") {
+  if (!state.about) await state.beginning; // people may be quicker than the page
   if (!state.about) {
     complain("The models are not known yet.", begin);
     return;
@@ -243,4 +245,4 @@ byId("token-form").addEventListener("submit", async (event) => {
   await again?.();
 });
 
-begin();
+state.beginning = begin();
