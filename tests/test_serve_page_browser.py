@@ -119,7 +119,7 @@ def test_before_anything(running, browser):
 def test_a_picture_that_is_quicker_than_the_page_is_answered_too(running, browser):
     held = []
     with opened(browser, "about:blank") as page:
-        page.route("**/page/about", held.append)
+        page.route("**/page/about", lambda route: held.append(route))
         page.goto(f"http://{running.url}")
         drop(page, "beach.png", png())
         expect(page.get_by_role("radio")).to_have_count(0)
