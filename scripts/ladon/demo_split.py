@@ -117,7 +117,8 @@ def ask(python: Path, edge: Path, url: str, images: Sequence[Path], sent: Path) 
         LadonError: it failed.
     """
     shutil.rmtree(sent, ignore_errors=True)
-    flags = ["--server", url, "--json", "--save-payloads", str(sent)]
+    # on one machine, threads that wait for work would keep the server from its cores
+    flags = ["--threads", "1", "--server", url, "--json", "--save-payloads", str(sent)]
     command = [str(python), str(edge / "edge.py"), *flags, *map(str, images)]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
