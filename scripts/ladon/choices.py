@@ -12,3 +12,6 @@ INPUTS = ("reference", "fast")
 
 PRECISIONS = ("float32", "bf16")
 """Arithmetic of decoder, body and heads; what comes before the payload is always float32."""
+
+HEADS = ("classification", "detection", "segmentation")
+"""What a server half can be asked, in the order in which it answers."""

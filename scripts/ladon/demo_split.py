@@ -136,11 +136,11 @@ def compare(config: Path, rows: Sequence[Any], sent: Path, pictures: Path) -> Co
         pictures: folder that gets each image with its answers drawn.
     """
     import ladon
+    from ladon.codec import Payload
     from ladon.images import open_image
-    from ladon.split.pictures import drawn
+    from ladon.split.prediction import Prediction, Saver
 
-    pictures.mkdir(parents=True, exist_ok=True)
-    different = []
+    saver, different = Saver(pictures, None), []
     with ladon.load(config) as model:
         for row in rows:
             image = Path(row["image"])
@@ -148,10 +148,9 @@ def compare(config: Path, rows: Sequence[Any], sent: Path, pictures: Path) -> Co
             answers = model.answer(data)
             if json.loads(json.dumps(answers.to_plain())) != row["answers"]:
                 different.append(image.name)
-            picture = open_image(image, upright=True)
-            size = picture.height, picture.width
-            shown = drawn(picture, answers, size, caption=f"{len(data):,} bytes")
-            shown.save(pictures / f"{image.stem}.png")
+            picture, payload = open_image(image, upright=True), Payload.from_bytes(data)
+            saver.save(Prediction(image, payload, len(data), answers, picture))
+    saver.close()
     return Compared(len(rows) - len(different), tuple(different))
 
 

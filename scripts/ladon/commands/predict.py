@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ladon.choices import PRECISIONS
+from ladon.choices import HEADS, PRECISIONS
 from ladon.cli import answer, prepare_process
 from ladon.errors import LadonError, UsageError
 from ladon.launch import make_parser
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ladon.split.prediction import Prediction
-
-_HEADS = ("classification", "detection", "segmentation")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,7 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--save", metavar="FOLDER", help="write pictures and predictions.jsonl")
     add("--save-payloads", metavar="FOLDER", help="write each payload as a .ladon file")
     add("--json", action="store_true", help="print a JSON line an image instead of the table")
-    add("--heads", nargs="+", choices=_HEADS, help="answers that are wanted (default: all)")
+    add("--heads", nargs="+", choices=HEADS, help="answers that are wanted (default: all)")
     add(
         "--threshold",
         type=_share,

@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from ladon.choices import HEADS
 from ladon.codec.container import MOST_IMAGE_PIXELS
 from ladon.edge.messages import (
     Message,
@@ -83,8 +84,6 @@ OUTPUTS = {
 """By name, in the order of a response. A name that is not known is empty; `mask_names` has no
 elements then. `answers` is `Answers.to_plain` as JSON. FP64 is what Python computes with: nothing
 is rounded on the way."""
-
-HEADS = tuple(dict.fromkeys(output.head for output in OUTPUTS.values() if output.head))
 
 
 @dataclass(frozen=True, kw_only=True)

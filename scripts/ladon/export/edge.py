@@ -46,6 +46,7 @@ from ladon.split.model import SplitModel
 
 MODULES = (
     "__init__.py",
+    "choices.py",
     "errors.py",
     "flags.py",
     "images.py",

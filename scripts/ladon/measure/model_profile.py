@@ -22,11 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from ladon.backbones import FAMILIES, family_with
 from ladon.bottlenecks import known_bottleneck
 from ladon.bottlenecks.entropy import entropy_models
+from ladon.choices import HEADS
 from ladon.edge.fitting import Fitting
 from ladon.measure.clock import Clock
 from ladon.measure.summary import Summary
 from ladon.models.inference import inference
-from ladon.models.ladon import HEADS, ThreeHeadedLadon
+from ladon.models.ladon import ThreeHeadedLadon
 from ladon.models.precision import forward_only
 from ladon.split.model import SplitModel
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ladon.choices import HEADS
 from ladon.measure.energy import Device, Energy, modelled
 from ladon.measure.links import Link
 from ladon.measure.summary import Summary
 from ladon.measure.timing import Sample
 from ladon.measure.ways import LADON, SINGLE, Identity
-from ladon.models.ladon import HEADS
 
 TRANSMIT, ROUND_TRIP = "link: bytes / rate", "link: round trip"
 TERMS = {

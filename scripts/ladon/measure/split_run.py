@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from ladon.benchmark.machine import intraop_threads
+from ladon.choices import HEADS
 from ladon.config import load_config
 from ladon.data.samples import sample_path
 from ladon.errors import ConfigError, UsageError
@@ -30,7 +31,6 @@ from ladon.measure.summary import Summary
 from ladon.measure.timing import Plan
 from ladon.measure.unsplit import Unsplit
 from ladon.measure.ways import LADON, SINGLE, Identity, OnDevice, Picture, Split, Way
-from ladon.models.ladon import HEADS
 from ladon.report.results import backbone_in
 from ladon.split.answers import Answers
 from ladon.split.loading import load, open_run

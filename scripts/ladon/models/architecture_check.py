@@ -11,12 +11,13 @@ from torch import nn
 
 from ladon.bottlenecks import find_bottleneck
 from ladon.bottlenecks.entropy import CDF_TABLES
+from ladon.choices import HEADS
 from ladon.config import Config
 from ladon.config.validate.registries import model_kind
 from ladon.errors import LadonError
 from ladon.launch import PACKAGE
 from ladon.models.build import build_model, without_paths
-from ladon.models.ladon import HEADS, ThreeHeadedLadon
+from ladon.models.ladon import ThreeHeadedLadon
 from ladon.models.meta_device import on_meta_device
 
 # one line per tensor: name, shape, dtype; read from the paper's models under today's libraries

@@ -17,11 +17,12 @@ from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ladon.backbones import BOTTLENECK, FAMILIES, Family, family_of, member_of
+from ladon.choices import HEADS
 from ladon.errors import CheckpointError, ConfigError, LadonError, in_one_line
 from ladon.models.bodies import as_body, pyramid_arguments, segmentation_arguments
 from ladon.models.checkpoint import Checkpoint, load_into, read_checkpoint
 from ladon.models.describe import num_classes_of
-from ladon.models.ladon import HEADS, ThreeHeadedLadon, assemble, segmentation_checkpoint
+from ladon.models.ladon import ThreeHeadedLadon, assemble, segmentation_checkpoint
 from ladon.models.library import (
     from_library,
     is_from_library,

@@ -21,12 +21,12 @@ from torch.nn import functional
 from ladon.backbones import BOTTLENECK, Family
 from ladon.backbones.splittable import run_head
 from ladon.bottlenecks import update_bottleneck
+from ladon.choices import HEADS
 from ladon.errors import CheckpointError
 from ladon.models.checkpoint import Checkpoint, load_into
 
 logger = logging.getLogger(__name__)
 
-HEADS = ("classification", "detection", "segmentation")
 _HEADS = {"detection": "roi_heads.", "segmentation": "classifier."}
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 

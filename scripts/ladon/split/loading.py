@@ -13,6 +13,7 @@ from torch import nn
 
 from ladon.backbones import family_of
 from ladon.bottlenecks import Bottleneck, find_bottleneck, update_bottleneck
+from ladon.choices import HEADS
 from ladon.config import Config, check_config, load_config
 from ladon.config.validate.registries import model_kind
 from ladon.engine.distributed import World
@@ -21,7 +22,7 @@ from ladon.engine.run import Run
 from ladon.errors import CheckpointError, ConfigError
 from ladon.models import read_checkpoint
 from ladon.models.describe import num_classes_of
-from ladon.models.ladon import HEADS, ThreeHeadedLadon
+from ladon.models.ladon import ThreeHeadedLadon
 from ladon.run_models import build_student
 from ladon.split.class_names import names_or_published
 from ladon.split.heads import Heads, OneHead, ThreeHeads

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ladon.choices import INPUTS, MODES, ON_BAD_SAMPLE, PRECISIONS
+from ladon.choices import HEADS, INPUTS, MODES, ON_BAD_SAMPLE, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -233,11 +233,10 @@ MODEL_KWARGS: dict[str, Rule] = {
     "analysis_config": _ANALYSIS,
     "backbone_config": MODEL,
 }
-THREE_HEADED_PARTS = ("classification", "detection", "segmentation")
 THREE_HEADED_MODEL = Section(
     # body: the part whose checkpoint gives encoder and body (default: classification)
-    {**_MODEL_KEYS, **dict.fromkeys(THREE_HEADED_PARTS, MODEL), "body": TEXT},
-    required=("key", *THREE_HEADED_PARTS),
+    {**_MODEL_KEYS, **dict.fromkeys(HEADS, MODEL), "body": TEXT},
+    required=("key", *HEADS),
 )
 
 MODELS = Section(dict.fromkeys(("teacher_model", "student_model", "model"), ANY), check="models")

@@ -34,7 +34,7 @@ _MODEL_KWARGS["backbone_config"] = _SOURCE
 # … of the student or the only model: what training writes and a test reads.
 _STUDENT = Form(
     {**COMPONENT, "ckpt": "dst_ckpt"},
-    {"kwargs": _KWARGS, **dict.fromkeys(schema.THREE_HEADED_PARTS, _SOURCE)},
+    {"kwargs": _KWARGS, **dict.fromkeys(schema.HEADS, _SOURCE)},
     now=schema.THREE_HEADED_MODEL,
     marks=("src_ckpt",),
     change=steps.student,

@@ -56,7 +56,7 @@ def _stages(validator: Validator, node: ConfigNode, kwargs: Mapping[str, Any]) -
     """Return what a head's backbone delivers; a head of the three stands on the classifier."""
     backbone = kwargs.get("backbone_config")
     parent, _, place = node.path.rpartition(".")
-    if backbone is None and place in schema.THREE_HEADED_PARTS:
+    if backbone is None and place in schema.HEADS:
         backbone = validator.config.section(f"{parent}.classification")
     if not isinstance(backbone, Mapping) or not isinstance(backbone.get("key"), str):
         return {}

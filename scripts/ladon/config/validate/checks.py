@@ -115,7 +115,7 @@ def check_model(validator: Validator, node: ConfigNode, kind: str | None = None)
         return
     kwargs = validator.child(node, "kwargs")
     # the heads of the three-headed model stand on the classifier: they name no backbone
-    is_head = node.path.rpartition(".")[2] in schema.THREE_HEADED_PARTS[1:]
+    is_head = node.path.rpartition(".")[2] in schema.HEADS[1:]
     has_own = kwargs is not None and validator.child(kwargs, "backbone_config") is not None
     derived = ("backbone_config",) if is_head and not has_own else ()
     validator.bind(node, target, derived=derived)
@@ -170,7 +170,7 @@ def _model_entry(
     quantized = validator.child(node, "quantized")
     if quantized is not None and quantized.value is True:
         return validator.entry(key, "quantized model")
-    if place in schema.THREE_HEADED_PARTS:
+    if place in schema.HEADS:
         registry = f"{place} model"
     elif place == "backbone_config":
         registry = "classification model"
