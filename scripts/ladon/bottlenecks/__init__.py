@@ -41,16 +41,14 @@ A bottleneck that is registered with sc2bench and does not follow this protocol 
 tested all the same: it codes by itself, and its data sizes are not recorded.
 """
 
-from ladon.bottlenecks import factorized, hyperprior  # noqa: F401  (register themselves)
-from ladon.bottlenecks.base import (
-    Apply,
-    Bottleneck,
-    Coder,
-    Coding,
-    decode_latent,
-    directly,
-    register,
+from ladon.bottlenecks import (  # noqa: F401  (register themselves)
+    factorized,
+    hyperprior,
+    rate_loss,
+    variable_rate,
 )
+from ladon.bottlenecks.base import Bottleneck, directly, register
+from ladon.bottlenecks.coding import Apply, Coder, Coding, decode_latent
 from ladon.bottlenecks.identity import encoder_id
 from ladon.bottlenecks.of_model import (
     auxiliary_loss,

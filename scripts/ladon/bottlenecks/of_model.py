@@ -11,7 +11,8 @@ from compressai.entropy_models import EntropyBottleneck
 from sc2bench.models.layer import BaseBottleneck
 from torch import Tensor, nn
 
-from ladon.bottlenecks.base import Bottleneck, Coding
+from ladon.bottlenecks.base import Bottleneck
+from ladon.bottlenecks.coding import Coding
 from ladon.bottlenecks.encoder import pinned_arithmetic
 from ladon.bottlenecks.entropy import (
     draw_noise_from,

@@ -105,6 +105,8 @@ class BottleneckKind(IntEnum):
     """Two strings: a latent, and the hyper latent that predicts its scales."""
     MEAN_SCALE_HYPERPRIOR = 3
     """Two strings: a latent, and the hyper latent that predicts its scales and means."""
+    VARIABLE_RATE = 4
+    """One string: a latent with a factorised prior, rounded to the steps of its rate level."""
 
 
 class CoderId(IntEnum):
