@@ -51,7 +51,7 @@ def density(seed=0):
     made = EntropyBottleneck(C)
     with torch.no_grad():
         made.quantiles.copy_(torch.tensor([-7.3, 0.4, 9.1]))
-    return VariableRateEntropyBottleneck.like(made), made
+    return VariableRateEntropyBottleneck.like(made, Rates(levels=2)), made
 
 
 def test_levels_have_the_published_rates():
@@ -290,8 +290,8 @@ def test_tables_travel_with_the_checkpoint(model, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda steps: steps[:-1], r"_quantized_cdf is for 78 level's channels, _steps has 72"),
-        (lambda steps: steps[:, :-1], "_steps has steps of 5 channels, the latent has 6"),
+        (lambda steps: steps[:-1], "steps of 12 levels and 6 channels, the latent has 13 and 6"),
+        (lambda steps: steps[:, :-1], "steps of 13 levels and 5 channels, the latent has 13 and 6"),
         (lambda steps: -steps, "a step of a rate level is not a number above 0"),
         (lambda steps: steps * 0, "a step of a rate level is not a number above 0"),
         (lambda steps: steps.reshape(-1), r"steps of shape \(78,\)"),
@@ -303,6 +303,22 @@ def test_steps_of_a_checkpoint_that_are_none(model, change, words, tmp_path):
     write_checkpoint(tmp_path / "x.pt", model)
     with pytest.raises(CheckpointError, match=words):
         load_into(built(), read_checkpoint(tmp_path / "x.pt", "the test"))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (
+            {"beta": {"low": 0.5, "high": 20.48}},
+            "learnt β from 0.32 to 20.48 in 13 levels, and",
+        ),
+        ({"levels": 14}, "and the config says β from 0.32 to 20.48 in 14 levels"),
+    ],
+)
+def test_a_checkpoint_of_other_rates(model, other, words, tmp_path):
+    write_checkpoint(tmp_path / "x.pt", model)
+    with pytest.raises(CheckpointError, match=words):
+        load_into(built(**other), read_checkpoint(tmp_path / "x.pt", "the test"))
 
 
 def test_other_steps_are_another_encoder(model):

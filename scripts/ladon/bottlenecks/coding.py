@@ -75,6 +75,9 @@ class Coding:
         bottleneck: its weights and tables must not change.
         mode: one of `ladon.choices.MODES`.
         payloads: filled with the sizes of what is encoded.
+
+    Attributes:
+        reuses_latents: whether a thread's latest latent is kept, for the same images again.
     """
 
     def __init__(self, bottleneck: Bottleneck, mode: str, payloads: PayloadSizes) -> None:
@@ -84,6 +87,7 @@ class Coding:
         self._pinned = {module: Encoder(module) for module in bottleneck.transforms}
         self._coder = bottleneck.coder(self._apply) if bottleneck.updated else None
         self._standing = _Standing()
+        self.reuses_latents = False
 
     def _apply(self, module: nn.Module, x: Tensor) -> Tensor:
         # of few pixels or channels several strides are channels_last: by them, too, libraries
@@ -92,8 +96,13 @@ class Coding:
 
     def analyse(self, images: Tensor) -> Tensor:
         """Return the latent [N, C, h, w] float32 of images [N, 3, H, W]."""
+        latest = self._standing.latest
+        if latest is not None and torch.equal(latest[0], images):
+            return latest[1]
         latent = self._pinned[self._bottleneck.analysis](images).detach()
         self._payloads.note(latent)
+        if self.reuses_latents:
+            self._standing.latest = images, latent
         return latent
 
     @contextmanager
@@ -199,9 +208,15 @@ class Coding:
 
 
 class _Standing(threading.local):
-    """The level of rate that a thread codes at; None: the bottleneck's own."""
+    """A thread's state.
+
+    Attributes:
+        level: of rate that it codes at; None: the bottleneck's own.
+        latest: images and their latent, where they may come again.
+    """
 
     level: int | None = None
+    latest: tuple[Tensor, Tensor] | None = None
 
 
 def decode_latent(synthesis: nn.Module, latent: Tensor) -> Tensor:

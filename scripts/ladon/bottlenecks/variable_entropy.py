@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ladon.bottlenecks.entropy import CDF_TABLES, RULES, OwnEntropyBottleneck, TableRules
+from ladon.bottlenecks.rates import Rates
 from ladon.codec.tables import MAX_WIDTH, as_tables, check_quantiles
 from ladon.errors import CheckpointError
 
-STEPS = "_steps"
+STEPS, RATES = "_steps", "_rates"
 
 
 class VariableRateEntropyBottleneck(OwnEntropyBottleneck):
@@ -25,17 +26,20 @@ class VariableRateEntropyBottleneck(OwnEntropyBottleneck):
 
     Its tables are those of all levels, one after another: `_quantized_cdf` [L C, W], `_cdf_length`
     and `_offset` [L C], and `_steps` [L, C] float32 of which they were made: sender and receiver
-    multiply by equal numbers.
+    multiply by equal numbers. `_rates` holds low, high and number of the levels that it learns for.
     """
 
     _steps: Tensor
+    _rates: Tensor
 
     @classmethod
-    def like(cls, own: EntropyBottleneck) -> VariableRateEntropyBottleneck:
+    def like(cls, own: EntropyBottleneck, rates: Rates) -> VariableRateEntropyBottleneck:
         """Return one with the parameters of a factorised prior; it draws no first weights."""
         made = cls.__new__(cls)
         made.__setstate__(own.__getstate__())
         made.register_buffer(STEPS, torch.empty(0))
+        numbers = [rates.low, rates.high, float(rates.levels)]
+        made.register_buffer(RATES, torch.tensor(numbers, dtype=torch.float64))
         return made
 
     def forward(  # type: ignore[override]  # of a latent there are steps
@@ -146,6 +150,9 @@ def _check(module: VariableRateEntropyBottleneck, tensors: Mapping[str, Tensor])
     """Look at a checkpoint's tables and steps: all of them are there, or none."""
     if module.channels == 0:
         raise CheckpointError("a bottleneck of no channels")
+    own, found = (_in_words(rates) for rates in (module._rates, tensors[RATES]))
+    if own != found:
+        raise CheckpointError(f"it has learnt {found}, and the config says {own}")
     cdf, length, offset = (tensors[name] for name in CDF_TABLES)
     if not any(table.numel() for table in (cdf, length, offset)):
         if bool(tensors["quantiles"].isfinite().all()):
@@ -153,11 +160,19 @@ def _check(module: VariableRateEntropyBottleneck, tensors: Mapping[str, Tensor])
         return
     steps = tensors[STEPS]
     _check_steps(steps)
-    if steps.shape[1] != module.channels:
+    if steps.shape != (int(module._rates[2]), module.channels):
         raise CheckpointError(
-            f"{STEPS} has steps of {steps.shape[1]} channels, the latent has {module.channels}"
+            f"{STEPS} has steps of {len(steps)} levels and {steps.shape[1]} channels, the latent "
+            f"has {int(module._rates[2])} and {module.channels}"
         )
     as_tables(cdf, length, offset, steps.numel(), "level's channel", STEPS)
+
+
+def _in_words(rates: Tensor) -> str:
+    if rates.shape != (3,):
+        return f"rates of shape {tuple(rates.shape)}"
+    low, high, levels = rates.tolist()
+    return f"β from {low:g} to {high:g} in {levels:g} levels"
 
 
 RULES[VariableRateEntropyBottleneck] = TableRules((*CDF_TABLES, STEPS), _check)

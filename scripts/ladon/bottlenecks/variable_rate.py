@@ -168,7 +168,8 @@ class VariableRateBottleneck(FPBasedResNetBottleneck):
         )
         self.rates = Rates(levels=levels, **(beta or {}))
         self.level = self.rates.middle
-        self.entropy_bottleneck = VariableRateEntropyBottleneck.like(self.entropy_bottleneck)
+        prior = self.entropy_bottleneck
+        self.entropy_bottleneck = VariableRateEntropyBottleneck.like(prior, self.rates)
         features = decoder_channel_sizes[-1] if decoder_channel_sizes else num_target_channels
         self.decoder = ModulatedDecoder(self.decoder, features, hidden)
         self.step_sizes = StepSizes(self.entropy_bottleneck.channels, hidden)
