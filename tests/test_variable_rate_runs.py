@@ -11,6 +11,8 @@ from training_runs import Killed, assert_same_run, killed_when
 
 from ladon.engine.student_trainer import StudentTrainer
 from ladon.models.checkpoint import read_checkpoint
+from ladon.report.runs import read_metrics
+from ladon.report.series import split_series
 
 NAMES = {
     "classification": "splittable_resnet18-vr_from_resnet18",
@@ -85,6 +87,16 @@ def test_images_are_encoded_once_for_all_rates(rates_lab, monkeypatch):
     flags = "-test_only", "-student_only", "--rate", *RATES
     assert rates_lab.run("detection", *flags, config=config, log="once") == 0
     assert sum(seen) == rates_lab.metrics("once")["num_images"]
+
+
+def test_a_report_has_one_curve_of_it(rates_lab):
+    folder = rates_lab.folder / "logs" / "classification"
+    results = [r for r in read_metrics(folder / "metrics.json") if r.role == "student"]
+    (line,), _ = split_series(results)
+    assert [r.beta for r in line.results] == pytest.approx([0.32, 2.56, 20.48])
+    assert line.results[0].backbone == "resnet18"
+    sizes = [size for size, _ in line.points]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_without_rates_it_is_tested_in_the_middle(rates_lab):
