@@ -17,9 +17,9 @@ from ladon.bottlenecks import (
     use_own_noise,
 )
 from ladon.bottlenecks.entropy import set_tables, tables
-from ladon.bottlenecks.rates import Rates
 from ladon.bottlenecks.variable_entropy import VariableRateEntropyBottleneck
 from ladon.bottlenecks.variable_rate import StepSizes, VariableRateBottleneck
+from ladon.codec.rates import Rates
 from ladon.errors import CheckpointError, UsageError
 from ladon.models import build_model, load_into, read_checkpoint, write_checkpoint
 

@@ -14,8 +14,8 @@ from ladon.bottlenecks.coding import Apply, Coder, Coding
 from ladon.bottlenecks.encoder import pinned_arithmetic
 from ladon.bottlenecks.entropy import entropy_models, own_entropy_models
 from ladon.bottlenecks.payloads import PayloadSizes
-from ladon.bottlenecks.rates import Rates
 from ladon.codec import BottleneckKind
+from ladon.codec.rates import Rates
 from ladon.errors import UsageError
 
 register = register_layer_class

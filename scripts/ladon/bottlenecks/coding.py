@@ -161,6 +161,33 @@ class Coding:
         coded = strings if self._mode == "full" else coder.quantize(prepared)
         return {"strings": coded, "shape": shape, **({} if levels is None else {"levels": levels})}
 
+    def code_within(self, latent: Tensor, most_bytes: int) -> dict[str, Any]:
+        """Turn one image's latent into the finest payload of at most so many bytes.
+
+        Args:
+            latent: [1, C, h, w] float32.
+            most_bytes: of its strings together.
+
+        Returns:
+            As `code` does.
+
+        Raises:
+            DataError: the image takes more at the coarsest rate.
+            UsageError: the bottleneck has one rate.
+        """
+        rates = self._bottleneck.rates
+        if rates is None or len(self._bottleneck.parts) != 1:
+            raise UsageError(
+                f"{type(self._bottleneck).__name__} has one rate: it keeps to no budget"
+            )
+
+        def encode(level: int) -> bytes:
+            coder = self._coder_at([level])
+            return coder.encode(coder.prepare(latent))[0][0]
+
+        level, _ = rates.finest(encode, most_bytes)
+        return self.code(latent, [level])
+
     def encode(self, images: Tensor, levels: Sequence[int] | None = None) -> dict[str, Any]:
         """Encode images [N, 3, H, W]; return what `decode` takes, as `code` does."""
         return self.code(self.analyse(images), levels)

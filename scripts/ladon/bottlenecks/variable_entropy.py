@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ladon.bottlenecks.entropy import CDF_TABLES, RULES, OwnEntropyBottleneck, TableRules
-from ladon.bottlenecks.rates import Rates
+from ladon.codec.rates import Rates
 from ladon.codec.tables import MAX_WIDTH, as_tables, check_quantiles
 from ladon.errors import CheckpointError
 

@@ -14,9 +14,9 @@ from ladon.bottlenecks.base import register
 from ladon.bottlenecks.coding import Apply, Coder
 from ladon.bottlenecks.entropy import Draws, has_tables
 from ladon.bottlenecks.factorized import FPBasedResNetBottleneck
-from ladon.bottlenecks.rates import Rates
 from ladon.bottlenecks.variable_entropy import VariableRateEntropyBottleneck
 from ladon.codec import BottleneckKind, LeveledCoder, quantize
+from ladon.codec.rates import Rates
 
 
 class StepSizes(nn.Module):

@@ -176,6 +176,11 @@ class Payload:
         _check_sizes(self)
         _check_fit(self)
 
+    @staticmethod
+    def body_within(most_bytes: int, strings: int = 1) -> int:
+        """Return how many bytes strings may have in a payload of at most so many bytes."""
+        return most_bytes - _HEAD.size - (strings + 1) * _NUMBER.size
+
     @property
     def num_body_bytes(self) -> int:
         """Bytes of the strings, without what stands around them."""

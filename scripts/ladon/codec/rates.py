@@ -1,16 +1,24 @@
-"""The rates of a bottleneck that has several: levels, evenly spaced in log β."""
+"""The rates of a bottleneck that has several: levels, evenly spaced in log β.
+
+Needs no PyTorch: a device has none.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ladon.codec.container import MOST_RATES
-from ladon.errors import UsageError
+from ladon.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class BudgetError(DataError):
+    """An image that takes more bytes than it may have, at any rate."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Rates:
 
     def betas(self, levels: Tensor) -> Tensor:
         """Return β [N] float32 of levels [N]."""
-        return self.low * torch.pow(self.high / self.low, levels / (self.levels - 1))
+        return self.low * (self.high / self.low) ** (levels / (self.levels - 1))
 
     def positions(self, levels: Tensor) -> Tensor:
         """Return where levels [N] are between low and high, float32 from -1 to 1, in log β."""
@@ -79,3 +87,32 @@ class Rates:
         for level in levels:
             if not 0 <= level < self.levels:
                 raise UsageError(f"rate level {level}: this model has 0 to {self.levels - 1}")
+
+    def finest(self, encode: Callable[[int], bytes], most_bytes: int) -> tuple[int, bytes]:
+        """Return the finest level whose string has at most so many bytes, and that string.
+
+        Strings get shorter with the level, so that half of the levels are left out at each try:
+        six strings of 61 levels. They are coded, not estimated: a coder takes less time for it than
+        a sum over symbols does, and no budget is exceeded by an estimate's error.
+
+        Args:
+            encode: makes the string of a level.
+            most_bytes: of it.
+
+        Raises:
+            BudgetError: the coarsest level's has more.
+        """
+        fine, coarse, found = 0, self.levels - 1, b""
+        while fine <= coarse:
+            level = (fine + coarse) // 2
+            string = encode(level)
+            if len(string) <= most_bytes:
+                coarse, found, chosen = level - 1, string, level
+            else:
+                fine, least = level + 1, len(string)
+        if not found:
+            raise BudgetError(
+                f"the image takes {least:,} bytes at the coarsest rate, β {self.high:g}, and the "
+                f"budget leaves {max(0, most_bytes):,}: allow more"
+            )
+        return chosen, found
