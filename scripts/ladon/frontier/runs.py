@@ -18,11 +18,13 @@ EPOCHS = 3
 BUDGETS = (1, 5)
 """Times `EPOCHS`. Five separate models at 1 cost as much as one model for every rate at 5."""
 SEPARATE, VARIABLE = "separate", "variable"
-_HEADS = {
-    "detection": ("faster_rcnn_splittable_resnet18-{}_fpn.yaml", 4),
-    "segmentation": ("deeplabv3_splittable_resnet18-{}.yaml", 5),
+_VARIABLE = {
+    "classification": "splittable_resnet18-vr_from_resnet18.yaml",
+    "detection": "faster_rcnn_splittable_resnet18-vr_fpn.yaml",
+    "segmentation": "deeplabv3_splittable_resnet18-vr.yaml",
 }
-"""Of each head its config's name and its epochs, whatever the classifier's budget."""
+_HEAD_EPOCHS = {"detection": 4, "segmentation": 5}
+"""Whatever the classifier's budget."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,8 @@ class Trial:
         Args:
             needs: the teacher's run, or of a head the classifier's.
         """
-        variant = f"fp-beta{self.beta}" if self.beta else "vr"
+        config = f"_base_/{self.task}.yaml" if self.beta else _VARIABLE[self.task]
         if self.task == "classification":
-            config = f"splittable_resnet18-{variant}_from_resnet18.yaml"
             student = "models.student_model"
             settings = [
                 f"models.teacher_model.src_ckpt={needs.checkpoint}",
@@ -70,10 +71,10 @@ class Trial:
                 *(f"train.{s}.num_epochs={EPOCHS * self.budget}" for s in ("stage1", "stage2")),
             ]
         else:
-            name, epochs = _HEADS[self.task]
-            config, student = name.format(variant), "models.model"
+            student, epochs = "models.model", _HEAD_EPOCHS[self.task]
             settings = [f"backbone_ckpt={needs.checkpoint}", f"train.num_epochs={epochs}"]
         settings.append(f"{student}.dst_ckpt={self.checkpoint}")
+        settings += [f"beta={self.beta}"] if self.beta else []
         return Job(
             self.name,
             self.task,
