@@ -231,14 +231,15 @@ class Coding:
             What `read` takes: `strings`, the quantised latent itself where the mode decodes
             nothing, and `shape`.
         """
-        coder = self._has_tables()
+        coder, is_estimate = self._has_tables(), self._mode == "estimate"
         prepared = coder.prepare(latent)
         shape = coder.shape(prepared)
-        if self._mode == "estimate":
+        if is_estimate:
             strings = [[bytes(size) for size in sizes] for sizes in coder.estimate(prepared)]
         else:
             strings = coder.encode(prepared)
-        self._payloads.add(dict(zip(self._bottleneck.parts, strings, strict=True)), shape)
+        by_part = dict(zip(self._bottleneck.parts, strings, strict=True))
+        self._payloads.add(by_part, shape, is_estimate=is_estimate)
         coded = strings if self._mode == "full" else coder.quantize(prepared)
         return {"strings": coded, "shape": shape}
 

@@ -34,8 +34,13 @@ def program() -> dict[str, Any]:
         "ladon": __version__,
         "git": git_revision(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": package_versions(),
     }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Return the version of each package that results depend on, None if it is not there."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str | None:

@@ -68,6 +68,8 @@ class Run:
         classes: of its model; every dataset is held to them.
         bad_samples: what its training has replaced so far, over all processes (`share_bad`).
         best_before: where a resumed run wrote its best checkpoint before, if that is known.
+        tested_files: checkpoints of the models that it tests, by role.
+        script: name of the task as people start it; with the config's metric it has another.
     """
 
     task: Task
@@ -80,11 +82,14 @@ class Run:
     classes: Classes = field(default_factory=Classes)
     bad_samples: BadSamples = field(default_factory=BadSamples)
     best_before: Path | None = None
+    tested_files: dict[str, list[Path]] = field(default_factory=dict)
+    script: str = field(init=False)
     _locks: Locks = field(default_factory=Locks, repr=False)
     _last: dict[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Take the metric that the config names."""
+        self.script = self.task.name
         section = self.config.build(self.config.section("metric"))
         if section:
             metric: Any = entries("metric")[section["key"]]
@@ -364,6 +369,7 @@ class Run:
             **({} if best is None else {"dst_ckpt": str(best)}),
             "device": str(self.world.device),
             "processes": self.world.size,
+            "deterministic": bool(getattr(self.args, "deterministic", False)),
             **program(),
         }
 

@@ -13,7 +13,8 @@ import errno
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ __all__ = [
     "current_names",
     "load_into",
     "load_safely",
+    "noting_files",
     "plain",
     "read_checkpoint",
     "require",
@@ -112,6 +114,24 @@ def _fetch(url: str, where: str) -> Path:
     return file
 
 
+_noting: list[list[Path]] = []  # of `noting_files`, the innermost last
+
+
+@contextmanager
+def noting_files() -> Iterator[list[Path]]:
+    """Note which checkpoints are read within, by whomever.
+
+    Yields:
+        Their files, filled as they are read.
+    """
+    files: list[Path] = []
+    _noting.append(files)
+    try:
+        yield files
+    finally:
+        _noting.pop()
+
+
 def read_checkpoint(path: str | os.PathLike, where: str, key: str | None = None) -> Checkpoint:
     """Read a published, current or bare (state dict only) checkpoint.
 
@@ -124,6 +144,8 @@ def read_checkpoint(path: str | os.PathLike, where: str, key: str | None = None)
         CheckpointError: if it is missing, damaged, unsafe, or holds no model, or several.
     """
     file = require(path, where)
+    for files in _noting:
+        files.append(file)
     content = load_safely(file)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{file}: holds a {type(content).__name__}, not a checkpoint")
