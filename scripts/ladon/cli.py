@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from ladon.choices import INPUTS, MODES, ON_BAD_SAMPLE, PRECISIONS
 from ladon.errors import DeviceError, LadonError, report
-from ladon.flags import whole_number
+from ladon.flags import add_safe, whole_number
 from ladon.launch import make_parser
 from ladon.process import keep_freed_memory, launched_rank, pin_arithmetic
 from ladon.tasks import TASKS, Task, find_task
@@ -63,6 +63,7 @@ def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser
         action="store_true",
         help="the same run twice on this machine, to the bit; an operator that cannot is refused",
     )
+    add_safe(parser)
     add("--start_epoch", type=whole_number(0), default=0, help="first epoch to train (default: 0)")
     add("-test_only", "--test_only", action="store_true", help="only test the checkpoint")
     add("-student_only", "--student_only", action="store_true", help="do not test the teacher")
@@ -149,6 +150,7 @@ def _registered(task: str, argv: Sequence[str] | None) -> Task:
     if task not in TASKS:
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         early.add_argument("--config")
+        add_safe(early)
         config = early.parse_known_args(argv)[0].config
         if config is not None:
             from ladon.config import load_config

@@ -24,6 +24,7 @@ from rich.table import Table
 from ladon.children import Children
 from ladon.cli import answer
 from ladon.errors import LadonError, UsageError
+from ladon.flags import add_safe
 from ladon.launch import child_command, make_parser
 from ladon.replay import Difference, FinishedTest, changed_around, compare, read_results
 from ladon.report.tables import make_console
@@ -36,7 +37,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("verify", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--device", help="repeat it there (default: where it was)")
-    parser.add_argument("--safe", action="store_true", help="as the task scripts' flag")
+    add_safe(parser)
     return parser.parse_args(argv)
 
 
