@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ladon.distrust import check_sha256, known_sha256, not_meant, require_known
 from ladon.errors import CheckpointError, LadonError, of_writing, why_not_written
 from ladon.models.fit import check_finite, first_bad, load_into
 from ladon.models.safe_load import load_safely
@@ -81,11 +82,12 @@ def require(path: str | os.PathLike, where: str) -> Path:
     """Return the path of an existing checkpoint file.
 
     Args:
-        path: file, or a URL whose file torch's hub cache holds or can fetch.
+        path: file, or a URL whose file torch's hub cache holds or can fetch, and whose SHA-256 is
+            known (`ladon.distrust.known_sha256`).
         where: config key that names it, for the error.
 
     Raises:
-        CheckpointError: if it is not there.
+        CheckpointError: if it is not there, or a URL's file is another one.
     """
     text = str(path)
     if text.startswith(("http://", "https://")):
@@ -102,15 +104,23 @@ def require(path: str | os.PathLike, where: str) -> Path:
 
 
 def _fetch(url: str, where: str) -> Path:
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(file), progress=False)
-        except OSError as error:
-            raise CheckpointError(
-                f"{where}: cannot download {url} ({error}); put the file at {file}"
-            ) from error
+    plain, _, _ = url.partition("#")
+    file = Path(torch.hub.get_dir()) / "checkpoints" / plain.rsplit("/", 1)[-1]
+    digits = known_sha256(url)
+    if file.is_file():
+        if digits is not None:
+            check_sha256(file, digits)
+        return file
+    digits = require_known(url, file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(plain, str(file), digits, progress=False)
+    except OSError as error:
+        raise CheckpointError(
+            f"{where}: cannot download {plain} ({error}); put the file at {file}"
+        ) from error
+    except RuntimeError as error:
+        raise not_meant(where, plain, error) from error
     return file
 
 

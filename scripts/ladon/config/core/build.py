@@ -10,6 +10,7 @@ from ladon.config.core.interpolate import Resolver
 from ladon.config.core.nodes import LazyCall, LocatedError, kind_of, suggest
 from ladon.config.core.own_modules import OwnModules
 from ladon.config.core.safe import check_attribute, check_built, check_tag
+from ladon.distrust import running_nothing
 from ladon.errors import ConfigError, LadonError
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,8 @@ class Builder:
             raise LocatedError(lazy.mark, text)
         logger.debug("%s: building %s", lazy.mark, name)
         try:
-            return target(*args, **kwargs)
+            with running_nothing():
+                return target(*args, **kwargs)
         except LadonError:
             raise
         except Exception as exc:  # whatever the called object raises, say which node called it
