@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
+import pickle  # nosec B403 # writes only, to measure as it was published
 import sys
 import threading
 from collections.abc import Mapping, Sequence

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_TOKEN = "LADON_TOKEN"
+_TOKEN = "LADON_TOKEN"  # nosec B105 # the name of a variable
 
 
 def build_parser() -> argparse.ArgumentParser:

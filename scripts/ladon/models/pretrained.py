@@ -117,11 +117,11 @@ def naming_missing_files(name: str, network: str, where: str) -> Iterator[None]:
     original = torch.hub.download_url_to_file
     wanted: list[str] = []
 
-    def download(url: str, dst: str, hash_prefix: str | None = None, **kwargs: Any) -> None:
+    def download(url: str, dst: str, hash_prefix: str | None = None, progress: bool = True) -> None:
         wanted.append(str(dst))
         digits = hash_prefix or require_known(url, dst)
         try:
-            original(url, dst, digits, **kwargs)
+            original(url, dst, digits, progress)
         except RuntimeError as error:
             raise not_meant(where, url, error) from error
 

@@ -56,6 +56,7 @@ _PARTS = (
     "timm.data.transforms",
     "timm.layers",
     "timm.loss",
+    "timm.models",
     "timm.optim",
     "timm.scheduler",
     "ladon.bottlenecks",
