@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from unittest import mock
 
 import pytest
 import torch
 import warm
+from devices import FAMILIES, GPU
 from tiny import ROOT, SCRIPTS
 from torch.nn import functional
 from training_runs import assert_same_run, fresh
@@ -27,7 +29,7 @@ def _environment_as_it_was():
         yield
 
 
-def run_alone(lab, family, name, workers):
+def run_alone(lab, family, name, workers, device):
     """Train and test in a process of its own."""
     loader = {"num_workers": workers, "batch_size": 8}
     stages = ("train__stage1", "train__stage2") if family == "classification" else ("train",)
@@ -38,7 +40,7 @@ def run_alone(lab, family, name, workers):
         [
             ROOT / "scripts" / f"{SCRIPTS[family]}.py",
             *flags,
-            *("--device", "cpu", "-student_only", "--deterministic"),
+            *("--device", device, "-student_only", "--deterministic"),
         ],
         env={k: v for k, v in os.environ.items() if k not in FRESH},
     )
@@ -46,17 +48,17 @@ def run_alone(lab, family, name, workers):
 
 
 @pytest.mark.parametrize(
-    "family",
+    ("family", "device"),
     [
-        "classification",
-        pytest.param("detection", marks=pytest.mark.slow),
-        pytest.param("segmentation", marks=pytest.mark.slow),
+        ("classification", "cpu"),
+        *(pytest.param(name, "cpu", marks=pytest.mark.slow) for name in FAMILIES[1:]),
+        *(pytest.param(name, "cuda", marks=GPU) for name in FAMILIES),
     ],
 )
-def test_two_processes_do_the_same_to_the_bit(own_lab, family):
+def test_two_processes_do_the_same_to_the_bit(own_lab, family, device):
     """Weights, curves, metrics and payloads, without workers and with two."""
     for name, workers in (("alone", 0), ("workers", 2)):
-        run_alone(own_lab, family, name, workers)
+        run_alone(own_lab, family, name, workers, device)
     assert_same_run(own_lab, "alone", "workers")
     ours, theirs = (own_lab.metrics(n)["models"]["student"] for n in ("alone", "workers"))
     assert len(ours["payload_sha256"]) == 64
@@ -72,6 +74,21 @@ def test_another_seed_is_another_run(own_lab):
         assert own_lab.run("teacher", "--seed", seed, "--deterministic", config=config) == 0
         curves.append((own_lab.folder / "logs" / f"seed{seed}" / "metrics.jsonl").read_text())
     assert curves[0] != curves[1]
+
+
+def test_a_resumed_run_with_other_threads_says_so(own_lab, monkeypatch):
+    config = fresh(own_lab, "teacher", "threads")
+    assert own_lab.run("teacher", config=config) == 0
+    record = own_lab.folder / "logs" / "threads" / "run.json"
+    before = json.loads(record.read_text())
+    assert before["threads"] == torch.get_num_threads()
+    assert before["deterministic"] is False
+    record.write_text(json.dumps(before | {"threads": 64}))
+    assert own_lab.run("teacher", "--resume", "--deterministic", config=config) == 0
+    here = torch.get_num_threads()
+    assert f"--resume: {here} threads here, 64 when " in own_lab.log("threads")
+    assert "set OMP_NUM_THREADS=64 for the same ones" in own_lab.log("threads")
+    assert json.loads(record.read_text())["deterministic"] is True
 
 
 def test_the_settings_are_as_before_afterwards():

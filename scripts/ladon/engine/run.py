@@ -15,6 +15,7 @@ from ladon.config import Config, check_config, load_config
 from ladon.config.validate.registries import entries
 from ladon.data.bad_samples import BadSamples
 from ladon.engine.classes import Classes
+from ladon.engine.deterministic import arithmetic
 from ladon.engine.distributed import World
 from ladon.engine.earlier import keep_best, put_last_away, remove_orphans
 from ladon.engine.identity import differences, fingerprint, in_words
@@ -357,10 +358,18 @@ class Run:
                 "; ".join(changed[:3]) or "lines were removed",
             )
         try:
-            best = json.loads((self.folder / "run.json").read_text("utf-8")).get("dst_ckpt")
+            before = json.loads((self.folder / "run.json").read_text("utf-8"))
+            best, threads = before.get("dst_ckpt"), before.get("threads")
         except (OSError, ValueError, AttributeError):
             return
         self.best_before = Path(best) if isinstance(best, str) else None
+        here = arithmetic()["threads"]
+        if getattr(self.args, "deterministic", False) and threads not in (None, here):
+            logger.warning(
+                "--resume: %s threads here, %s when %s began: weights will differ in rounding; set "
+                "OMP_NUM_THREADS=%s for the same ones",
+                *(here, threads, self.folder, threads),
+            )
 
     def _origin(self, best: Path | None) -> dict[str, Any]:
         return {
@@ -370,6 +379,7 @@ class Run:
             "device": str(self.world.device),
             "processes": self.world.size,
             "deterministic": bool(getattr(self.args, "deterministic", False)),
+            **arithmetic(),
             **program(),
         }
 
