@@ -66,16 +66,6 @@ def test_two_processes_do_the_same_to_the_bit(own_lab, family, device):
         assert ours[key] == theirs[key], key
 
 
-def test_another_seed_is_another_run(own_lab):
-    """What the others would miss if nothing depended on chance."""
-    curves = []
-    for seed in ("0", "1"):
-        config = fresh(own_lab, "teacher", f"seed{seed}")
-        assert own_lab.run("teacher", "--seed", seed, "--deterministic", config=config) == 0
-        curves.append((own_lab.folder / "logs" / f"seed{seed}" / "metrics.jsonl").read_text())
-    assert curves[0] != curves[1]
-
-
 def test_a_resumed_run_with_other_threads_says_so(own_lab, monkeypatch):
     config = fresh(own_lab, "teacher", "threads")
     assert own_lab.run("teacher", config=config) == 0
