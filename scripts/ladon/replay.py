@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ladon.errors import CheckpointError, UsageError
 from ladon.tasks import Task
@@ -121,7 +121,7 @@ class FinishedTest:
             )
         results = read_results(run / "metrics.json")
         found = results.get("replay")
-        if not isinstance(found, dict):
+        if not _is_record(found):
             raise UsageError(
                 f"{run / 'metrics.json'}: does not say how it was tested (it is of an older "
                 "version): test it anew with -test_only"
@@ -161,7 +161,17 @@ class FinishedTest:
     def flags(self) -> list[str]:
         """Flags of the task script that repeat the test, less those that say where to write."""
         only = [] if "teacher" in self.results["models"] else ["-student_only"]
-        return ["--config", str(self.run / "config.yaml"), *only, *self.record["flags"]]
+        return [*self.record["flags"], *only, "--config", str(self.run / "config.yaml")]
+
+
+def _is_record(found: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a value is what `record` writes; it may come from elsewhere."""
+    kinds = {"folder": str, "flags": list, "config_sha256": str, "files": dict, "threads": int}
+    if not isinstance(found, dict) or not str(found.get("task", "")).isidentifier():
+        return False
+    is_all = all(isinstance(found.get(key), kind) for key, kind in kinds.items())
+    texts = (*found["flags"], *found["files"], *found["files"].values()) if is_all else ()
+    return is_all and all(isinstance(text, str) for text in texts)
 
 
 def read_results(path: Path) -> dict[str, Any]:

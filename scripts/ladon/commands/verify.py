@@ -76,7 +76,7 @@ def _replayed(test: FinishedTest, args: argparse.Namespace, children: Children) 
         last[:] = [*last, line][-_LAST:]
 
     with tempfile.TemporaryDirectory(prefix="ladon-verify-") as folder:
-        command = [*child_command(test.record["task"]), "--run_log", f"{folder}/run/", *flags]
+        command = [*child_command(test.record["task"]), *flags, "--run_log", f"{folder}/run/"]
         threads = {"OMP_NUM_THREADS": str(test.record["threads"])}
         code = children(command, threads, listen, cwd=test.folder)
         if code:
