@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import resource
 import sys
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from training_runs import epochs, fresh
 
 from ladon.engine import earlier
 from ladon.engine.events import Events
@@ -94,6 +96,48 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(own_lab, capsys, name):
     assert len(said) == 1, said
     where = f"--run_log {folder}.txt" if name.endswith("txt") else folder
     assert said[0].endswith(f"\tERROR\tladon.cli\t{where}: cannot be written: {FULL}")
+
+
+# what a run writes, in its order
+WRITTEN = ("run.json", "best.pt", "metrics.jsonl", "last.pt", "metrics.json", "boxes.jsonl")
+
+
+@contextlib.contextmanager
+def full_disk_at(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Let a full device take what is written to a file, also where that is renamed to it."""
+    original, opened, names = io.open, [], (name, f".{name}.{os.getpid()}.tmp")
+
+    def open_it(file, mode="r", *args, **kwargs):
+        if isinstance(file, Path) and file.name in names and mode[0] in "wax":
+            opened.append(file)
+            file = "/dev/full"
+        return original(file, mode, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(io, "open", open_it)  # what pathlib opens with
+        yield
+    assert opened, f"{name} is not written"
+
+
+@needs_full
+def test_a_disk_that_is_full_at_any_file_is_one_line_and_the_run_goes_on(
+    own_lab, monkeypatch, capsys
+):
+    """At one file after the other: whatever was written is whole, and the next run goes on."""
+    config = fresh(own_lab, "teacher", "best", train__train_data_loader__kwargs={"batch_size": 20})
+    flags = ("--predictions", str(own_lab.folder / "boxes.jsonl"), "--resume")
+    for name in WRITTEN:
+        capsys.readouterr()
+        with full_disk_at(name, monkeypatch):
+            assert own_lab.run("teacher", *flags, config=config) == 1, name
+        said = [line for line in capsys.readouterr().err.splitlines() if "\tERROR\t" in line]
+        assert len(said) == 1, said
+        assert said[0].endswith(f"{name}: {FULL}")
+        assert [p for p in own_lab.folder.rglob(".*") if p.suffix in (".tmp", ".lock")] == []
+    assert own_lab.run("teacher", *flags, config=config) == 0
+    for name in WRITTEN:
+        assert len([p for p in own_lab.folder.rglob(name) if p.stat().st_size]) == 1, name
+    assert [line["epoch"] for line in epochs(own_lab, "best")] == [0]
 
 
 @pytest.mark.parametrize("name", ["file/x/log.txt", "file/log.txt", "file"])
