@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import multiprocessing
 import os
 import resource
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -55,6 +57,28 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path):
         write_checkpoint(path, model)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["a.pt"]
+
+
+def test_a_kill_in_the_middle_of_writing_leaves_the_old_checkpoint_whole(tmp_path):
+    """The system kills who writes beyond a limit, within that write; random kills miss it."""
+    path, model = tmp_path / "a.pt", torch.nn.Linear(300, 300)
+    write_checkpoint(path, model)
+    before = path.read_bytes()
+
+    def write_and_be_killed():
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with disk_for(100_000):
+            write_checkpoint(path, model)
+
+    child = multiprocessing.get_context("fork").Process(target=write_and_be_killed)
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGXFSZ
+    assert path.read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} == {"a.pt", f".a.pt.{child.pid}.tmp"}
+    earlier.remove_orphans(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
 
 @pytest.mark.parametrize("what", ["parent is a file", "is a folder"])
