@@ -92,7 +92,7 @@ def workplace(place):
 
 
 def test_the_pages_first_command_trains_on_its_data(place):
-    assert place.run(COMMANDS[0]) == 0
+    assert place.run(COMMANDS[0], "--set", "train.num_epochs=1") == 0
     found = place.metrics("teacher")
     assert found["classes"] == own_data.CLASSES
     assert found["num_images"] == 2 * len(own_data.CLASSES)
