@@ -142,7 +142,7 @@ def test_fused_training_equals_separate_training(whole, monkeypatch, capfd):
 
 
 # in the first student's step within an epoch, in the second's at the end of stage 1
-@pytest.mark.parametrize("calls", [1, 8])
+@pytest.mark.parametrize("calls", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_interrupted_and_resumed_equals_separate_training(whole, monkeypatch, calls):
     group = f"parts{calls}"
     prepare(whole, group)
