@@ -175,6 +175,7 @@ def test_a_kill_between_two_students_saves_needs_no_manual_step(whole, monkeypat
     assert_as_separate(whole, "between")
 
 
+@pytest.mark.slow
 def test_runs_at_different_places_are_resumed_separately(whole, monkeypatch, capfd):
     prepare(whole, "apart")
     with monkeypatch.context() as patched:
@@ -191,6 +192,7 @@ def test_runs_at_different_places_are_resumed_separately(whole, monkeypatch, cap
     assert_as_separate(whole, "apart")
 
 
+@pytest.mark.slow
 def test_a_finished_beta_is_skipped_and_the_rest_goes_on(whole, monkeypatch, capfd):
     prepare(whole, "rest")
     with monkeypatch.context() as patched:
