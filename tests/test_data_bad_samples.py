@@ -154,13 +154,13 @@ def test_without_the_flag_nothing_is_counted(lab):
     [
         ("train", SKIP, 0, "11 samples in a row cannot be loaded, the last: cannot read image "),
         ("train", (), 1, "cannot read image "),
-        ("val", SKIP, 0, "cannot read image "),  # an evaluation skips nothing
+        pytest.param("val", SKIP, 0, "cannot read image ", marks=pytest.mark.slow),
     ],
 )
 def test_a_data_set_that_goes_away_ends_the_run_in_one_line(
     own_lab, own_data, monkeypatch, refused, split, flags, workers, said
 ):
-    """In the middle of the second epoch; when it is back, the run goes on."""
+    """In the second epoch, where an evaluation skips nothing; when it is back, the run goes on."""
     config = fresh(own_lab, "teacher", "gone", **PLAN)
     flags = (*flags, "--set", f"train.train_data_loader.kwargs.num_workers={workers}")
     original, calls = Stage.step, []
