@@ -1,9 +1,9 @@
-"""One of two processes of a gloo run, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+"""One of the processes of a gloo run, with a launcher's variables set.
 
 python tests/distributed_worker.py step OUT: takes a training step, writes what became of it
 python tests/distributed_worker.py messages OUT: all small messages, on a device without memory
 python tests/distributed_worker.py run DEED STEP FAMILY FLAGS: a task script, in which rank 1 does
-a deed (term, fail, bug, kill, hang) in its STEPth step; rank 0 if it is called kill0
+a deed (term, fail, bug, kill, stop, hang) in its STEPth step; rank 0 if it is called kill@0
 """
 
 import json
@@ -69,22 +69,25 @@ def run(deed: str, at: str, family: str, *flags: str) -> None:
     from ladon.errors import DataError
 
     torch.set_num_threads(1)
+    deed, _, rank = deed.partition("@")
     if deed == "hang":
-        distributed.TIMEOUT = timedelta(seconds=8)
+        distributed.TIMEOUT = timedelta(seconds=3)
     original, count = Stage.step, 0
 
     def step(self, loss):
         nonlocal count
         count += 1
-        if count == int(at) and os.environ["RANK"] == ("0" if deed == "kill0" else "1"):
+        if count == int(at) and os.environ["RANK"] == (rank or "1"):
             if deed == "term":
                 signal.raise_signal(signal.SIGTERM)
             elif deed == "fail":
                 raise DataError("image 7.png: cannot be read")
             elif deed == "bug":
                 raise ValueError("of a library")
-            elif deed in ("kill", "kill0"):
+            elif deed == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            elif deed == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
             elif deed == "hang":
                 time.sleep(600)
         return original(self, loss)

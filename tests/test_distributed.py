@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from processes import WORKER, two_processes
+from processes import WORKER, several_processes
 from stages import CPU, batches, make_models, train_config
 from tiny import ROOT, SCRIPTS
 
@@ -37,7 +37,7 @@ def test_evaluation_in_two_processes_equals_one(lab, seven_scenes, family):
     log = lab.folder / "logs" / f"{family}_two.txt"
     command = [script, "--config", config, "--run_log", log, "--device", "cpu", *flags]
     command += ["--predictions", predictions[1]]
-    outputs = two_processes(command)
+    outputs = several_processes(command)
     one, two = (lab.metrics(f"{family}_{n}")["models"]["student"] for n in ("one", "two"))
     for key in ("metrics", "data_size_kb", "payload_bytes", "num_images"):
         assert one[key] == two[key], key
@@ -53,7 +53,7 @@ def test_evaluation_in_two_processes_equals_one(lab, seven_scenes, family):
 
 def test_training_step_averages_gradients_and_keeps_quantiles_equal(tmp_path):
     """DDP on gloo, with the auxiliary loss beside it."""
-    two_processes([WORKER, "step", tmp_path / "out"])
+    several_processes([WORKER, "step", tmp_path / "out"])
     first, second = (torch.load(tmp_path / f"out.{rank}") for rank in range(2))
     for name in first:
         assert torch.equal(first[name], second[name]), f"{name} differs between the processes"
@@ -101,7 +101,7 @@ def test_two_processes_train_a_classifier(lab, tmp_path):
     log = lab.folder / "logs" / "trained_two.txt"
     script = ROOT / "scripts" / "image_classification.py"
     flags = ["--run_log", log, "--device", "cpu", "-student_only", "-adjust_lr"]
-    two_processes([script, "--config", config, *flags])
+    several_processes([script, "--config", config, *flags])
     epochs = (log.with_suffix("") / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["steps"] for line in epochs] == [1, 1]
     assert lab.metrics("trained_two")["models"]["student"]["payload_bytes"]["n"] == 12

@@ -371,4 +371,5 @@ def evaluate_all(
             del results, result  # a batch's outputs must not wait for the next one's
     if world.maximum(int(stopped)):
         return None
-    return [job.finish(world, start, waiting.seconds) for job in jobs]
+    found = [job.finish(world, start, waiting.seconds) for job in jobs]
+    return world.broadcast(found)  # decisions follow from it: not a bit may differ by machine
