@@ -4,6 +4,10 @@ python tests/distributed_worker.py step OUT: takes a training step, writes what 
 python tests/distributed_worker.py messages OUT: all small messages, on a device without memory
 python tests/distributed_worker.py run DEED STEP FAMILY FLAGS: a task script, in which rank 1 does
 a deed (term, fail, bug, kill, stop, hang) in its STEPth step; rank 0 if it is called kill@0
+python tests/distributed_worker.py apart FAMILY FLAGS: a task script; says which files it writes in
+the current folder and by which value each epoch is judged, to which rank 1 would add 7
+python tests/distributed_worker.py seeded FAMILY FLAGS: a task script, with $SEED behind its flags
+python tests/distributed_worker.py split FAMILY FLAGS: a task script, as `given_noise` has it
 """
 
 import json
@@ -96,5 +100,65 @@ def run(deed: str, at: str, family: str, *flags: str) -> None:
     sys.exit(main(SCRIPTS[family], flags))
 
 
+def apart(family: str, *flags: str) -> None:
+    from tiny import SCRIPTS
+
+    from ladon.cli import main
+    from ladon.engine.evaluate import ModelEvaluator
+    from ladon.engine.stage import Stage
+
+    torch.set_num_threads(1)
+    finish, end_epoch = ModelEvaluator.finish, Stage.end_epoch
+
+    def finish_apart(self, *args):
+        found = finish(self, *args)
+        found.metrics["acc1"] += 7 * int(os.environ["RANK"])
+        return found
+
+    def judge(self, metric):
+        say(f"judged by {metric}")
+        return end_epoch(self, metric)
+
+    def say(text: str) -> None:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+    def look(event: str, args: tuple) -> None:
+        if event == "open" and isinstance(args[0], str) and set(str(args[1])) & set("wax+"):
+            path = os.path.abspath(args[0])
+            if path.startswith(f"{os.getcwd()}/"):
+                say(f"wrote {path}")
+
+    ModelEvaluator.finish, Stage.end_epoch = finish_apart, judge
+    sys.addaudithook(look)
+    sys.exit(main(SCRIPTS[family], flags))
+
+
+def seeded(family: str, *flags: str) -> None:
+    from tiny import SCRIPTS
+
+    from ladon.cli import main
+
+    sys.exit(main(SCRIPTS[family], [*flags, os.environ["SEED"]]))
+
+
+def split(family: str, *flags: str) -> None:
+    from given_noise import nothing_depends_on_the_split
+    from tiny import SCRIPTS
+
+    from ladon.cli import main
+
+    torch.set_num_threads(1)
+    nothing_depends_on_the_split()
+    sys.exit(main(SCRIPTS[family], flags))
+
+
 if __name__ == "__main__":
-    {"step": step, "messages": messages, "run": run}[sys.argv[1]](*sys.argv[2:])
+    {
+        "step": step,
+        "messages": messages,
+        "run": run,
+        "apart": apart,
+        "seeded": seeded,
+        "split": split,
+    }[sys.argv[1]](*sys.argv[2:])

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-from processes import WORKER, several_processes
+from processes import WORKER, several_processes, torchrun_place
+from tiny import ROOT
 
 from ladon.data.loaders import EpochBatchSampler, SeededDataset
 from ladon.engine import distributed, failures, student_trainer, train
@@ -240,6 +241,39 @@ def test_one_process_goes_on_with_what_two_have_left(own_lab, monkeypatch):
     ]
 
 
+def test_processes_of_different_runs_are_told_apart(own_lab):
+    """As the tasks of a job may be that were meant to be runs of their own."""
+    config, log = own_config(own_lab, "mixed"), own_lab.folder / "logs" / "mixed.txt"
+    flags = ["--config", config, "--run_log", log, "--device", "cpu", "--seed"]
+
+    def place(rank, size, port):
+        return torchrun_place(rank, size, port) | {"SEED": str(rank)}
+
+    outputs = several_processes([WORKER, "seeded", "teacher", *flags], (2, 2), place=place)
+    said = "rank 1 was started with another command than rank 0 (seed 1 instead of 0)"
+    assert outputs[0].count(said) == 1
+    assert "with --world_size 1 each of srun's tasks is a run of its own" in outputs[0]
+    assert "rank 1" not in outputs[1], "one of them says it"
+
+
+def test_tasks_of_srun_are_one_run(own_lab):
+    """Without torchrun's variables and flags; a test, so that it is short."""
+    log = own_lab.folder / "logs" / "srun.txt"
+    script = ROOT / "scripts" / "image_classification.py"
+    flags = ["--config", own_lab.config("teacher"), "--run_log", log, "--device", "cpu"]
+
+    def place(rank, size, port):
+        numbers = {"PROCID": rank, "LOCALID": rank, "NTASKS": size, "STEP_NUM_TASKS": size}
+        nodes = {"SLURM_JOB_NODELIST": "localhost", "MASTER_PORT": str(port)}
+        return nodes | {f"SLURM_{name}": str(value) for name, value in numbers.items()}
+
+    outputs = several_processes([script, *flags, "-test_only"], place=place)
+    assert "Results:" in outputs[0]
+    assert "Results:" not in outputs[1]
+    assert own_lab.metrics("srun")["num_images"] == 12
+    assert json.loads((log.with_suffix("") / "run.json").read_text())["processes"] == 2
+
+
 def test_an_error_of_one_process_is_said_by_the_other(own_lab):
     outputs = run_all(own_lab, "failed", "fail", 2, (1, 2))
     assert "rank 1: image 7.png: cannot be read" in outputs[1]
@@ -291,6 +325,19 @@ def test_a_stopped_first_process_takes_the_store_along(own_lab):
         said = f"rank {rank}: rank 0, where the processes met, has not answered for 8 s"
         assert outputs[rank].count(said) == 1
     assert "rank 0, where the processes met, has" in own_lab.log("stopped").splitlines()[-1]
+
+
+def test_the_first_process_writes_and_decides_for_all(own_lab, monkeypatch):
+    """Machines may compute scores that differ in their last bit: what is best must not."""
+    monkeypatch.chdir(own_lab.folder)
+    log = own_lab.folder / "logs" / "apart.txt"
+    flags = ["--config", own_config(own_lab, "apart"), "--run_log", log, "--device", "cpu"]
+    first, second = several_processes([WORKER, "apart", "teacher", *flags])
+    judged = [[x for x in said.splitlines() if x.startswith("judged")] for said in (first, second)]
+    assert judged[0] == judged[1]
+    assert len(judged[0]) == 1
+    assert f"wrote {log}" in first
+    assert "wrote" not in second
 
 
 def test_buffers_are_shared_before_what_is_validated_and_what_is_saved(own_lab, monkeypatch):
