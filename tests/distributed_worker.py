@@ -7,7 +7,7 @@ a deed (term, fail, bug, kill, stop, hang) in its STEPth step; rank 0 if it is c
 python tests/distributed_worker.py apart FAMILY FLAGS: a task script; says which files it writes in
 the current folder and by which value each epoch is judged, to which rank 1 would add 7
 python tests/distributed_worker.py seeded FAMILY FLAGS: a task script, with $SEED behind its flags
-python tests/distributed_worker.py split FAMILY FLAGS: a task script, as `given_noise` has it
+python tests/distributed_worker.py split START FAMILY FLAGS: a task script, as `given_noise` has it
 """
 
 import json
@@ -142,23 +142,17 @@ def seeded(family: str, *flags: str) -> None:
     sys.exit(main(SCRIPTS[family], [*flags, os.environ["SEED"]]))
 
 
-def split(family: str, *flags: str) -> None:
+def split(start: str, family: str, *flags: str) -> None:
     from given_noise import nothing_depends_on_the_split
     from tiny import SCRIPTS
 
     from ladon.cli import main
 
     torch.set_num_threads(1)
-    nothing_depends_on_the_split()
+    nothing_depends_on_the_split(start)
     sys.exit(main(SCRIPTS[family], flags))
 
 
 if __name__ == "__main__":
-    {
-        "step": step,
-        "messages": messages,
-        "run": run,
-        "apart": apart,
-        "seeded": seeded,
-        "split": split,
-    }[sys.argv[1]](*sys.argv[2:])
+    WORK = (step, messages, run, apart, seeded, split)
+    {work.__name__: work for work in WORK}[sys.argv[1]](*sys.argv[2:])

@@ -7,6 +7,7 @@ learnt is not rounded: that would make a step of a difference in its last bit.
 
 from __future__ import annotations
 
+import os
 import zlib
 from typing import Any
 
@@ -19,14 +20,20 @@ from ladon.engine.stage import Stage
 from ladon.models import find_bottleneck
 
 
-def nothing_depends_on_the_split() -> None:
-    """Make it so, in this process and for good."""
+def nothing_depends_on_the_split(start: str) -> None:
+    """Make it so, in this process and for good.
+
+    Args:
+        start: the file to which the first process saves the student as it is before training.
+    """
     nn.Dropout.forward = lambda self, x: x
     torch.randperm = _in_order(torch.randperm)
     original, seeds = Stage.begin_epoch, []
 
     def begin_epoch(self: Stage) -> None:
         original(self)
+        if os.environ["RANK"] == "0" and not seeds:
+            torch.save(self.student.model.state_dict(), start)
         for module in self.student.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()

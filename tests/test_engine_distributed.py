@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,7 @@ from processes import WORKER, several_processes, torchrun_place
 from tiny import ROOT
 
 from ladon.data.loaders import EpochBatchSampler, SeededDataset
-from ladon.engine import distributed, failures, student_trainer, train
+from ladon.engine import distributed, failures, noticeboard, student_trainer, train
 from ladon.engine.distributed import Vote, World, choose_device, join_world
 from ladon.engine.joining import joined_world
 from ladon.errors import LadonError, UsageError
@@ -284,6 +286,17 @@ def test_an_error_of_one_process_is_said_by_the_other(own_lab):
     assert "rank 1 failed: image 7.png" in own_lab.log("failed").splitlines()[-1]
 
 
+@pytest.mark.slow
+def test_under_torchrun_the_log_says_why(own_lab):
+    """torchrun ends the others as soon as one has left: the log must have it by then."""
+    config, log = own_config(own_lab, "torchrun"), own_lab.folder / "logs" / "torchrun.txt"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    flags = ["--config", config, "--run_log", log, "--device", "cpu"]
+    command = [sys.executable, *launcher, WORKER, "run", "fail", "2", "teacher", *flags]
+    assert subprocess.run(list(map(str, command)), timeout=240, check=False).returncode == 1
+    assert "ERROR\tladon.cli\trank 1 failed: image 7.png: cannot be read" in log.read_text()
+
+
 def test_a_bug_in_one_process_ends_the_other(own_lab):
     outputs = run_all(own_lab, "bug", "bug", 2, (1, 1))
     assert "rank 1: ValueError: of a library" in outputs[1]
@@ -310,6 +323,12 @@ def test_a_process_that_does_not_answer_is_named(own_lab):
 
 
 SOON = {"LADON_RANK_TIMEOUT": "8"}
+
+
+def test_a_process_that_is_stopped_costs_less_than_a_minute():
+    """Two looks at the store are between what happens and what is seen."""
+    waits = (noticeboard.SILENCE_SECONDS, noticeboard.GRACE_SECONDS, 2 * noticeboard._POLL_SECONDS)
+    assert sum(waits) < 60
 
 
 def test_a_process_that_is_stopped_ends_the_others(own_lab):
