@@ -6,7 +6,6 @@ python tests/distributed_worker.py run DEED STEP FAMILY FLAGS: a task script, in
 a deed (term, fail, bug, kill, stop, hang) in its STEPth step; rank 0 if it is called kill@0
 python tests/distributed_worker.py apart FAMILY FLAGS: a task script; says which files it writes in
 the current folder and by which value each epoch is judged, to which rank 1 would add 7
-python tests/distributed_worker.py seeded FAMILY FLAGS: a task script, with $SEED behind its flags
 python tests/distributed_worker.py split START FAMILY FLAGS: a task script, as `given_noise` has it
 """
 
@@ -134,14 +133,6 @@ def apart(family: str, *flags: str) -> None:
     sys.exit(main(SCRIPTS[family], flags))
 
 
-def seeded(family: str, *flags: str) -> None:
-    from tiny import SCRIPTS
-
-    from ladon.cli import main
-
-    sys.exit(main(SCRIPTS[family], [*flags, os.environ["SEED"]]))
-
-
 def split(start: str, family: str, *flags: str) -> None:
     from given_noise import nothing_depends_on_the_split
     from tiny import SCRIPTS
@@ -154,5 +145,5 @@ def split(start: str, family: str, *flags: str) -> None:
 
 
 if __name__ == "__main__":
-    WORK = (step, messages, run, apart, seeded, split)
+    WORK = (step, messages, run, apart, split)
     {work.__name__: work for work in WORK}[sys.argv[1]](*sys.argv[2:])

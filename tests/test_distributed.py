@@ -23,7 +23,7 @@ def seven_scenes(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", ["classification", "detection", "segmentation"])
 def test_evaluation_in_several_processes_equals_one(lab, seven_scenes, family, count):
     if not lab.checkpoint(family).exists():

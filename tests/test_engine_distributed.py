@@ -10,11 +10,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-from processes import WORKER, several_processes, torchrun_place
+from processes import WORKER, several_processes
 from tiny import ROOT
 
 from ladon.data.loaders import EpochBatchSampler, SeededDataset
-from ladon.engine import distributed, failures, noticeboard, student_trainer, train
+from ladon.engine import (
+    distributed,
+    failures,
+    joining,
+    noticeboard,
+    student_trainer,
+    train,
+)
 from ladon.engine.distributed import Vote, World, choose_device, join_world
 from ladon.engine.joining import joined_world
 from ladon.errors import LadonError, UsageError
@@ -243,19 +250,17 @@ def test_one_process_goes_on_with_what_two_have_left(own_lab, monkeypatch):
     ]
 
 
-def test_processes_of_different_runs_are_told_apart(own_lab):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_of_different_runs_are_told_apart(monkeypatch, capsys, rank):
     """As the tasks of a job may be that were meant to be runs of their own."""
-    config, log = own_config(own_lab, "mixed"), own_lab.folder / "logs" / "mixed.txt"
-    flags = ["--config", config, "--run_log", log, "--device", "cpu", "--seed"]
-
-    def place(rank, size, port):
-        return torchrun_place(rank, size, port) | {"SEED": str(rank)}
-
-    outputs = several_processes([WORKER, "seeded", "teacher", *flags], (2, 2), place=place)
-    said = "rank 1 was started with another command than rank 0 (seed 1 instead of 0)"
-    assert outputs[0].count(said) == 1
-    assert "with --world_size 1 each of srun's tasks is a run of its own" in outputs[0]
-    assert "rank 1" not in outputs[1], "one of them says it"
+    commands = [{"config": "a.yaml", "seed": seed} for seed in (0, 1)]
+    monkeypatch.setattr(World, "gather", lambda self, own: commands)
+    monkeypatch.setattr(joining, "join_world", lambda *_: World(torch.device("cpu"), rank, 2))
+    said = "rank 1 was started with another command than rank 0 (seed 1 instead of 0): start all"
+    with pytest.raises(UsageError, match="with --world_size 1 each") as caught, joined_world(ARGS):
+        pytest.fail("the run began")
+    assert str(caught.value).startswith(said)
+    assert capsys.readouterr().err.count(said) == 1 - rank, "the first says it for all"
 
 
 def test_tasks_of_srun_are_one_run(own_lab):
@@ -332,12 +337,12 @@ def test_a_process_that_is_stopped_costs_less_than_a_minute():
 
 
 def test_a_process_that_is_stopped_ends_the_others(own_lab):
-    outputs = run_all(own_lab, "stopped", "stop", 2, (1, None, 1), env=SOON)
-    for text in outputs[::2]:
-        assert text.count("rank 1 has not answered for 8 s: it was stopped or killed") == 1
+    outputs = run_all(own_lab, "stopped", "stop", 2, (1, None), env=SOON)
+    assert outputs[0].count("rank 1 has not answered for 8 s: it was stopped or killed") == 1
     assert "rank 1 has not answered" in own_lab.log("stopped").splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_stopped_first_process_takes_the_store_along(own_lab):
     outputs = run_all(own_lab, "stopped", "stop@0", 2, (None, 1, 1), env=SOON)
     for rank in (1, 2):
