@@ -94,6 +94,7 @@ class FinalEvaluation:
             precision=run.setting("precision", "test", "float32"),
             compiled=run.setting("compile", "test", False),
             describe=predictor(run, self.dataset),
+            rates=run.setting("rates", "test", ()),
         )
         if found is None:
             signum = run.world.maximum(run.stop.signum)

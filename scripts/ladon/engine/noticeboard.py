@@ -146,10 +146,12 @@ class Noticeboard:
         with self._lock:
             if self._failure is None:
                 self._failure = Failure(self._rank, text)
+        # one that was found gone may be: it is not waited for as long as the others
         gone = {self._failure.rank} if self._failure.is_found else set()
         try:
             _post(self._store, self._failure)
             self._wait_for("heard", HEARD_SECONDS, gone)
+            self._wait_for("heard", 4 * _POLL_SECONDS)
         except RuntimeError:  # who would read it is gone
             return
 
