@@ -26,11 +26,20 @@ demo: .venv/ready  ## train and test everything on bundled data (about 12 minute
 demo-split: .venv/ready  ## split the demo's models between a device's half and a server (after demo)
 	$(RUN) scripts/demo_split.py
 
-test: .venv/ready  ## run all tests
+lint: .venv/ready  ## check style, types, security (ruff, mypy, bandit) and the configs
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(RUN) -m bandit -q -c pyproject.toml -r scripts configs
 	$(RUN) scripts/validate.py
+
+audit: .venv/ready  ## ask which locked versions have known vulnerabilities (needs pypi.org)
+	@$(RUN) .ci/lock.py --audit
+
+lock: .venv/ready  ## renew constraints.txt: all packages that the Pipfile brings, with hashes
+	$(RUN) .ci/lock.py
+
+test: lint  ## run all tests
 	$(RUN) -m pytest -n 2 --dist worksteal
 
 coverage: .venv/ready  ## run all tests and say which lines of the library they run
@@ -49,4 +58,4 @@ tables: .venv/ready  ## write the published results and pictures into README.md 
 clean:  ## remove the demo's data, checkpoints and logs
 	rm -rf resource/data resource/ckpt/digit_scenes logs/digit_scenes
 
-.PHONY: help env demo demo-split test coverage bench gpu tables clean
+.PHONY: help env demo demo-split lint audit lock test coverage bench gpu tables clean

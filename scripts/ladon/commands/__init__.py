@@ -24,6 +24,7 @@ COMMANDS = {
     "profile": "parameters, multiply-adds, bytes and time of a model's parts",
     "measure_split": "compare ways of sharing the work with a server, over several links",
     "report": "tables and plots of finished runs, beside the published results too",
+    "verify": "repeat the final test of finished runs, and compare",
     "validate": "check config files without running them",
     "checkpoint": "look into a checkpoint, or write it anew in the current format",
     "serve": "answer payloads over HTTP",
