@@ -224,6 +224,8 @@ class Run:
             self._lock(best)  # before anything is written, into the log of the other run, too
             if self.world.is_main:
                 add_log_file(run_log_path(args.config, args.run_log), self.beta)
+            elif self.world.board is not None:
+                self.world.board.log_file = run_log_path(args.config, args.run_log)
             self._open_folder(best)
         logger.info("Config %s, device %s, seed %d", config.path, self.world.device, self.seed)
         if args.log_config:
