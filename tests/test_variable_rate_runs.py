@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tiny import FAMILIES, TinyExperiment
 from training_runs import Killed, assert_same_run, killed_when
 
+from ladon.commands.verify import main as verify_main
 from ladon.engine.student_trainer import StudentTrainer
 from ladon.models.checkpoint import read_checkpoint
 from ladon.report.runs import read_metrics
@@ -99,8 +101,23 @@ def test_a_report_has_one_curve_of_it(rates_lab):
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_verify_repeats_each_rate(rates_lab, capsys):
+    config = config_of(rates_lab, "segmentation")
+    flags = "-test_only", "-student_only", "--rate", *RATES
+    assert rates_lab.run("segmentation", *flags, config=config, log="verified") == 0
+    folder = rates_lab.folder / "logs" / "verified"
+    capsys.readouterr()
+    assert verify_main([str(folder)]) == 0
+    results = folder / "metrics.json"
+    content = json.loads(results.read_text())
+    content["models"]["student"]["rates"][1]["payload_bytes"]["mean"] += 1
+    results.write_text(json.dumps(content))
+    assert verify_main([str(folder)]) == 1
+    assert "student at β 20.48" in capsys.readouterr().out
+
+
 def test_without_rates_it_is_tested_in_the_middle(rates_lab):
-    config = config_of(rates_lab, "classification")
+    config = config_of(rates_lab, "classification", "no_rates", test__rates=[])
     flags = "-test_only", "-student_only"
     assert rates_lab.run("classification", *flags, config=config, log="middle") == 0
     student = rates_lab.metrics("middle")["models"]["student"]

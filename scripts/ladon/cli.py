@@ -85,6 +85,7 @@ def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser
     compiled = "torch.compile decoder and body, of a teacher in training, too"
     add(
         "--rate",
+        "--rates",
         dest="rates",
         nargs="+",
         type=above_zero,

@@ -162,6 +162,7 @@ def _replay(run: Run, roles: Iterable[str]) -> dict[str, Any]:
         "precision": run.setting("precision", "test", "float32"),
         "input": run.setting("input", "test", "reference"),
         "compile": run.setting("compile", "test", False),
+        "rates": list(run.setting("rates", "test", ())) or None,
     }
     around: dict[str, Any] = {"task": run.script, "device": str(run.world.device)}
     around |= {**arithmetic(), "packages": package_versions()}

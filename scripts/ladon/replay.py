@@ -213,8 +213,9 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differenc
     A key that the first one lacks is of a newer version, and is not compared.
     """
     found = []
-    for role, model in before["models"].items():
-        other = now["models"].get(role, {})
+    others = dict(_by_role(now))
+    for role, model in _by_role(before):
+        other = others.get(role, {})
         ours, theirs = (
             dict(_leaves({key: part.get(key) for key in COMPARED if key in model}))
             for part in (model, other)
@@ -223,6 +224,15 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differenc
             if not _equal(ours.get(name), theirs.get(name)):
                 found.append(Difference(role, name, ours.get(name), theirs.get(name)))
     return found
+
+
+def _by_role(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the results of each model, and of one for every rate those at each rate."""
+    for role, model in results["models"].items():
+        rates = model.get("rates", ())
+        yield f"{role} at β {model.get('beta'):g}" if rates else role, model
+        for other in rates:
+            yield f"{role} at β {other['beta']:g}", other
 
 
 def changed_around(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
