@@ -98,6 +98,14 @@ def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser
         "another one (default: error)",
     )
     add("--tensorboard", action="store_true", help="write TensorBoard events to the run folder")
+    for name, where in (("wandb", "project"), ("mlflow", "experiment")):
+        add(
+            f"--{name}",
+            nargs="?",
+            const="ladon",
+            metavar=where.upper(),
+            help=f"log to {name}, whose package and settings are yours ({where}: ladon)",
+        )
     task.add_flags(parser)
     return parser
 

@@ -142,5 +142,7 @@ def write_results(
         "models": {role: found.summary() for role, found in results.items()},
     }
     write_json(run.folder / "metrics.json", content)
+    run.journal.results(content)
     logger.info("Results: %s", run.folder / "metrics.json")
     write_predictions(run, dataset, results["student"])
+    run.journal.close()

@@ -98,6 +98,13 @@ class Evaluation:
         }
         return {key: value for key, value in found.items() if value is not None}
 
+    def record(self) -> dict[str, Any]:
+        """Return what an epoch's line holds of a validation."""
+        found: dict[str, Any] = {"val": self.metrics, "val_seconds": round(self.seconds, 3)}
+        if self.payload_bytes is not None:
+            found["val_payload_bytes"] = self.payload_bytes["mean"]
+        return found
+
     def log(self) -> None:
         """Log the published result lines, and the payloads' own bytes."""
         for line in self.lines:
