@@ -92,6 +92,14 @@ def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser
         help="write what the final test finds, a JSON line an image",
     )
     add(
+        "--analyse",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="write what the final test finds of each class, the confusion, and the worst images "
+        "as pictures (folder: the run's own analysis)",
+    )
+    add(
         "--on_bad_sample",
         choices=ON_BAD_SAMPLE,
         help="a training sample that cannot be loaded ends the run, or is listed and replaced by "

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ladon.analysing import analyst, check_analysis, write_analysis
 from ladon.backbones import backbone_name
 from ladon.data.fast_input import use_fast_input
 from ladon.data.transforms import without_normalization
@@ -48,6 +49,7 @@ class FinalEvaluation:
             UsageError: if what is found on it cannot be written as asked.
         """
         check_predictions(run)
+        check_analysis(run)
         loader = run.config.build(run.config.section("test.test_data_loader"))
         if not loader:
             raise ConfigError(
@@ -94,6 +96,7 @@ class FinalEvaluation:
             precision=run.setting("precision", "test", "float32"),
             compiled=run.setting("compile", "test", False),
             describe=predictor(run, self.dataset),
+            analyst=analyst(run, self.dataset),
         )
         if found is None:
             signum = run.world.maximum(run.stop.signum)
@@ -145,4 +148,5 @@ def write_results(
     run.journal.results(content)
     logger.info("Results: %s", run.folder / "metrics.json")
     write_predictions(run, dataset, results["student"])
+    write_analysis(run, dataset, results["student"])
     run.journal.close()

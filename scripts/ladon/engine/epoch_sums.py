@@ -111,13 +111,19 @@ class EpochMeter:
             values[AUXILIARY] = auxiliary
         if self._bits is not None:
             values[BITS], self._bits = self._bits, None
-            self._sums.count(PIXELS, sum(image.shape[-2] * image.shape[-1] for image in images))
+            self._sums.count(PIXELS, _pixels(images))
         self._sums.count(IMAGES, len(images))
         self._sums.add(values)
 
     def read(self) -> dict[str, float]:
         """Wait for the device; return the epoch's sums so far."""
         return self._sums.read()
+
+
+def _pixels(images: Any) -> int:
+    if isinstance(images, Tensor):
+        return len(images) * images.shape[-2] * images.shape[-1]
+    return sum(image.shape[-2] * image.shape[-1] for image in images)
 
 
 @dataclass(frozen=True)

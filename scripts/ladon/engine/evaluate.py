@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
@@ -15,15 +16,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from torch import Tensor, nn
 
+from ladon.analysis import Analysed, Analysis, Worst
 from ladon.bottlenecks import PayloadSizes
-from ladon.data.batching import (
-    batch_by_size,
-    collate,
-)
+from ladon.data.batching import batch_by_size, collate
 from ladon.data.device_input import split_input
-from ladon.data.loaders import (
-    build_eval_loader,
-)
+from ladon.data.loaders import build_eval_loader
 from ladon.engine.distributed import World
 from ladon.engine.finite import FiniteRecord, Watch, watching_detections
 from ladon.engine.forwarding import batch_names, naming_images
@@ -51,6 +48,9 @@ CPU_PIXELS = 4 * 416 * 416
 Describe = Callable[[Any], list[dict[str, Any]]]
 """Says in plain values what a batch's outputs tell of each image."""
 
+Analyst = Callable[[], Analysis]
+"""Makes what looks at each class and each image of an evaluation."""
+
 
 @dataclass
 class Evaluation:
@@ -67,6 +67,8 @@ class Evaluation:
         data_size_kb: published data size in KiB, mean, std and n; None where nothing was coded.
         payload_bytes: the payloads' own bytes, mean, std and n.
         part_bytes: the same of each part of the payload, where it has several.
+        analysed: what was found of each class, and the worst images, in the main process; None
+            unless it was asked for.
         predictions: what was found in each image, with its index, in the order of the data; empty
             unless it was asked for.
     """
@@ -82,6 +84,7 @@ class Evaluation:
     network_seconds: float | None = 0.0
     sizes: list[tuple[int, int, float]] = field(default_factory=list)
     predictions: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    analysed: Analysed | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return what `metrics.json` holds of it."""
@@ -155,6 +158,7 @@ class ModelEvaluator:
         dataset: Any,
         options: Mapping[str, Any],
         describe: Describe | None = None,
+        analyst: Analyst | None = None,
     ) -> None:
         self.model = model.eval()
         self._task, self._dataset = task, dataset
@@ -164,6 +168,7 @@ class ModelEvaluator:
         self._parts: dict[str, list[tuple[int, int]]] = {}
         self._seen, self._seconds = 0, 0.0
         self._describe = describe
+        self._analysis, self._worst = None if analyst is None else analyst(), Worst()
         self._predictions: list[tuple[int, dict[str, Any]]] = []
 
     def predict(self, images: Any) -> tuple[Any, Sizes, Any, float]:
@@ -202,6 +207,10 @@ class ModelEvaluator:
             self._metric.update(outputs, targets)
             if self._describe is not None:
                 self._predictions += zip(indices, self._describe(outputs), strict=True)
+            if (analysis := self._analysis) is not None:
+                badness = analysis.update(outputs, targets)
+                judge = partial(analysis.judge, outputs, targets)
+                self._worst.add(indices, badness, judge)
         if sizes.nbytes:
             self._sizes += zip(indices, sizes.nbytes, sizes.published_kib, strict=True)
             for index, parts in zip(indices, sizes.by_part, strict=True):
@@ -238,6 +247,8 @@ class ModelEvaluator:
         values = self._metric.compute([state for state, *_ in parts])
         lines = self._metric.lines(values)
         found = Evaluation(values, lines, sum(n for _, _, n, *_ in parts), seconds)
+        if self._analysis is not None:
+            found.analysed = self._analysed(self._analysis, world)
         found.loading_seconds = loading_seconds
         found.network_seconds = None if world.device.type == "cuda" else self._seconds
         found.sizes = sorted(size for _, part, *_ in parts for size in part)
@@ -254,6 +265,13 @@ class ModelEvaluator:
             }
             found.part_bytes = {n: _statistics([b for _, b in pairs]) for n, pairs in of.items()}
         return found
+
+    def _analysed(self, analysis: Analysis, world: World) -> Analysed | None:
+        looked = world.gather((analysis.state(), self._worst.kept))
+        if not world.is_main:
+            return None
+        worst = Worst.of(chain.from_iterable(kept for _, kept in looked))
+        return Analysed(analysis.compute([state for state, _ in looked]), worst)
 
 
 def _ranked(outputs: Any) -> Any:
@@ -304,6 +322,7 @@ def evaluate_all(
     compiled: bool = False,
     title: str = "Test",
     describe: Describe | None = None,
+    analyst: Analyst | None = None,
 ) -> list[Evaluation] | None:
     """Evaluate models on a dataset, each image loaded and decoded once for all of them.
 
@@ -323,6 +342,7 @@ def evaluate_all(
         compiled: use `torch.compile` on them.
         title: what the progress bar and the log call it.
         describe: makes the evaluations' `predictions`.
+        analyst: makes what their `analysed` comes from, for each model.
 
     Returns:
         One evaluation per model, the same on every process; None if a signal stopped it.
@@ -333,7 +353,9 @@ def evaluate_all(
         as_bytes, loader_section, world.rank, world.size, network_on_cpu=not is_cuda
     )
     workers_asked = (loader_section.get("kwargs") or {}).get("num_workers")
-    jobs = [ModelEvaluator(model, task, dataset, options or {}, describe) for model in models]
+    jobs = [
+        ModelEvaluator(model, task, dataset, options or {}, describe, analyst) for model in models
+    ]
     collate_fn, waiting, stopped = loader_section.get("collate_fn"), Stopwatch(), False
 
     def sizes(sample: Any) -> tuple[tuple[int, ...], ...]:

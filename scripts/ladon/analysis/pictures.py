@@ -1,0 +1,76 @@
+"""The worst images as pictures: as the model saw them, truth and answer side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.transforms import functional as F
+
+from ladon.analysis.base import Judged
+from ladon.data.class_names import base_dataset
+from ladon.data.samples import IndexedDataset
+from ladon.split.pictures import FONT, drawn
+
+_GAP, _HEAD, _FONT_SIZE = 8, 26, 16  # pixels
+
+
+def picture_of(dataset: Any, index: int, judged: Judged, title: str) -> Image.Image:
+    """Draw an image of a data set.
+
+    Args:
+        dataset: map-style, of (image, target).
+        index: of the image.
+        judged: what is to be shown.
+        title: above it.
+    """
+    image = as_picture(IndexedDataset(dataset)[index][1], dataset)
+    size = image.height, image.width
+    left = drawn(image, judged.truth, size, caption="truth")
+    right = drawn(image, judged.found, size, caption=f"answer: {judged.words}")
+    font = ImageFont.truetype(str(FONT), _FONT_SIZE)
+    width = max(left.width + _GAP + right.width, round(font.getlength(title)) + 2 * _GAP)
+    made = Image.new("RGB", (width, _HEAD + max(left.height, right.height)), "white")
+    ImageDraw.Draw(made).text((_GAP, 4), title, "black", font)
+    made.paste(left, (0, _HEAD))
+    made.paste(right, (left.width + _GAP, _HEAD))
+    return made
+
+
+def as_picture(sample: Any, dataset: Any) -> Image.Image:
+    """Return an image as the dataset gives it, less its normalisation.
+
+    Args:
+        sample: a Pillow image, or a tensor [3, H, W] or [1, H, W]: uint8, or float.
+        dataset: whose transforms may normalise it.
+    """
+    if isinstance(sample, Image.Image):
+        return sample.convert("RGB")
+    if not isinstance(sample, Tensor) or sample.dim() != 3:
+        raise TypeError(f"a {type(sample).__name__} is no image")
+    if sample.dtype == torch.uint8:
+        return F.to_pil_image(sample).convert("RGB")
+    pixels = sample.float()
+    step = _normalization(base_dataset(dataset))
+    if step is not None:
+        mean, std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in step)
+        pixels = pixels * std + mean
+    elif float(pixels.min()) < -0.01 or float(pixels.max()) > 1.01:  # by something unknown
+        pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-9)
+    return F.to_pil_image(pixels.clamp(0.0, 1.0)).convert("RGB")
+
+
+def _normalization(step: Any, depth: int = 4) -> tuple[Any, Any] | None:
+    """Find mean and standard deviation by which a dataset's transforms normalise."""
+    mean, std = getattr(step, "mean", None), getattr(step, "std", None)
+    if mean is not None and std is not None and not callable(mean):
+        return mean, std
+    for name in ("transform", "transforms") if depth else ():
+        inner = getattr(step, name, None)
+        for one in inner if isinstance(inner, list | tuple) else [inner]:
+            found = None if one is None else _normalization(one, depth - 1)
+            if found is not None:
+                return found
+    return None
