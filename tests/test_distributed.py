@@ -31,12 +31,13 @@ def test_evaluation_in_two_processes_equals_one(lab, seven_scenes, family):
     flags = ["-test_only", "-student_only", "--data_root", str(seven_scenes)]
     flags += ["--set", "test.test_data_loader.kwargs.batch_size=2"]
     predictions = [lab.folder / f"{family}_{n}.jsonl" for n in ("one", "two")]
-    one_file = ("--predictions", str(predictions[0]))
+    folders = [lab.folder / f"{family}_{n}_analysis" for n in ("one", "two")]
+    one_file = ("--predictions", str(predictions[0]), "--analyse", str(folders[0]))
     assert lab.run(family, *flags, *one_file, log=f"{family}_one") == 0
     script = ROOT / "scripts" / f"{SCRIPTS[family]}.py"
     log = lab.folder / "logs" / f"{family}_two.txt"
     command = [script, "--config", config, "--run_log", log, "--device", "cpu", *flags]
-    command += ["--predictions", predictions[1]]
+    command += ["--predictions", predictions[1], "--analyse", folders[1]]
     outputs = two_processes(command)
     one, two = (lab.metrics(f"{family}_{n}")["models"]["student"] for n in ("one", "two"))
     for key in ("metrics", "data_size_kb", "payload_bytes", "num_images"):
@@ -47,6 +48,11 @@ def test_evaluation_in_two_processes_equals_one(lab, seven_scenes, family):
     assert len(one) == 7
     if family == "segmentation":  # scores differ in their last bits, by the batches' sizes
         assert one == two
+    first, second = ((f / "per_class.csv").read_text() for f in folders)
+    assert first == second
+    kept = [(f / "worst" / "worst.csv").read_text().splitlines() for f in folders]
+    assert [line.split(",")[2] for line in kept[0]] == [line.split(",")[2] for line in kept[1]]
+    assert len(kept[0]) == 1 + 7
     assert "Results:" in outputs[0]
     assert "Results:" not in outputs[1], "only the main process speaks"
 

@@ -1,4 +1,4 @@
-"""The worst images as pictures: as the model saw them, truth and answer side by side."""
+"""The worst images as pictures: as the model saw them, with what is there and what was found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchvision.transforms import functional as F
 from ladon.analysis.base import Judged
 from ladon.data.class_names import base_dataset
 from ladon.data.samples import IndexedDataset
-from ladon.split.pictures import FONT, drawn
+from ladon.split.pictures import FONT, drawn, named
 
 _GAP, _HEAD, _FONT_SIZE = 8, 26, 16  # pixels
 
@@ -28,14 +28,22 @@ def picture_of(dataset: Any, index: int, judged: Judged, title: str) -> Image.Im
     """
     image = as_picture(IndexedDataset(dataset)[index][1], dataset)
     size = image.height, image.width
-    left = drawn(image, judged.truth, size, caption="truth")
-    right = drawn(image, judged.found, size, caption=f"answer: {judged.words}")
+    pictures = []
+    if judged.truth.classes:  # of the image as a whole: there is nothing to draw into it twice
+        label = judged.truth.classes[0]
+        truth = f"it is {named(label)}, answered with {label.score:.1%}; {judged.words}"
+    else:
+        pictures, truth = [drawn(image, judged.truth, size, caption="truth")], judged.words
+    pictures.append(drawn(image, judged.found, size, caption=truth))
     font = ImageFont.truetype(str(FONT), _FONT_SIZE)
-    width = max(left.width + _GAP + right.width, round(font.getlength(title)) + 2 * _GAP)
-    made = Image.new("RGB", (width, _HEAD + max(left.height, right.height)), "white")
+    wide = sum(picture.width + _GAP for picture in pictures) - _GAP
+    width = max(wide, round(font.getlength(title)) + 2 * _GAP)
+    height = _HEAD + max(picture.height for picture in pictures)
+    made, left = Image.new("RGB", (width, height), "white"), 0
     ImageDraw.Draw(made).text((_GAP, 4), title, "black", font)
-    made.paste(left, (0, _HEAD))
-    made.paste(right, (left.width + _GAP, _HEAD))
+    for picture in pictures:
+        made.paste(picture, (left, _HEAD))
+        left += picture.width + _GAP
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
@@ -28,8 +29,8 @@ def confusion_figure(counts: np.ndarray, names: Sequence[str], counted: str) -> 
     figure = Figure(figsize=(side + 1.6, side), layout="constrained")
     axes = figure.add_subplot()
     # the mistakes are what is looked for: small shares get most of the colours
-    image = axes.imshow(shares, cmap="viridis", norm=PowerNorm(0.5, 0.0, 100.0))
-    image.cmap.set_bad("0.85")
+    colors = colormaps["viridis"].with_extremes(bad="0.85")
+    image = axes.imshow(shares, cmap=colors, norm=PowerNorm(0.5, 0.0, 100.0))
     figure.colorbar(image, ax=axes, label=f"share of the class's {counted} [%]", shrink=0.8)
     axes.set_xlabel("answer")
     axes.set_ylabel("label")
