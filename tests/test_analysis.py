@@ -25,7 +25,7 @@ from ladon.errors import UsageError
 from ladon.metrics.accuracy import Accuracy
 from ladon.metrics.confusion import ConfusionMatrix
 from ladon.report.confusion import confusion_figure
-from ladon.split.answers import Answers, Found
+from ladon.split.answers import Answers, Found, Mask
 from ladon.sweeps.betas import Sweep
 from ladon.tasks import TASKS, Task
 
@@ -200,6 +200,9 @@ def test_objects_are_shown_with_their_names():
     assert judged.words == "AP@.50 0.500, 1 of 2 objects found"
     assert judged.found.objects == (Found(1, "bee", 0.75, (0.0, 0.0, 10.0, 10.0)),)
     assert [one.name for one in judged.truth.objects] == ["bee", None]
+    unsure = boxes(BOXES.tolist(), [1, 1, 1], [0.1, 0.3, 0.2])
+    shown = analysis.judge([unsure], [target], 0).found.objects
+    assert [one.score for one in shown] == pytest.approx([0.3, 0.2]), "as many as are there"
 
 
 def test_the_worst_do_not_depend_on_batches_and_processes():
@@ -244,6 +247,18 @@ def test_a_title_longer_than_the_picture_is_whole():
     short, long = (picture_of(data, 0, judged, title) for title in ("x", "x" * 200))
     assert long.width > short.width
     assert long.height == short.height
+
+
+def test_the_colours_of_masks_are_explained():
+    """In as many lines as the names need; not the background's, and not of what is ignored."""
+    labels = np.zeros((8, 8), dtype=np.uint8)
+    labels[:4] = 255
+    one = Answers(mask=Mask(labels, ("background", "x")))
+    labels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    many = Answers(mask=Mask(labels, ("background", *(f"a long name {n}" for n in range(63)))))
+    data = [(torch.rand(3, 8, 8), 0)]
+    heights = [picture_of(data, 0, Judged("", one, found), "").height for found in (one, many)]
+    assert heights[1] > heights[0] + 10 * 26
 
 
 def test_a_class_without_a_sign_is_left_out_of_the_table():

@@ -13,7 +13,7 @@ from ladon.analysis.base import Analysis, ByClass, Judged, NameOf
 from ladon.metrics.coco import CocoMetric
 from ladon.split.answers import Answers, Found
 
-_IOU = 0.5
+_IOU, _SURE = 0.5, 0.5
 
 
 class DetectionAnalysis(Analysis):
@@ -43,11 +43,14 @@ class DetectionAnalysis(Analysis):
     def judge(
         self, outputs: Sequence[Mapping[str, Tensor]], targets: Sequence[Any], number: int
     ) -> Judged:
-        """Return the objects that are there, and those that were found."""
+        """Return the objects that are there, and those that were found with some certainty."""
         output, target = outputs[number], targets[number]
         precision, hit, there = average_precision(output, target)
         truth = self._objects(target["boxes"], target["labels"], [1.0] * len(target["boxes"]))
         found = self._objects(output["boxes"], output["labels"], output["scores"].tolist())
+        ranked = sorted(found, key=lambda one: -one.score)
+        # of a detector that is sure of nothing, as many as are there: nothing shown would mislead
+        found = tuple(one for one in ranked if one.score >= _SURE) or tuple(ranked[:there])
         words = f"AP@.50 {precision:.3f}, {hit} of {there} objects found"
         return Judged(words, Answers(objects=truth), Answers(objects=found))
 

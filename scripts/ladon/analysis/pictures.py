@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torchvision.transforms import functional as F
 from ladon.analysis.base import Judged
 from ladon.data.class_names import base_dataset
 from ladon.data.samples import IndexedDataset
-from ladon.split.pictures import FONT, drawn, named
+from ladon.split.answers import Mask
+from ladon.split.pictures import FONT, color_of, drawn, named, painted
 
 _GAP, _HEAD, _FONT_SIZE = 8, 26, 16  # pixels
 
@@ -34,8 +36,9 @@ def picture_of(dataset: Any, index: int, judged: Judged, title: str) -> Image.Im
         truth = f"it is {named(label)}, answered with {label.score:.1%}; {judged.words}"
     else:
         pictures, truth = [drawn(image, judged.truth, size, caption="truth")], judged.words
-    pictures.append(drawn(image, judged.found, size, caption=truth))
+    pictures.append(drawn(image, judged.found, size, threshold=0.0, caption=truth))
     font = ImageFont.truetype(str(FONT), _FONT_SIZE)
+    masks = [one.mask for one in (judged.truth, judged.found) if one.mask is not None]
     wide = sum(picture.width + _GAP for picture in pictures) - _GAP
     width = max(wide, round(font.getlength(title)) + 2 * _GAP)
     height = _HEAD + max(picture.height for picture in pictures)
@@ -44,6 +47,28 @@ def picture_of(dataset: Any, index: int, judged: Judged, title: str) -> Image.Im
     for picture in pictures:
         made.paste(picture, (left, _HEAD))
         left += picture.width + _GAP
+    return _with_legend(made, masks, font) if masks else made
+
+
+def _with_legend(
+    picture: Image.Image, masks: Sequence[Mask], font: ImageFont.FreeTypeFont
+) -> Image.Image:
+    """Return a picture with a line below that says which colour is which class."""
+    names = {n: mask.name_of(n) or f"class {n}" for mask in masks for n in painted(mask)}
+    entries, left, top = [], _GAP, 0
+    for label, name in sorted(names.items()):
+        width = _HEAD + round(font.getlength(name)) + _GAP
+        if left > _GAP and left + width > picture.width:
+            left, top = _GAP, top + _HEAD
+        entries.append((label, name, left, top))
+        left += width
+    made = Image.new("RGB", (picture.width, picture.height + top + _HEAD), "white")
+    made.paste(picture)
+    draw = ImageDraw.Draw(made)
+    for label, name, left, line in entries:
+        top = picture.height + line
+        draw.rectangle((left, top + 4, left + 14, top + 18), color_of(label))
+        draw.text((left + _HEAD - 4, top + 1), name, "black", font)
     return made
 
 

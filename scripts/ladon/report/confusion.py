@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 _MOST_NAMED, _MOST_NUMBERED = 60, 25  # classes whose names, and whose cells' numbers, can be read
 _LONGEST = 18  # letters of a name
+_LEAST = 0.05  # percent: what is written of a cell would be 0
 
 
 def confusion_figure(counts: np.ndarray, names: Sequence[str], counted: str) -> Figure:
@@ -43,7 +44,7 @@ def confusion_figure(counts: np.ndarray, names: Sequence[str], counted: str) -> 
     if number <= _MOST_NUMBERED:
         for row, column in np.ndindex(shares.shape):
             share = shares[row, column]
-            if np.isfinite(share) and counts[row, column]:
+            if np.isfinite(share) and share >= _LEAST:
                 text = f"{share:.0f}" if share >= 0.95 else f"{share:.1f}".lstrip("0")
                 color = "black" if share > 45 else "white"
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
