@@ -47,6 +47,8 @@ def stand_ins(monkeypatch):
 
 def test_a_training_of_two_stages_is_logged_by_terms(own_lab, stand_ins, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "hunter2")
+    kind = "tensorboard.backend.event_processing.event_accumulator"
+    EventAccumulator = pytest.importorskip(kind).EventAccumulator
     config = fresh(own_lab, "classification", "logged")
     flags = ("-student_only", "--wandb", "--mlflow", "mine", "--tensorboard", "--seed", "5")
     assert own_lab.run("classification", *flags, config=config) == 0
@@ -84,7 +86,13 @@ def test_a_training_of_two_stages_is_logged_by_terms(own_lab, stand_ins, monkeyp
         assert run.ended == "done"
     assert stand_ins.runs["wandb"][0].project == "ladon"
     assert stand_ins.runs["mlflow"][0].project == "mine"
-    assert any((folder / "tensorboard").iterdir())
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"train/loss", "train/lr", "val/acc1"} <= tags
+    assert {*stage_curves(first), *stage_curves(second)} <= tags
+    (point,) = events.Scalars("stage2/val/acc1")
+    assert (point.step, point.value) == (1, pytest.approx(second["val"]["acc1"]))
 
 
 def test_an_interrupted_run_goes_on_in_the_clients_run(own_lab, stand_ins, monkeypatch):
@@ -248,6 +256,19 @@ def test_a_csv_file_that_cannot_be_written_is_said_before_the_training(refused, 
     files = EpochFiles(own_lab.folder / "logs" / "refused")
     with pytest.raises(LadonError, match=r"^cannot write .*/metrics\.csv: Is a directory$"):
         files.begin(0)
+
+
+def test_a_csv_file_that_cannot_be_written_later_ends_nothing(tmp_path, caplog):
+    files = EpochFiles(tmp_path)
+    files.begin(0)
+    (tmp_path / "metrics.csv").unlink()
+    (tmp_path / "metrics.csv").mkdir()
+    with caplog.at_level(logging.WARNING):
+        files.epoch({"stage": 1, "epoch": 0})
+    assert "metrics.csv: Is a directory; the next epoch will try again" in caplog.text
+    (tmp_path / "metrics.csv").rmdir()
+    files.epoch({"stage": 1, "epoch": 1})
+    assert [row["epoch"] for row in rows_of(tmp_path)] == ["0", "1"]
 
 
 def test_every_sink_is_closed_although_one_fails():

@@ -244,9 +244,11 @@ def test_lines_that_no_run_writes_are_left_out(run):
 def test_a_screen_has_room_for_some_curves(run):
     run.epochs(record(0), record(1))
     found = read_run(run.path, NOW)
-    lines = text_of(screen([(str(n), found) for n in range(5)], 80, 24), 80).splitlines()
-    assert len(lines) <= 24
-    assert lines[-1].startswith("and curves of ")
+    for height in (12, 16, 20, 24, 30, 60):
+        runs = [(str(n), found) for n in range(5)]
+        lines = text_of(screen(runs, 80, height), 80).splitlines()
+        assert len(lines) < height
+        assert lines[-1].startswith("and curves of ") == (height < 60)
 
 
 @pytest.mark.parametrize(

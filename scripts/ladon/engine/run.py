@@ -233,10 +233,10 @@ class Run:
 
     def close(self) -> None:
         """Let other runs use the folder, once nothing is written there any more."""
-        with suppress(LadonError):  # at the end of a run it is closed already: this one has failed
-            self.journal.close()
         if "last" in self.__dict__:
             self.last.wait()
+        with suppress(LadonError):  # a run that came to its end has closed it: this one failed
+            self.journal.close()
         self._locks.release()
 
     def _check_start(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from ladon.errors import LadonError, why_not_written
 from ladon.replacing import replacing
 from ladon.tracking.journal import Sink, scalars
 
+logger = logging.getLogger(__name__)
+
 _FIRST = ("stage", "epoch")
 
 
@@ -20,13 +23,14 @@ class EpochFiles(Sink):
     """Writes both files; a line of JSON is added, the CSV file is written anew.
 
     What a kill leaves half-written in the one is dropped by `begin`; the other is always whole, and
-    has a column for whatever any epoch has, later stages included.
+    has a column for whatever any epoch has, later stages included. It follows from the first: where
+    it cannot be written, the next epoch tries again.
 
     Args:
         folder: the run's.
 
     Raises:
-        LadonError: a file cannot be written (all methods).
+        LadonError: a file cannot be written (`begin`), or the first one (`epoch`).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +51,10 @@ class EpochFiles(Sink):
         except OSError as error:
             raise _cannot_write(self._json, error) from error
         self._records.append(record)
-        self._write_csv()
+        try:
+            self._write_csv()
+        except LadonError as error:  # somebody's spreadsheet may have it open
+            logger.warning("%s; the next epoch will try again", error)
 
     def _write_csv(self) -> None:
         try:

@@ -59,8 +59,9 @@ def screen(
     for name, run in runs:
         if run.detail:
             parts.append(Text(f"{name}: {run.detail}", style=_COLORS[run.state]))
-    each = _CURVE_LINES + 2
-    room = None if height is None else max(1, (height - len(runs) - len(parts) - 1) // each)
+    each = _CURVE_LINES + 3  # with a line between, the run's name and the curves' titles
+    used = len(runs) + len(parts) + 2  # with the table's head, and the line of what is left out
+    room = None if height is None else max(0, (height - used) // each)
     with_curves = [(name, run) for name, run in runs if run.epochs]
     with_curves.sort(key=lambda pair: pair[1].state not in ("running", "testing"))
     for name, run in with_curves[:room]:
