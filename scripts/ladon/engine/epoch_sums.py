@@ -37,7 +37,9 @@ class EpochSums:
         names = tuple(values)
         if not names:
             return
-        new = torch.stack([value.detach().reshape(()) for value in values.values()]).double()
+        # a term that is a constant may lie on the host
+        here = (v.detach().to(self._device, non_blocking=True) for v in values.values())
+        new = torch.stack([value.reshape(()) for value in here]).double()
         so_far = self._groups.get(names)
         if so_far is None:  # goes on where the sums stand, so that a resumed run adds up to the bit
             starts = (self._before.pop(name, 0.0) for name in names)

@@ -49,7 +49,6 @@ def screen(
             justify="left" if is_text else "right",
             no_wrap=True,
             overflow="ellipsis",
-            ratio=None,
             min_width=None if is_text else len(name),
             header_style="dim",
         )
