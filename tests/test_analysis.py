@@ -75,23 +75,6 @@ def test_a_classifiers_test_equals_its_analysis(own_lab):
     assert not (own_lab.folder / "logs" / "teacher" / "analysis").exists()
 
 
-@pytest.mark.parametrize(("family", "mean"), [("detection", "AP"), ("segmentation", "iou")])
-def test_a_heads_test_equals_its_analysis(own_lab, family, mean):
-    assert own_lab.run(family, "--analyse") == 0
-    folder = own_lab.folder / "logs" / family / "analysis"
-    found = own_lab.metrics(family)["models"]["student"]["metrics"]
-    *classes, overall = rows_of(folder / "per_class.csv")
-    values = [float(row[mean]) for row in classes if row[mean]]
-    reported = found["mean_iou" if mean == "iou" else mean]
-    assert sum(values) / len(values) == pytest.approx(reported, abs=1e-12)
-    assert float(overall[mean]) == reported
-    assert (folder / "confusion.png").exists() == (family == "segmentation")
-    worst = rows_of(folder / "worst" / "worst.csv")
-    assert len(worst) == 12
-    with Image.open(folder / "worst" / "01.png") as picture:
-        assert picture.width >= 2 * 480, "truth and answer side by side"
-
-
 def halves(make, outputs, targets, cut):
     """An analysis in one process, and in two."""
     found = []

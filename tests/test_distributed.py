@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
 import torch
+from PIL import Image
 from processes import WORKER, two_processes
 from stages import CPU, batches, make_models, train_config
 from tiny import ROOT, SCRIPTS
@@ -13,6 +15,13 @@ from tiny import ROOT, SCRIPTS
 from ladon.data.digits import make_digit_scenes
 from ladon.engine.stage import Stage
 from ladon.models import use_own_noise
+
+BY_CLASS = {
+    "classification": ("acc1", "acc1"),
+    "detection": ("AP", "AP"),
+    "segmentation": ("iou", "mean_iou"),
+}
+"""Column of a test's analysis, and the score that it is averaged to."""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +52,7 @@ def test_evaluation_in_two_processes_equals_one(lab, seven_scenes, family):
     for key in ("metrics", "data_size_kb", "payload_bytes", "num_images"):
         assert one[key] == two[key], key
     assert two["num_images"] == 7, "each image counts once"
+    found = one
     one, two = ([json.loads(line) for line in p.read_text().splitlines()] for p in predictions)
     assert [row.pop("image") for row in one] == [row.pop("image") for row in two]
     assert len(one) == 7
@@ -50,6 +60,15 @@ def test_evaluation_in_two_processes_equals_one(lab, seven_scenes, family):
         assert one == two
     first, second = ((f / "per_class.csv").read_text() for f in folders)
     assert first == second
+    *classes, overall = csv.DictReader(first.splitlines())
+    column, score = BY_CLASS[family]
+    assert float(overall[column]) == found["metrics"][score]
+    if family != "classification":  # its classes have different numbers of images
+        values = [float(row[column]) for row in classes if row[column]]
+        assert sum(values) / len(values) == pytest.approx(found["metrics"][score], abs=1e-12)
+    assert (folders[0] / "confusion.png").exists() == (family != "detection")
+    with Image.open(folders[0] / "worst" / "01.png") as picture:
+        assert picture.width >= (480 if family == "classification" else 2 * 480)
     kept = [(f / "worst" / "worst.csv").read_text().splitlines() for f in folders]
     assert [line.split(",")[2] for line in kept[0]] == [line.split(",")[2] for line in kept[1]]
     assert len(kept[0]) == 1 + 7
