@@ -63,6 +63,7 @@ class FakeModel:
 
     def __init__(self, name: str = "one", encoder_id: bytes = ENCODER, size: int = 256) -> None:
         self.name, self.encoder_id = name, encoder_id
+        self.rates = None
         self.network = nn.Linear(size, 1, bias=False)
         self.batches: list[list[int]] = []
         self.may_answer, self.is_asked = threading.Event(), threading.Event()

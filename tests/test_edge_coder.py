@@ -12,7 +12,7 @@ from compressai.entropy_models import EntropyBottleneck
 from golden_streams import engine
 
 from ladon.codec import LatentCoder
-from ladon.edge.coder import FactorizedCoder
+from ladon.edge.coder import EdgeTables, FactorizedCoder
 from ladon.errors import CheckpointError, DataError, PayloadError, UsageError
 
 
@@ -25,7 +25,7 @@ def pair(rans, channels: int = 5):
     prior.update()
     own = LatentCoder(prior)
     medians = prior._get_medians().detach().reshape(-1).numpy()
-    return own, FactorizedCoder(own._cdf, own._length, own._offset, medians, rans)
+    return own, FactorizedCoder(own._cdf, own._length, own._offset, medians, rans=rans)
 
 
 @pytest.mark.parametrize("name", ["C", "Python"])
@@ -63,17 +63,29 @@ def test_damaged_strings_are_refused():
 
 
 def test_tables_are_kept_and_checked(tmp_path):
-    _, device = pair(engine("Python", Path()))
+    own, device = pair(engine("Python", Path()))
     path = tmp_path / "tables.npz"
-    device.save(path)
+    medians, steps = own._grid
+    tables = EdgeTables(own._cdf, own._length, own._offset, medians, steps[None])
+    tables.save(path)
     latent = np.random.default_rng(0).normal(0, 4, (5, 6, 7)).astype(np.float32)
     symbols = device.symbols(latent)
-    assert FactorizedCoder.load(path).encode(symbols) == device.encode(symbols)
+    assert EdgeTables.load(path).level().encode(symbols) == device.encode(symbols)
     content = path.read_bytes()
     for damage in (b"", content[:100], b"PK" + bytes(200)):
         path.write_bytes(damage)
         with pytest.raises(DataError, match=r"tables\.npz is damaged"):
-            FactorizedCoder.load(path)
+            EdgeTables.load(path)
+
+
+def test_tables_of_a_folder_of_format_1(tmp_path):
+    own, device = pair(engine("Python", Path()))
+    names = "cdf", "length", "offset", "medians"
+    arrays = own._cdf, own._length, own._offset, own._grid[0]
+    np.savez_compressed(tmp_path / "old.npz", **dict(zip(names, arrays, strict=True)))
+    symbols = np.ones((5, 6, 7), np.int32)
+    read = EdgeTables.load(tmp_path / "old.npz").level()
+    assert read.encode(symbols) == device.encode(symbols)
 
 
 def test_tables_that_cannot_be_coded_with_are_refused():

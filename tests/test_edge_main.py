@@ -29,12 +29,12 @@ SIZE = len(golden_bytes("factorized"))
 class Stand:
     """Encodes nothing, but reads its images."""
 
-    manifest = SimpleNamespace(heads=("classification", "detection", "segmentation"))
+    manifest = SimpleNamespace(heads=("classification", "detection", "segmentation"), rates=None)
 
     def __init__(self, folder, *, threads=None):
         self.threads = threads
 
-    def encode(self, image, *, on_stage):
+    def encode(self, image, *, on_stage, **_):
         found = as_image(image)
         for stage in ("fit", "analysis", "coding"):
             on_stage(stage, 0.001)
@@ -165,7 +165,7 @@ def test_no_server_is_an_error_of_one_line(run, photos):
 )
 def test_wrong_usage_is_said(run, tmp_path, monkeypatch, words, expected):
     monkeypatch.chdir(tmp_path)
-    heads = SimpleNamespace(name="one", heads=("classification",))
+    heads = SimpleNamespace(name="one", heads=("classification",), rates=None)
     monkeypatch.setattr(Stand, "manifest", heads)
     assert run(*words, code=2).err.startswith(f"error: {expected}")
 
@@ -205,7 +205,7 @@ def test_frames_of_cameras_and_videos(run, tmp_path, monkeypatch):
     seen = []
     encode = Stand.encode
 
-    def noted(self, image, *, on_stage):
+    def noted(self, image, *, on_stage, **_):
         seen.append(image)
         return encode(self, image, on_stage=on_stage)
 
@@ -227,7 +227,7 @@ def test_ctrl_c_ends_a_camera_with_its_numbers(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=Capture))
     encode, left = Stand.encode, [2]
 
-    def pressed(self, image, *, on_stage):
+    def pressed(self, image, *, on_stage, **_):
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt

@@ -51,8 +51,8 @@ def test_a_payload_decodes_to_the_latent_that_the_device_meant(halves, size):
     device, image = EdgeEncoder(folder), pixels(*size)
     payload = device.encode(image)
     fitted = device.fit(image)
-    symbols = device.coder.symbols(device.latent(fitted))
-    meant = device.coder.latent(symbols)
+    symbols = device.tables.level().symbols(device.latent(fitted))
+    meant = device.tables.level().latent(symbols)
     decoded = model.bottleneck.coding.read([[payload.strings[0]]], payload.shape)[0]
     assert np.array_equal(decoded.numpy(), meant)
     own = model.encode(image)
@@ -163,7 +163,7 @@ def test_without_a_built_library_the_bytes_are_the_same(halves, monkeypatch):
     expected = EdgeEncoder(folder).encode(image)
     monkeypatch.setattr(coder, "library_name", lambda: library_name("riscv64"))
     device = EdgeEncoder(folder)
-    assert device.coder._rans is rans_python
+    assert device.tables._rans is rans_python
     assert device.encode(image) == expected
 
 
@@ -173,7 +173,7 @@ def test_a_library_of_another_system_is_not_needed(copied):
     plain = json.loads((copied / MANIFEST).read_text())
     plain["files"][name] = sha256(copied / name)
     (copied / MANIFEST).write_text(json.dumps(plain))
-    assert EdgeEncoder(copied).coder._rans is rans_python
+    assert EdgeEncoder(copied).tables._rans is rans_python
 
 
 def test_a_library_may_be_compiled_on_the_device(copied):
@@ -183,7 +183,7 @@ def test_a_library_may_be_compiled_on_the_device(copied):
     plain = json.loads((copied / MANIFEST).read_text())
     del plain["files"][name]
     (copied / MANIFEST).write_text(json.dumps(plain))
-    assert isinstance(EdgeEncoder(copied).coder._rans, NativeRans)
+    assert isinstance(EdgeEncoder(copied).tables._rans, NativeRans)
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "tables.npz", library_name()])
@@ -201,7 +201,7 @@ def test_a_changed_file_is_named(copied, name):
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (lambda plain: plain.update(format=FORMAT + 1), "of format 2, newer than 1"),
+        (lambda plain: plain.update(format=FORMAT + 1), "of format 3, newer than 2"),
         (lambda plain: plain.update(encoder_id="00"), "is damaged"),
         (lambda plain: plain.update(kind="mine"), "is damaged"),
         (lambda plain: plain.pop("fitting"), "is damaged"),

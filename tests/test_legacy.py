@@ -16,7 +16,13 @@ from ladon.tasks import TASKS
 ROOT = Path(__file__).resolve().parents[1]
 CURRENT, LEGACY = ROOT / "configs", ROOT / "legacy" / "configs"
 DATASETS = ("ilsvrc2012", "coco2017", "pascal_voc2012")
-NAMES = [str(f.relative_to(CURRENT)) for d in DATASETS for f in find_config_files([CURRENT / d])]
+OURS = "-vr"  # models for every rate: no published file is one
+NAMES = [
+    str(file.relative_to(CURRENT))
+    for dataset in DATASETS
+    for file in find_config_files([CURRENT / dataset])
+    if OURS not in file.stem
+]
 
 FAMILIES = (
     "ilsvrc2012/ladon/splittable_resnet50-fp-beta0.32_from_resnet50.yaml",
@@ -78,7 +84,8 @@ def flat(value, path=""):
 def resolved(root, name):
     config = load_config(root / name)
     sections = config.resolver.resolve(config.root)
-    sections.pop("dependencies", None)  # imports: they say nothing about the run
+    for name in ("dependencies", "variant"):  # imports; what names are made of
+        sections.pop(name, None)
     return flat(plain(sections, config))
 
 

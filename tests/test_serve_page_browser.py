@@ -18,7 +18,7 @@ from split_models import pixels, write_config, write_models
 from students import splittable, splittable_section
 
 import ladon
-from ladon.models import update_bottleneck, write_checkpoint
+from ladon.models import build_model, update_bottleneck, write_checkpoint
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from browsing import CHROMIUM, WAIT, chromium, done, opened  # noqa: E402
@@ -104,6 +104,39 @@ def rows(page: Any, label: str) -> list[list[str]]:
     return [one.locator("th, td").all_inner_texts() for one in table.locator("tbody tr").all()]
 
 
+@pytest.fixture(scope="module")
+def any_rate(tmp_path_factory) -> Iterator[Running]:
+    """A server of one classifier for every rate."""
+    folder = tmp_path_factory.mktemp("rates")
+    kwargs = {"num_bottleneck_channels": 3, "num_target_channels": 64, "levels": 31}
+    bottleneck = {"key": "VariableRateBottleneck", "kwargs": kwargs}
+    section = splittable_section(bottleneck=bottleneck, classes=10)
+    classifier = build_model(section, "classification", "models.model").eval()
+    update_bottleneck(classifier)
+    write_checkpoint(folder / "any.pt", classifier, best_value=1.0)
+    config = write_config(folder / "any.yaml", {**section, "dst_ckpt": str(folder / "any.pt")})
+    with server(folder, "--local", "--config", config) as one:
+        yield one
+
+
+def test_the_rate_is_a_slider_of_a_model_for_every_rate(any_rate, browser):
+    with watched(browser, any_rate.url) as page:
+        slider = page.get_by_role("slider", name="Rate")
+        expect(slider).to_be_visible()
+        assert slider.get_attribute("aria-valuetext") == "β 2.56"
+        drop(page, "one.png", png())
+        done(page)
+        middle = rows(page, "Bytes on the way")
+        slider.press("Home")
+        expect(page.get_by_text("β 0.320").first).to_be_visible()
+        done(page)
+        slider.press("End")
+        done(page)
+        expect(slider).to_have_attribute("aria-valuetext", "β 20.5")
+        coarse = rows(page, "Bytes on the way")
+    assert middle != coarse
+
+
 def test_before_anything(running, browser):
     with watched(browser, running.url) as page:
         expect(page.get_by_text("Nothing yet: drop a picture")).to_be_visible()
@@ -114,6 +147,7 @@ def test_before_anything(running, browser):
         assert [one.get_attribute("value") for one in radios.all()] == [SMALL, LARGE]
         expect(page.get_by_role("radio", name="β 0.32")).to_be_checked()
         expect(page.get_by_label("choose a file")).to_be_visible()
+        expect(page.get_by_role("slider")).to_be_hidden()
 
 
 def test_a_picture_that_is_quicker_than_the_page_is_answered_too(running, browser):

@@ -47,8 +47,16 @@ def test_a_published_family_is_classification_then_what_loads_it(in_checkout):
 
 
 def test_the_demo_s_family_has_a_teacher_by_either_name(in_checkout):
-    by_data, by_network = (graph(Family(name=n).jobs()) for n in ("digit_scenes", "resnet18"))
-    assert by_data == by_network
+    names = "digit_scenes", "resnet18", "resnet18-vr"
+    by_data, by_network, of_every_rate = (graph(Family(name=n).jobs()) for n in names)
+    assert by_data == by_network | of_every_rate
+    assert of_every_rate == {
+        "teacher": (),
+        "student": ("teacher",),
+        "detection": ("student",),
+        "segmentation": ("student",),
+    }
+    by_data = by_network
     assert list(by_data)[:2] == ["teacher", "student β 0.32"]
     assert by_data["student β 20.48"] == ("teacher",)
     assert len(by_data) == 10

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from ladon.choices import INPUTS, MODES, ON_BAD_SAMPLE, PRECISIONS
 from ladon.errors import DeviceError, LadonError, report
-from ladon.flags import whole_number
+from ladon.flags import above_zero, whole_number
 from ladon.launch import make_parser
 from ladon.process import keep_freed_memory, launched_rank
 from ladon.tasks import TASKS, Task, find_task
@@ -76,6 +76,14 @@ def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser
     )
     add("--input", choices=INPUTS, help="fast: read test images as tensors, not pixel-equal")
     compiled = "torch.compile decoder and body, of a teacher in training, too"
+    add(
+        "--rate",
+        dest="rates",
+        nargs="+",
+        type=above_zero,
+        metavar="BETA",
+        help="β that a variable-rate model is tested at, all in one pass (default: test.rates)",
+    )
     add("--compile", action="store_true", default=None, help=compiled)
     add("--world_size", type=int, default=1, help="processes (torchrun sets it by itself)")
     add("--dist_url", default="env://", help="how processes find each other")

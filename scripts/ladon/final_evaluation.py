@@ -97,6 +97,7 @@ class FinalEvaluation:
             compiled=run.setting("compile", "test", False),
             describe=predictor(run, self.dataset),
             analyst=analyst(run, self.dataset),
+            rates=run.setting("rates", "test", ()),
         )
         if found is None:
             signum = run.world.maximum(run.stop.signum)

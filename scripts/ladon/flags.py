@@ -18,3 +18,14 @@ def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
 
     convert.__name__ = "int"  # argparse says "invalid int value"
     return convert
+
+
+def above_zero(text: str) -> float:
+    """Convert a finite number above 0, for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
+    return value
+
+
+above_zero.__name__ = "float"  # argparse says "invalid float value"

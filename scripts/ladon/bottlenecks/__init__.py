@@ -41,24 +41,26 @@ A bottleneck that is registered with sc2bench and does not follow this protocol 
 tested all the same: it codes by itself, and its data sizes are not recorded.
 """
 
-from ladon.bottlenecks import factorized, hyperprior  # noqa: F401  (register themselves)
-from ladon.bottlenecks.base import (
-    Apply,
-    Bottleneck,
-    Coder,
-    Coding,
-    decode_latent,
-    directly,
-    register,
+from ladon.bottlenecks import (  # noqa: F401  (register themselves)
+    factorized,
+    hyperprior,
+    rate_loss,
+    variable_rate,
 )
+from ladon.bottlenecks.base import Bottleneck, directly, register
+from ladon.bottlenecks.coding import Apply, Coder, Coding, decode_latent
 from ladon.bottlenecks.identity import encoder_id
 from ladon.bottlenecks.of_model import (
+    at_level,
     auxiliary_loss,
+    encode_once,
     entropy_coding,
     find_bottleneck,
     forget_tables,
     is_updated,
     known_bottleneck,
+    levels_of,
+    rate_of,
     set_updated,
     update_bottleneck,
     use_own_noise,
@@ -73,16 +75,20 @@ __all__ = [
     "Coding",
     "PayloadShapes",
     "PayloadSizes",
+    "at_level",
     "auxiliary_loss",
     "decode_latent",
     "directly",
+    "encode_once",
     "encoder_id",
     "entropy_coding",
     "find_bottleneck",
     "forget_tables",
     "is_updated",
     "known_bottleneck",
+    "levels_of",
     "published_size",
+    "rate_of",
     "register",
     "set_updated",
     "update_bottleneck",

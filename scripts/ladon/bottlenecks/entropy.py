@@ -21,17 +21,22 @@ CDF_TABLES = ("_quantized_cdf", "_cdf_length", "_offset")
 """Buffers that `update()` fills, of every entropy model."""
 
 
-class _OwnNoise:
+class Draws:
+    """A module that draws at random, from a generator that it is given.
+
+    Attributes:
+        generator: None: torch's global one.
+    """
+
+    generator: torch.Generator | None = None
+
+
+class _OwnNoise(Draws):
     """An entropy model whose noise comes from a generator that it is given.
 
     CompressAI adds uniform noise in [-0.5, 0.5) from torch's global generator, so that any other
     draw would change the training.
-
-    Attributes:
-        generator: draws the noise; None: the global one.
     """
-
-    generator: torch.Generator | None = None
 
     def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
         """Round, or add noise (mode `noise`), as CompressAI's `quantize` does."""
@@ -92,10 +97,10 @@ def own_entropy_models(module: nn.Module) -> None:
 
 
 def draw_noise_from(module: nn.Module, generator: torch.Generator) -> None:
-    """Let the entropy models in a module draw their noise from one generator."""
+    """Let what draws in a module, its entropy models' noise, draw from one generator."""
     own_entropy_models(module)
     for part in module.modules():
-        if isinstance(part, _OwnNoise):
+        if isinstance(part, Draws):
             part.generator = generator
 
 

@@ -10,7 +10,8 @@ import torch
 from sc2bench.models import layer
 from torch import Tensor, nn
 
-from ladon.bottlenecks.base import Apply, Bottleneck, Coder, register
+from ladon.bottlenecks.base import Bottleneck, register
+from ladon.bottlenecks.coding import Apply, Coder
 from ladon.codec import BottleneckKind, LatentCoder, quantize
 
 

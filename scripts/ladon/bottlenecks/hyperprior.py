@@ -16,7 +16,8 @@ from compressai.models.google import get_scale_table
 from sc2bench.models import layer
 from torch import Tensor, nn
 
-from ladon.bottlenecks.base import Apply, Bottleneck, Coder, directly, register
+from ladon.bottlenecks.base import Bottleneck, directly, register
+from ladon.bottlenecks.coding import Apply, Coder
 from ladon.bottlenecks.fitting import fitting_sides
 from ladon.codec import BottleneckKind, GaussianCoder, LatentCoder, quantize
 

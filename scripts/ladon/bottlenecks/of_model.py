@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
 from sc2bench.models.layer import BaseBottleneck
 from torch import Tensor, nn
 
-from ladon.bottlenecks.base import Bottleneck, Coding
+from ladon.bottlenecks.base import Bottleneck
+from ladon.bottlenecks.coding import Coding
 from ladon.bottlenecks.encoder import pinned_arithmetic
 from ladon.bottlenecks.entropy import (
     draw_noise_from,
@@ -110,6 +111,45 @@ def use_own_noise(model: nn.Module, seed: int, device: torch.device) -> torch.Ge
     generator.manual_seed(seed)
     draw_noise_from(bottleneck, generator)
     return generator
+
+
+def levels_of(model: nn.Module, betas: Sequence[float]) -> list[int | None]:
+    """Return a model's levels of rate that are nearest to β; [None] where it has one rate.
+
+    Args:
+        model: the model.
+        betas: none: the level that it is at.
+
+    Raises:
+        UsageError: it has no such rates.
+    """
+    bottleneck = known_bottleneck(model)
+    if bottleneck is None or bottleneck.rates is None or not betas:
+        return [None]
+    return [bottleneck.rates.level(beta) for beta in betas]
+
+
+def rate_of(model: nn.Module, level: int | None) -> float | None:
+    """Return β of a level, or of the level that the model is at; None where it has one rate."""
+    bottleneck = known_bottleneck(model)
+    if bottleneck is None or bottleneck.rates is None:
+        return None
+    return bottleneck.rates.beta(bottleneck.level if level is None else level)
+
+
+def at_level(model: nn.Module, level: int | None) -> AbstractContextManager[None]:
+    """Within it, this thread's evaluation codes at a level of rate; None changes nothing."""
+    bottleneck = known_bottleneck(model)
+    if level is None or bottleneck is None:
+        return nullcontext()
+    return bottleneck.coding.at_level(level)
+
+
+def encode_once(model: nn.Module) -> None:
+    """Let a model that passes the same images several times, for each rate, encode them once."""
+    bottleneck = known_bottleneck(model)
+    if bottleneck is not None:
+        bottleneck.coding.reuses_latents = True
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from ladon.lazy import lazy_names
 if TYPE_CHECKING:
     from ladon.codec.coder import LatentCoder, quantize
     from ladon.codec.gaussian import GaussianCoder
+    from ladon.codec.leveled import LeveledCoder
 
 __all__ = [
     "BottleneckKind",
@@ -18,6 +19,7 @@ __all__ = [
     "Fit",
     "GaussianCoder",
     "LatentCoder",
+    "LeveledCoder",
     "Payload",
     "quantize",
 ]
@@ -27,4 +29,5 @@ __getattr__ = lazy_names(
     LatentCoder="ladon.codec.coder",
     quantize="ladon.codec.coder",
     GaussianCoder="ladon.codec.gaussian",
+    LeveledCoder="ladon.codec.leveled",
 )

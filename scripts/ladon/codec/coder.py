@@ -59,9 +59,17 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, usable_cores() - 1), thread_name_prefix="ladon-codec")
 
 
-def quantize(latent: Tensor, medians: Tensor) -> Tensor:
-    """Round a latent [N, C, h, w] around its medians [1, C, 1, 1]."""
-    return torch.round(latent - medians) + medians
+def quantize(latent: Tensor, medians: Tensor, steps: Tensor | None = None) -> Tensor:
+    """Round a latent [N, C, h, w] around its medians [1, C, 1, 1].
+
+    Args:
+        latent: float32.
+        medians: of its channels.
+        steps: to whose multiples it is rounded, [1 or N, C, 1, 1]; None: to whole numbers.
+    """
+    if steps is None:
+        return torch.round(latent - medians) + medians
+    return torch.round((latent - medians) / steps) * steps + medians
 
 
 class TableCoder:
@@ -179,22 +187,26 @@ class TableCoder:
         return results
 
     def _encode_image(
-        self, latent: np.ndarray, centres: np.ndarray, rows: np.ndarray | None
+        self, latent: np.ndarray, grid: tuple[np.ndarray, np.ndarray], rows: np.ndarray | None
     ) -> bytes:
-        """Round a latent [C, L] float32 around centres [C], and code it.
+        """Round a latent [C, L] float32 to its grid, and code it.
 
         Args:
             latent: in any order.
-            centres: of its channels.
+            grid: its channels' centres and steps, [C] float32 each.
             rows: each symbol's row [C, L] uint8; None where row c is channel c's.
         """
         symbols, words = self._scratch.symbols(latent.shape), self._scratch.words(latent.size)
-        rans.quantize(latent, centres, symbols)
+        rans.quantize(latent, *grid, symbols)
         first = rans.encode(symbols, rows, self._cdf, self._length, self._offset, words)
         return words[first:].astype("<u4", copy=False).tobytes()
 
     def _decode_image(
-        self, payload: bytes, latent: np.ndarray, centres: np.ndarray, rows: np.ndarray | None
+        self,
+        payload: bytes,
+        latent: np.ndarray,
+        grid: tuple[np.ndarray, np.ndarray],
+        rows: np.ndarray | None,
     ) -> None:
         """Fill a latent with what `_encode_image` coded."""
         if len(payload) % 4:
@@ -205,7 +217,7 @@ class TableCoder:
         status = rans.decode(words, rows, *tables, symbols)
         if status:
             raise PayloadError(f"payload of {len(payload)} bytes is damaged: {REASONS[status]}")
-        rans.dequantize(symbols, centres, latent)
+        rans.dequantize(symbols, *grid, latent)
 
 
 class LatentCoder(TableCoder):
@@ -213,6 +225,7 @@ class LatentCoder(TableCoder):
 
     Args:
         entropy_bottleneck: updated; its tables and medians are read once.
+        level: whose tables and steps, of an entropy bottleneck that has several levels of rate.
         parallel: code images on a thread pool; else one after the other.
 
     Raises:
@@ -220,19 +233,31 @@ class LatentCoder(TableCoder):
         UsageError: if numba, which the coder needs, cannot be imported.
     """
 
-    def __init__(self, entropy_bottleneck: EntropyBottleneck, *, parallel: bool = True) -> None:
+    def __init__(
+        self,
+        entropy_bottleneck: EntropyBottleneck,
+        *,
+        level: int | None = None,
+        parallel: bool = True,
+    ) -> None:
         medians = entropy_bottleneck._get_medians().detach()
-        tables = as_tables(
-            entropy_bottleneck._quantized_cdf,
-            entropy_bottleneck._cdf_length,
-            entropy_bottleneck._offset,
-            medians.numel(),
-        )
+        names = "_quantized_cdf", "_cdf_length", "_offset"
+        tables = [getattr(entropy_bottleneck, name) for name in names]
+        steps = torch.ones(medians.numel(), device=medians.device)
+        if level is not None:
+            first = level * medians.numel()
+            tables = [table[first : first + medians.numel()] for table in tables]
+            steps = entropy_bottleneck._steps[level]
         if not bool(medians.isfinite().all()):
             raise CheckpointError("the bottleneck's medians (quantiles) are not finite")
-        super().__init__(tables, medians.device, parallel=parallel)
+        arrays = as_tables(tables[0], tables[1], tables[2], medians.numel())
+        super().__init__(arrays, medians.device, parallel=parallel)
         self._medians = medians.reshape(1, -1, 1, 1)
-        self._host_medians = _as_array(self._medians, np.float32).reshape(-1)
+        self._steps = None if level is None else steps.reshape(1, -1, 1, 1)
+        self._grid = (
+            _as_array(medians.reshape(-1), np.float32),
+            _as_array(steps.reshape(-1), np.float32),
+        )
         for order in ORDERS:  # numba compiles now (or reads its cache): no batch's timing has it
             latent = np.zeros((len(self._cdf), 2), np.float32, order=order)
             self._decode_one((self._encode_one(latent), latent))
@@ -240,7 +265,7 @@ class LatentCoder(TableCoder):
     def quantize(self, latent: Tensor) -> Tensor:
         """Return the latent as the decoder will see it: rounded around the medians."""
         self._check(latent)
-        return quantize(latent, self._medians)
+        return quantize(latent, self._medians, self._steps)
 
     def encode(self, latent: Tensor) -> list[bytes]:
         """Encode a latent [N, C, h, w] float32 into one payload per image.
@@ -281,8 +306,9 @@ class LatentCoder(TableCoder):
             latent: [N, C, h, w] float32.
         """
         self._check(latent)
-        symbols = torch.round(latent - self._medians).flatten(2).to(torch.int64)
-        return self._information(symbols, self._channels)
+        residual = latent - self._medians
+        scaled = residual if self._steps is None else residual / self._steps
+        return self._information(scaled.round().flatten(2).to(torch.int64), self._channels)
 
     @cached_property
     def _channels(self) -> Tensor:
@@ -298,10 +324,10 @@ class LatentCoder(TableCoder):
         check_type(latent)
 
     def _encode_one(self, latent: np.ndarray) -> bytes:
-        return self._encode_image(latent, self._host_medians, None)
+        return self._encode_image(latent, self._grid, None)
 
     def _decode_one(self, item: tuple[bytes, np.ndarray]) -> None:
-        self._decode_image(*item, self._host_medians, None)
+        self._decode_image(*item, self._grid, None)
 
 
 class _Scratch(threading.local):

@@ -105,6 +105,8 @@ class BottleneckKind(IntEnum):
     """Two strings: a latent, and the hyper latent that predicts its scales."""
     MEAN_SCALE_HYPERPRIOR = 3
     """Two strings: a latent, and the hyper latent that predicts its scales and means."""
+    VARIABLE_RATE = 4
+    """One string: a latent with a factorised prior, rounded to the steps of its rate level."""
 
 
 class CoderId(IntEnum):
@@ -173,6 +175,11 @@ class Payload:
             raise PayloadFieldError(f"rate level {self.rate}, not 0 to {MOST_RATES - 1}")
         _check_sizes(self)
         _check_fit(self)
+
+    @staticmethod
+    def body_within(most_bytes: int, strings: int = 1) -> int:
+        """Return how many bytes strings may have in a payload of at most so many bytes."""
+        return most_bytes - _HEAD.size - (strings + 1) * _NUMBER.size
 
     @property
     def num_body_bytes(self) -> int:

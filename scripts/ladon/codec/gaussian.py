@@ -141,8 +141,13 @@ class GaussianCoder(TableCoder):
 
     def _encode_one(self, item: tuple[np.ndarray, np.ndarray]) -> bytes:
         latent, rows = item
-        return self._encode_image(latent, np.zeros(len(latent), np.float32), rows)
+        return self._encode_image(latent, _whole_numbers(latent), rows)
 
     def _decode_one(self, item: tuple[bytes, np.ndarray, np.ndarray]) -> None:
         payload, latent, rows = item
-        self._decode_image(payload, latent, np.zeros(len(latent), np.float32), rows)
+        self._decode_image(payload, latent, _whole_numbers(latent), rows)
+
+
+def _whole_numbers(latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the grid of a latent [C, L] that is rounded around 0."""
+    return np.zeros(len(latent), np.float32), np.ones(len(latent), np.float32)

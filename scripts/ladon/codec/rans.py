@@ -203,28 +203,29 @@ def _symbol(value):  # pragma: no cover (compiled)
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)
-def quantize(latent, medians, symbols):  # pragma: no cover (compiled)
-    """Round one image's latent around its medians, half to even, as torch.round does.
+def quantize(latent, medians, steps, symbols):  # pragma: no cover (compiled)
+    """Round one image's latent to steps around its medians, half to even, as torch.round does.
 
     Args:
         latent: [C, N] float32, in any order.
         medians: [C] float32.
+        steps: [C] float32; 1 changes no bit.
         symbols: [C, N] int32, filled; what is beyond it becomes -2^31, as torch's cast on x86.
     """
     channels, count = latent.shape
     if latent.strides[0] < latent.strides[1]:  # channels_last: read it in one stream
         for n in range(count):
             for c in range(channels):
-                symbols[c, n] = _symbol(latent[c, n] - medians[c])
+                symbols[c, n] = _symbol((latent[c, n] - medians[c]) / steps[c])
     else:
         for c in range(channels):
             for n in range(count):
-                symbols[c, n] = _symbol(latent[c, n] - medians[c])
+                symbols[c, n] = _symbol((latent[c, n] - medians[c]) / steps[c])
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)
-def dequantize(symbols, medians, latent):  # pragma: no cover (compiled)
+def dequantize(symbols, medians, steps, latent):  # pragma: no cover (compiled)
     """Fill one image's latent [C, N] float32, in any order, from symbols [C, N] int32."""
     for n in range(latent.shape[1]):
         for c in range(latent.shape[0]):
-            latent[c, n] = np.float32(symbols[c, n]) + medians[c]
+            latent[c, n] = np.float32(symbols[c, n]) * steps[c] + medians[c]

@@ -31,6 +31,7 @@ COMMANDS = {
     "export": "write a model's device half for where there is no PyTorch",
     "demo": "train and test everything on a small data set (in a checkout)",
     "demo_split": "split the demo's models between a device and a server (in a checkout)",
+    "frontier": "train one model for every rate and separate ones (in a checkout)",
     "benchmark": "time everything beside the published way (in a checkout)",
     "gpu": "test and time everything on a CUDA GPU (in a checkout)",
     "draw_architecture": "draw the pictures of the architecture",

@@ -32,7 +32,7 @@ from ladon.sweeps.jobs import Job, by_everything
 from ladon.sweeps.scheduler import Scheduler
 from ladon.sweeps.watchers import DemoLines
 
-CONFIGS = Path("configs/digit_scenes")
+CONFIGS, NETWORK = Path("configs/digit_scenes"), "resnet18"
 SEED, MOST_SIDE_BY_SIDE = 0, 3
 BETAS = ("0.32", "5.12", "20.48")
 REPORT, PLOT = Path("logs/digit_scenes/report"), Path("imgs/demo_rate_accuracy.png")
@@ -44,7 +44,8 @@ def make_jobs(data_root: str) -> list[Job]:
     Args:
         data_root: the datasets' folder.
     """
-    return Family(CONFIGS, flags=("--data_root", data_root, "--seed", str(SEED))).jobs()
+    flags = ("--data_root", data_root, "--seed", str(SEED))
+    return Family(CONFIGS, name=NETWORK, flags=flags).jobs()
 
 
 def work(jobs: Sequence[Job], engine: LocalEngine, first: int = 2) -> int:

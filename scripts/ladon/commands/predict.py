@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from ladon.choices import HEADS, PRECISIONS
 from ladon.cli import answer, prepare_process
 from ladon.errors import LadonError, UsageError
+from ladon.flags import above_zero, whole_number
 from ladon.launch import make_parser
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=_share,
         default=0.5,
         help="objects of a smaller score are not shown (default: 0.5)",
+    )
+    rates = parser.add_mutually_exclusive_group()
+    rates.add_argument("--rate", type=above_zero, metavar="BETA", help="if it has several")
+    rates.add_argument(
+        "--max-bytes",
+        type=whole_number(1),
+        help="of each payload: the finest rate for it",
     )
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     add("--precision", choices=PRECISIONS, default="float32", help="of all behind the payload")
@@ -78,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
     ) as model:
         if unknown := set(args.heads or ()) - set(model.heads):
             raise UsageError(f"--heads {' '.join(sorted(unknown))}: {model.name} has none such")
-        for one in predictions(model, files, args.heads):
+        how = {"rate": args.rate, "max_bytes": args.max_bytes}
+        for one in predictions(model, files, args.heads, **how):
             if isinstance(one, LadonError):
                 failed += 1
                 print(f"error: {one}", file=sys.stderr)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ladon.codec.container import Payload
-from ladon.edge.coder import FactorizedCoder, fastest_rans
+from ladon.edge.coder import EdgeTables, fastest_rans
 from ladon.edge.fitting import Fitted
 from ladon.edge.manifest import ENCODER, INPUT, OUTPUT, TABLES, Manifest
 from ladon.errors import DataError, UsageError, in_one_line
@@ -34,7 +34,7 @@ class EdgeEncoder:
 
     Attributes:
         manifest: what the folder says of itself.
-        coder: writes the payload's string.
+        tables: of the coder that writes the payload's string.
 
     Args:
         folder: what `ladon export edge` wrote.
@@ -49,7 +49,7 @@ class EdgeEncoder:
         self.folder = Path(folder)
         self.manifest = Manifest.read(self.folder)
         rans = fastest_rans(self.folder, self.manifest)
-        self.coder = FactorizedCoder.load(self.manifest.check(self.folder, TABLES), rans)
+        self.tables = EdgeTables.load(self.manifest.check(self.folder, TABLES), rans)
         self._session = start_session(self.manifest.check(self.folder, ENCODER), threads)
 
     def fit(self, image: ImageLike) -> Fitted:
@@ -75,18 +75,35 @@ class EdgeEncoder:
             size = "x".join(map(str, fitted.input_size))
             raise DataError(f"the encoder fails for {size}: {in_one_line(error)}") from error
 
-    def encode_fitted(self, fitted: Fitted, *, on_stage: OnStage | None = None) -> Payload:
+    def encode_fitted(
+        self,
+        fitted: Fitted,
+        *,
+        rate: float | None = None,
+        max_bytes: int | None = None,
+        on_stage: OnStage | None = None,
+    ) -> Payload:
         """Encode what `fit` gave.
 
+        Args:
+            fitted: the encoder's input.
+            rate: β, of an encoder for every rate; None: the middle one.
+            max_bytes: of such an encoder, instead of a rate: the finest one that has a payload of
+                no more bytes, as it is sent.
+            on_stage: told of 'analysis' and 'coding'.
+
         Raises:
-            DataError: as for `latent`, or the latent is not finite.
+            DataError: as for `latent`; the latent is not finite; or the image takes more bytes at
+                the coarsest rate.
+            UsageError: the encoder has no such rate, or one rate only.
         """
+        self._check_rate(rate, max_bytes)
         start = time.perf_counter()
         latent = self.latent(fitted)
         if not np.isfinite(latent).all():
             raise DataError("the image's latent is not finite: the encoder cannot be used on it")
         between = time.perf_counter()
-        string = self.coder.encode(self.coder.symbols(latent))
+        level, string = self._code(latent, rate, max_bytes)
         if on_stage is not None:
             on_stage("analysis", between - start)
             on_stage("coding", time.perf_counter() - between)
@@ -99,15 +116,49 @@ class EdgeEncoder:
             scaled_size=fitted.scaled_size,
             input_size=fitted.input_size,
             fit=fitted.fit,
+            rate=level,
         )
 
-    def encode(self, image: ImageLike, *, on_stage: OnStage | None = None) -> Payload:
+    def _check_rate(self, rate: float | None, max_bytes: int | None) -> None:
+        asked = rate is not None or max_bytes is not None
+        if asked and self.manifest.rates is None:
+            raise UsageError(
+                f"{self.manifest.name} has one rate: no other can be asked for, nor a budget"
+            )
+        if rate is not None and max_bytes is not None:
+            raise UsageError("a rate and max_bytes: name one of them")
+
+    def _code(
+        self, latent: np.ndarray, rate: float | None, max_bytes: int | None
+    ) -> tuple[int | None, bytes]:
+        """Return the level and string of a latent [C, h, w]."""
+        rates = self.manifest.rates
+
+        def encode(level: int) -> bytes:
+            coder = self.tables.level(level)
+            return coder.encode(coder.symbols(latent))
+
+        if rates is None:
+            return None, encode(0)
+        if max_bytes is not None:
+            return rates.finest(encode, Payload.body_within(max_bytes))
+        level = rates.middle if rate is None else rates.level(rate)
+        return level, encode(level)
+
+    def encode(
+        self,
+        image: ImageLike,
+        *,
+        rate: float | None = None,
+        max_bytes: int | None = None,
+        on_stage: OnStage | None = None,
+    ) -> Payload:
         """Encode an image, as `fit` takes it; also tells of the stage 'fit'."""
         start = time.perf_counter()
         fitted = self.fit(image)
         if on_stage is not None:
             on_stage("fit", time.perf_counter() - start)
-        return self.encode_fitted(fitted, on_stage=on_stage)
+        return self.encode_fitted(fitted, rate=rate, max_bytes=max_bytes, on_stage=on_stage)
 
 
 def start_session(path: Path, threads: int | None = None) -> Any:

@@ -29,13 +29,15 @@ from typing import Any
 
 import numpy as np
 
+from ladon.codec.rates import BudgetError
 from ladon.edge.client import Client
 from ladon.edge.encoder import EdgeEncoder
 from ladon.edge.manifest import MANIFEST
+from ladon.edge.pace import Pace
 from ladon.edge.pictures import Picture, find_files, of_camera, of_video
 from ladon.edge.protocol import HEADS, Response
 from ladon.errors import DataError, LadonError, UsageError, cannot_write, report
-from ladon.flags import whole_number
+from ladon.flags import above_zero, whole_number
 from ladon.images import shown
 from ladon.launch import make_parser
 from ladon.replacing import own_name, replacing
@@ -58,6 +60,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--threads", type=whole_number(1), help="of the encoder (default: one a core)")
     add("--save-payloads", type=Path, metavar="DIR", help="write each payload as NAME.ladon")
     add("--server", metavar="URL", help="ask this one, e.g. http://127.0.0.1:8000")
+    rates = parser.add_mutually_exclusive_group()
+    rates.add_argument("--rate", type=above_zero, metavar="BETA", help="if it has several")
+    rates.add_argument(
+        "--max-bytes",
+        type=whole_number(1),
+        help="of each payload: the finest rate for it",
+    )
+    rates.add_argument(
+        "--deadline-ms",
+        type=above_zero,
+        metavar="T",
+        help="for each answer: the finest rate that the link, as it was so far, lets come in time",
+    )
     add("--heads", nargs="+", choices=HEADS, help="answers that are wanted (default: all)")
     add("--token", help=f"what the server wants to be shown (default: {TOKEN} of the environment)")
     add("--ca", type=Path, metavar="FILE", help="PEM of whoever signed the server's certificate")
@@ -146,6 +161,7 @@ def _one(
     args: argparse.Namespace,
     encoder: EdgeEncoder,
     client: Client | None,
+    pace: Pace,
 ) -> _Result:
     """Encode an image and ask about it, as often as is wanted."""
     name, image = picture
@@ -156,14 +172,16 @@ def _one(
 
     response = None
     for _ in range(args.repeat):
-        payload = encoder.encode(image, on_stage=on_stage)
+        payload = pace.encode(encoder, image, on_stage)
         start = time.perf_counter()
         sent = payload.to_bytes()
         between = time.perf_counter()
         on_stage("writing", between - start)
         if client is not None:
             response = client.answer(sent, args.heads)
-            on_stage("answer", time.perf_counter() - between)
+            answered = time.perf_counter() - between
+            on_stage("answer", answered)
+            pace.note(len(sent), answered, sum(response.seconds.values()))
     stem = name if isinstance(image, np.ndarray) else Path(name).stem
     return _Result(name, stem, sent, seconds, response)
 
@@ -224,6 +242,9 @@ def _work(args: argparse.Namespace) -> int:
     if unknown := set(args.heads or ()) - set(encoder.manifest.heads):
         name = encoder.manifest.name
         raise UsageError(f"--heads {' '.join(sorted(unknown))}: {name} has none such")
+    pace = Pace(encoder.manifest, args.rate, args.max_bytes, args.deadline_ms)
+    if args.deadline_ms is not None and args.server is None:
+        raise UsageError("--deadline-ms: name the --server whose answers are to come in time")
     client = None
     if args.server is not None:
         token = args.token or os.environ.get(TOKEN)
@@ -233,9 +254,10 @@ def _work(args: argparse.Namespace) -> int:
     try:
         for picture in pictures:
             try:
-                result = _one(picture, args, encoder, client)
+                result = _one(picture, args, encoder, client, pace)
             except DataError as error:
-                print(f"error: {error}", file=sys.stderr)
+                named = f"{picture[0]}: " if isinstance(error, BudgetError) else ""
+                print(f"error: {named}{error}", file=sys.stderr)
                 broken += 1
                 continue
             folder.save(result)

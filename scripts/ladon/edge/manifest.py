@@ -2,7 +2,8 @@
 
 model.json        this, as `Manifest.to_plain` gives it
 encoder.onnx      images [N, 3, H, W] float32, normalised, to latents [N, C, h, w] float32
-tables.npz        of the coder: cdf [C, W], length [C], offset [C] int32, medians [C] float32
+tables.npz        of the coder, for each of L levels of rate (1 where there is one rate):
+                  cdf [L C, W], length [L C], offset [L C] int32, medians [C], steps [L, C] float32
 librans-….so      the coder for a kind of processor, as far as a compiler was there
 edge.py, ladon/   what runs there: copied from this library as it is
 requirements.txt  what that needs
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from ladon.codec.container import ENCODER_ID_BYTES, BottleneckKind
+from ladon.codec.rates import Rates
 from ladon.edge.fitting import Fitting
 from ladon.errors import DataError, in_one_line
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, ENCODER, TABLES = "model.json", "encoder.onnx", "tables.npz"
 LAUNCHER, REQUIREMENTS = "edge.py", "requirements.txt"
 INPUT, OUTPUT = "image", "latent"
@@ -58,6 +60,7 @@ class Manifest:
         latent_channels: C.
         latent_side: None for an encoder whose latent's size follows from the input's otherwise.
         fitting: how an image becomes the encoder's input.
+        rates: that it encodes at; None: it has one.
         opset: of ONNX, of the encoder's graph.
         precision: of the encoder: 'float32' or 'int8'.
         origin: where the weights come from.
@@ -74,6 +77,7 @@ class Manifest:
     latent_channels: int
     latent_side: LatentSide | None
     fitting: Fitting
+    rates: Rates | None
     opset: int
     precision: str
     origin: Mapping[str, Any]
@@ -85,6 +89,7 @@ class Manifest:
         """Return it in JSON's types."""
         plain = {**vars(self), "kind": self.kind.name.lower(), "encoder_id": self.encoder_id.hex()}
         plain["fitting"] = self.fitting.to_plain()
+        plain["rates"] = None if self.rates is None else asdict(self.rates)
         plain["latent_side"] = None if self.latent_side is None else asdict(self.latent_side)
         return {"format": FORMAT, **plain}
 
@@ -98,6 +103,8 @@ class Manifest:
         if len(values["encoder_id"]) != ENCODER_ID_BYTES:
             raise ValueError(f"an encoder id of {len(values['encoder_id'])} bytes")
         values["fitting"] = Fitting.from_plain(values["fitting"])
+        rates = values.get("rates")  # folders of format 1 have none
+        values["rates"] = None if rates is None else Rates(**rates)
         if values["latent_side"] is not None:
             values["latent_side"] = LatentSide(**values["latent_side"])
         return cls(**values)

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ladon.analysis import Analysed, Analysis, Worst
-from ladon.bottlenecks import PayloadSizes
+from ladon.bottlenecks import PayloadSizes, at_level, encode_once, levels_of, rate_of
 from ladon.data.batching import batch_by_size, collate
 from ladon.data.device_input import split_input
 from ladon.data.loaders import build_eval_loader
@@ -71,6 +71,8 @@ class Evaluation:
             unless it was asked for.
         predictions: what was found in each image, with its index, in the order of the data; empty
             unless it was asked for.
+        beta: the rate that the model was evaluated at, where it has several.
+        by_rate: the findings at each of several rates, of which this is the first.
     """
 
     metrics: dict[str, Any]
@@ -85,10 +87,13 @@ class Evaluation:
     sizes: list[tuple[int, int, float]] = field(default_factory=list)
     predictions: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     analysed: Analysed | None = None
+    beta: float | None = None
+    by_rate: list[Evaluation] = field(default_factory=list, repr=False)
 
     def summary(self) -> dict[str, Any]:
         """Return what `metrics.json` holds of it."""
         found = {
+            "beta": self.beta,
             "metrics": self.metrics,
             "data_size_kb": self.data_size_kb,
             "payload_bytes": self.payload_bytes,
@@ -98,6 +103,7 @@ class Evaluation:
             "loading_s": round(self.loading_seconds, 3),
             "network_s": None if self.network_seconds is None else round(self.network_seconds, 3),
             "images_per_s": round(self.num_images / self.seconds, 3) if self.seconds else None,
+            "rates": [one.summary() for one in self.by_rate if one is not self] or None,
         }
         return {key: value for key, value in found.items() if value is not None}
 
@@ -109,7 +115,9 @@ class Evaluation:
         return found
 
     def log(self) -> None:
-        """Log the published result lines, and the payloads' own bytes."""
+        """Log the published result lines, and the payloads' own bytes; of each rate."""
+        if self.beta is not None:
+            logger.info("[Rate: β %g]", self.beta)
         for line in self.lines:
             logger.info(line)
         if self.data_size_kb is not None and self.payload_bytes is not None:
@@ -131,6 +139,9 @@ class Evaluation:
         if self.part_bytes is not None:
             parts = (f"{part} {found['mean']:.1f}" for part, found in self.part_bytes.items())
             logger.info("Of the payload's bytes an image: %s", ", ".join(parts))
+        for other in self.by_rate:
+            if other is not self:
+                other.log()
 
 
 def _statistics(values: list[float]) -> dict[str, float]:
@@ -147,9 +158,19 @@ class Sizes(NamedTuple):
 
 
 class ModelEvaluator:
-    """One model's part of an evaluation."""
+    """One model's part of an evaluation, at one rate.
+
+    Args:
+        model: the model.
+        task: the task's adapter.
+        dataset: what it is evaluated on.
+        options: for the task's metric.
+        describe: makes `predictions`.
+        level: of rate; None: the model's own.
+    """
 
     payloads: PayloadSizes
+    watch: Watch
 
     def __init__(
         self,
@@ -158,12 +179,13 @@ class ModelEvaluator:
         dataset: Any,
         options: Mapping[str, Any],
         describe: Describe | None = None,
+        level: int | None = None,
         analyst: Analyst | None = None,
     ) -> None:
-        self.model = model.eval()
+        self.model, self._level = model.eval(), level
         self._task, self._dataset = task, dataset
         self._metric: Metric = task.metric(dataset, options)
-        self.watch, self._finite = Watch(), FiniteRecord()
+        self._finite = FiniteRecord()
         self._sizes: list[tuple[int, int, float]] = []
         self._parts: dict[str, list[tuple[int, int]]] = {}
         self._seen, self._seconds = 0, 0.0
@@ -174,7 +196,8 @@ class ModelEvaluator:
     def predict(self, images: Any) -> tuple[Any, Sizes, Any, float]:
         """Return a batch's outputs, its payloads' sizes, what was finite, and the seconds."""
         start = time.perf_counter()
-        outputs = self._task.predict(self.model, images)
+        with at_level(self.model, self._level):
+            outputs = self._task.predict(self.model, images)
         self.watch.note("the model's outputs", _ranked(outputs))
         flags = self.watch.pop()
         pop_finite = getattr(self.payloads, "pop_finite", None)
@@ -258,6 +281,7 @@ class ModelEvaluator:
         found.predictions = sorted(
             chain.from_iterable(rows for *_, rows in parts), key=itemgetter(0)
         )
+        found.beta = rate_of(self.model, self._level)
         names = dict.fromkeys(name for *_, by_name, _ in parts for name in by_name)
         if names:
             of = {
@@ -323,6 +347,7 @@ def evaluate_all(
     title: str = "Test",
     describe: Describe | None = None,
     analyst: Analyst | None = None,
+    rates: Sequence[float] = (),
 ) -> list[Evaluation] | None:
     """Evaluate models on a dataset, each image loaded and decoded once for all of them.
 
@@ -343,9 +368,12 @@ def evaluate_all(
         title: what the progress bar and the log call it.
         describe: makes the evaluations' `predictions`.
         analyst: makes what their `analysed` comes from, for each model.
+        rates: β, at each of which models of several rates are evaluated; each image is encoded
+            once for all of them.
 
     Returns:
-        One evaluation per model, the same on every process; None if a signal stopped it.
+        One evaluation per model, with those at several rates in its `by_rate`, the same on every
+        process; None if a signal stopped it.
     """
     is_cuda = world.device.type == "cuda"
     as_bytes, finish_input = split_input(dataset)
@@ -354,7 +382,9 @@ def evaluate_all(
     )
     workers_asked = (loader_section.get("kwargs") or {}).get("num_workers")
     jobs = [
-        ModelEvaluator(model, task, dataset, options or {}, describe, analyst) for model in models
+        ModelEvaluator(model, task, dataset, options or {}, describe, level, analyst)
+        for model in models
+        for level in levels_of(model, rates)
     ]
     collate_fn, waiting, stopped = loader_section.get("collate_fn"), Stopwatch(), False
 
@@ -376,10 +406,15 @@ def evaluate_all(
                 return [(indices, targets, *job.predict(images)) for job in jobs]
 
     with ExitStack() as stack:
-        for job in jobs:
-            how = inference(job.model, mode, precision=precision, compiled=compiled)
-            job.payloads = stack.enter_context(how)
-            stack.enter_context(watching_detections(job.model, job.watch))
+        for model in models:
+            how = inference(model, mode, precision=precision, compiled=compiled)
+            payloads, watch = stack.enter_context(how), Watch()
+            stack.enter_context(watching_detections(model, watch))
+            for job in jobs:
+                if job.model is model:
+                    job.payloads, job.watch = payloads, watch
+            if len(levels_of(model, rates)) > 1:
+                encode_once(model)
         advance = stack.enter_context(progress(title, len(cast(Sized, loader.sampler))))
         start = time.perf_counter()
         # its workers start now, in this thread: a process that is forked by a thread which others
@@ -400,4 +435,10 @@ def evaluate_all(
             del results, result  # a batch's outputs must not wait for the next one's
     if world.maximum(int(stopped)):
         return None
-    return [job.finish(world, start, waiting.seconds) for job in jobs]
+    found = [job.finish(world, start, waiting.seconds) for job in jobs]
+    first = [found[[job.model is model for job in jobs].index(True)] for model in models]
+    for model, evaluation in zip(models, first, strict=True):
+        if rates and evaluation.beta is not None:
+            of_model = zip(jobs, found, strict=True)
+            evaluation.by_rate = [one for job, one in of_model if job.model is model]
+    return first

@@ -384,6 +384,7 @@ class Stage:
             lr_factor: of its learning rates to those of the other run.
         """
         self.grad_count = steps - steps % self.grad_accum_step
+        self._take_criterion(state)
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
@@ -402,7 +403,7 @@ class Stage:
             self._schedule(self.scheduler.last_epoch + 1, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer, scheduler and count of gradients."""
+        """Optimizer, scheduler, count of gradients, and what the criterion keeps."""
         scheduler = None if self.scheduler is None else self.scheduler.state_dict()
         if scheduler is not None:
             scheduler = {k: v for k, v in scheduler.items() if not callable(v)}
@@ -410,6 +411,7 @@ class Stage:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": scheduler,
             "grad_count": self.grad_count,
+            "criterion": self.loss.criterion.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -418,6 +420,12 @@ class Stage:
         if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self.grad_count = state["grad_count"]
+        self._take_criterion(state)
+
+    def _take_criterion(self, state: Mapping[str, Any]) -> None:
+        """Take over what a criterion has counted or learnt; older files hold none of it."""
+        if state.get("criterion"):
+            self.loss.criterion.load_state_dict(state["criterion"])
 
     def close(self) -> None:
         """Leave the models as they were, but for what was learnt."""

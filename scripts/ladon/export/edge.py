@@ -23,8 +23,9 @@ from compressai.entropy_models import EntropyBottleneck
 
 from ladon import __version__
 from ladon.bottlenecks.entropy import entropy_models
+from ladon.bottlenecks.variable_entropy import STEPS
 from ladon.codec.tables import as_tables
-from ladon.edge.coder import FactorizedCoder
+from ladon.edge.coder import EdgeTables
 from ladon.edge.encoder import run_encoder, start_session
 from ladon.edge.manifest import ENCODER, LAUNCHER, MANIFEST, REQUIREMENTS, TABLES, Manifest, sha256
 from ladon.errors import LadonError, UsageError, cannot_write
@@ -56,6 +57,7 @@ MODULES = (
     "replacing.py",
     "codec/__init__.py",
     "codec/container.py",
+    "codec/rates.py",
     "codec/rans.c",
     "codec/rans_native.py",
     "codec/rans_python.py",
@@ -65,9 +67,11 @@ MODULES = (
     "edge/coder.py",
     "edge/encoder.py",
     "edge/fitting.py",
+    "edge/link.py",
     "edge/main.py",
     "edge/manifest.py",
     "edge/messages.py",
+    "edge/pace.py",
     "edge/pictures.py",
     "edge/protocol.py",
     "split/__init__.py",
@@ -123,10 +127,10 @@ def export_edge(
     try:
         with _whole_or_not(folder) as inside:
             worst = _write_encoder(model, inside, calibration)
-            coder = _write_tables(model, prior, inside)
+            channels = _write_tables(model, prior, inside)
             missing = build_libraries(inside)
             _copy_modules(inside)
-            manifest = _manifest(model, coder.channels, inside, origin, licence, calibration)
+            manifest = _manifest(model, channels, inside, origin, licence, calibration)
             write_json(inside / MANIFEST, manifest.to_plain())
             sizes = {name: (inside / name).stat().st_size for name in (ENCODER, TABLES)}
     except OSError as error:
@@ -188,21 +192,27 @@ def _write_encoder(model: SplitModel, folder: Path, calibration: Sequence[Path] 
     return error
 
 
-def _write_tables(model: SplitModel, prior: EntropyBottleneck, folder: Path) -> FactorizedCoder:
-    """Write the coder's tables, once they give the strings that the library writes."""
+def _write_tables(model: SplitModel, prior: EntropyBottleneck, folder: Path) -> int:
+    """Write the coder's tables, once they give the strings that the library writes; return C."""
     medians = prior._get_medians().detach().reshape(-1)
-    tables = as_tables(prior._quantized_cdf, prior._cdf_length, prior._offset, len(medians))
-    coder = FactorizedCoder(*tables, medians.cpu().numpy())
+    steps = getattr(prior, STEPS, torch.ones(1, len(medians)))
+    rows = as_tables(
+        prior._quantized_cdf, prior._cdf_length, prior._offset, steps.numel(), "level's channel"
+    )
+    tables = EdgeTables(*rows, medians.cpu().numpy(), steps.cpu().numpy())
     generator = torch.Generator().manual_seed(0)
-    latent = 8 * torch.randn(1, coder.channels, 5, 7, generator=generator)
-    (strings,) = model.bottleneck.coding.code(latent)["strings"]
-    if coder.encode(coder.symbols(latent[0].numpy())) != strings[0]:
-        raise UsageError(
-            f"{model.name}: {type(model.bottleneck).__name__} does not code its latent around the "
-            "medians of its prior, channel by channel, and is not exported"
-        )
-    coder.save(folder / TABLES)
-    return coder
+    latent = 8 * torch.randn(1, len(medians), 5, 7, generator=generator)
+    for level in range(len(steps)):
+        levels = None if model.rates is None else [level]
+        (strings,) = model.bottleneck.coding.code(latent, levels)["strings"]
+        coder = tables.level(level)
+        if coder.encode(coder.symbols(latent[0].numpy())) != strings[0]:
+            raise UsageError(
+                f"{model.name}: {type(model.bottleneck).__name__} does not code its latent around "
+                "the medians of its prior, channel by channel, and is not exported"
+            )
+    tables.save(folder / TABLES)
+    return len(medians)
 
 
 def _copy_modules(folder: Path) -> None:
@@ -232,6 +242,7 @@ def _manifest(
         latent_channels=channels,
         latent_side=latent_side(model.bottleneck.analysis),
         fitting=model.fitting,
+        rates=model.rates,
         opset=OPSET,
         precision="float32" if calibration is None else "int8",
         origin=origin,

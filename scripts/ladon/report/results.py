@@ -13,7 +13,7 @@ from ladon.tasks import TASKS, Score, TaskView
 
 _BETA = re.compile(r"[-_.]?beta[-_=]?(\d+(?:\.\d+)?)")
 # old logs and configs also say `splitable_…` and `…resnet50fp-beta…`
-_LADON = re.compile(r"split+able_(?P<backbone>\w+?)-?fp[-_.]?beta")
+_LADON = re.compile(r"split+able_(?P<backbone>\w+?)-?(?:fp[-_.]?beta|vr(?![a-z]))")
 
 
 def beta_in(name: str) -> float | None:

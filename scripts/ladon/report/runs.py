@@ -60,7 +60,7 @@ def read_metrics(path: Path) -> list[RunResult]:
     """Read one metrics.json.
 
     Returns:
-        One result per model in it.
+        One result per model in it, and of a model for every rate one per rate.
 
     Raises:
         UsageError: the file cannot be read, or a key is missing or of the wrong type.
@@ -78,7 +78,11 @@ def read_metrics(path: Path) -> list[RunResult]:
     if not data.get("models"):
         raise UsageError(f"{path}: models: no model in it")
     try:
-        return [_result(path, data, role, model) for role, model in data["models"].items()]
+        return [
+            _result(path, data, role, at_rate)
+            for role, model in data["models"].items()
+            for at_rate in (model, *model.get("rates", ()))
+        ]
     except KeyError as error:
         raise UsageError(f"{path}: the key {error} is missing") from error
     except (TypeError, ValueError, AttributeError) as error:
@@ -86,7 +90,7 @@ def read_metrics(path: Path) -> list[RunResult]:
 
 
 def _result(path: Path, data: dict[str, Any], role: str, model: dict[str, Any]) -> RunResult:
-    beta, num_images = data.get("beta"), data.get("num_images")
+    beta, num_images = model.get("beta", data.get("beta")), data.get("num_images")
     speed = model.get("images_per_s")
     # a task of a user's own is not known here: its run tells how it is shown
     known = TASKS.get(data["task"])

@@ -111,12 +111,13 @@ class Engine(Protocol):
             Refusal: it cannot be answered, by its sender's fault.
         """
 
-    async def encode(self, image: bytes, model: str) -> Encoded:
+    async def encode(self, image: bytes, model: str, rate: float | None = None) -> Encoded:
         """Encode a picture, as a device does with its own half of a model.
 
         Args:
             image: a file of any format that Pillow reads.
             model: its name.
+            rate: β, of a model for every rate; None: the middle one.
 
         Raises:
             Refusal: it is no picture, or too large.
@@ -135,9 +136,10 @@ class _Key(NamedTuple):
 
 
 class _Pictures(NamedTuple):
-    """Of pictures that a model encodes."""
+    """Of pictures that a model encodes, at a rate."""
 
     name: str
+    rate: float | None
 
 
 class LocalEngine:
@@ -189,7 +191,7 @@ class LocalEngine:
         waited = max(0.0, loop.time() - came - took)
         return replace(answered, seconds={"queue": waited, **answered.seconds})
 
-    async def encode(self, image: bytes, model: str) -> Encoded:
+    async def encode(self, image: bytes, model: str, rate: float | None = None) -> Encoded:
         """Encode a picture."""
         if model not in self._library.infos:
             raise no_such_model(model, self._library.infos)
@@ -197,7 +199,7 @@ class LocalEngine:
         came = loop.time()
         # as costly as a batch, so that others have their turn between two pictures
         cost = self.settings.max_pixels
-        encoded: Encoded = await self._batcher.submit(_Pictures(model), image, cost)
+        encoded: Encoded = await self._batcher.submit(_Pictures(model, rate), image, cost)
         waited = max(0.0, loop.time() - came - sum(encoded.seconds.values()))
         return encoded._replace(seconds={"queue": waited, **encoded.seconds})
 
@@ -272,9 +274,15 @@ class LocalEngine:
             fitted = model.fit(image)
             seconds["fit"] = time.perf_counter() - start
             self._check_input(fitted.input_size)
-            payload = model.encode_fitted(fitted, on_stage=seconds.__setitem__)
+            on_stage = seconds.__setitem__
+            if key.rate is None:
+                payload = model.encode_fitted(fitted, on_stage=on_stage)
+            else:
+                payload = model.encode_fitted(fitted, rate=key.rate, on_stage=on_stage)
         except DataError as error:
             raise Refusal(415, "picture", str(error)) from error
+        except UsageError as error:
+            raise Refusal(422, "rate", str(error)) from error
         return Encoded(payload.to_bytes(), seconds)
 
     def _answer_batch(self, key: _Key, payloads: Sequence[Payload]) -> list[Answered | Exception]:

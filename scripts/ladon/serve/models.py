@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ladon.codec.rates import Rates
 from ladon.errors import CheckpointError, ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ModelInfo:
         encoder_id: 8 bytes.
         heads: what can be asked.
         num_bytes: of its weights, in all forms in which they are held.
+        rates: that images can be encoded at; None: it has one.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ModelInfo:
     encoder_id: bytes
     heads: tuple[str, ...]
     num_bytes: int
+    rates: Rates | None = None
 
 
 class Library:
@@ -72,8 +75,9 @@ class Library:
         """
         for source in self._sources:
             model = self._load(source)
+            size = _warmed_up(model)
             info = ModelInfo(
-                model.name, source, model.encoder_id, tuple(model.heads), _warmed_up(model)
+                model.name, source, model.encoder_id, tuple(model.heads), size, model.rates
             )
             if info.name in self.infos:
                 raise ConfigError(

@@ -61,12 +61,14 @@ class Replica:
             return error
         return replace(answered, worker=f"{socket.gethostname()}-{os.getpid()}")
 
-    async def encode(self, image: bytes, model: str) -> Encoded | LadonError:
+    async def encode(
+        self, image: bytes, model: str, rate: float | None = None
+    ) -> Encoded | LadonError:
         """Encode a picture."""
         if isinstance(self._models, LadonError):
             return self._models
         try:
-            return await self._engine.encode(image, model)
+            return await self._engine.encode(image, model, rate)
         except LadonError as error:
             return error
 
@@ -109,9 +111,9 @@ class ReplicatedEngine:
         answered, tries = await self._ask("answer", data, heads, model)
         return replace(answered, tries=tries)
 
-    async def encode(self, image: bytes, model: str) -> Encoded:
+    async def encode(self, image: bytes, model: str, rate: float | None = None) -> Encoded:
         """Encode a picture; where its replica is lost, by another."""
-        return (await self._ask("encode", image, model))[0]
+        return (await self._ask("encode", image, model, rate))[0]
 
     async def _ask(self, method: str, *args: Any) -> tuple[Any, int]:
         """Return what a replica's method gives, and how many were asked."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ladon.bottlenecks import Bottleneck, PayloadShapes, encoder_id
 from ladon.codec import Payload
+from ladon.codec.rates import Rates
 from ladon.edge.fitting import Fitted, Fitting
 from ladon.errors import DataError, PayloadError, UsageError
 from ladon.images import ImageLike, as_image
@@ -100,37 +101,66 @@ class SplitModel:
         """
         return self.fitting(as_image(image))
 
-    def encode(self, image: ImageLike, *, on_stage: OnStage | None = None) -> Payload:
+    @property
+    def rates(self) -> Rates | None:
+        """The rates that images can be encoded at; None of a model that has one."""
+        return self.bottleneck.rates
+
+    def encode(
+        self,
+        image: ImageLike,
+        *,
+        rate: float | None = None,
+        max_bytes: int | None = None,
+        on_stage: OnStage | None = None,
+    ) -> Payload:
         """Encode an image.
 
         Args:
             image: as for `fit`.
+            rate: β, of a model for every rate; None: the middle one.
+            max_bytes: of such a model, instead of a rate: the finest one that has a payload of no
+                more bytes, as it is sent.
             on_stage: told of 'fit', 'analysis' and 'coding'.
 
         Raises:
-            DataError: as `fit` does.
+            DataError: as `fit` does, or the image takes more bytes at the coarsest rate.
+            UsageError: the model has no such rate, or one rate only.
         """
         with stage("fit", on_stage, self._device):
             fitted = self.fit(image)
-        return self.encode_fitted(fitted, on_stage=on_stage)
+        return self.encode_fitted(fitted, rate=rate, max_bytes=max_bytes, on_stage=on_stage)
 
-    def encode_fitted(self, fitted: Fitted, *, on_stage: OnStage | None = None) -> Payload:
+    def encode_fitted(
+        self,
+        fitted: Fitted,
+        *,
+        rate: float | None = None,
+        max_bytes: int | None = None,
+        on_stage: OnStage | None = None,
+    ) -> Payload:
         """Encode what `fit` gave.
 
         Args:
             fitted: the encoder's input.
+            rate, max_bytes: as for `encode`.
             on_stage: told of 'analysis' and 'coding'.
 
         Raises:
-            DataError: the latent is not finite: there is NaN in the input.
+            DataError: the latent is not finite: there is NaN in the input; or as for `encode`.
+            UsageError: as for `encode`.
         """
         coding = self.bottleneck.coding
+        levels = self._levels(rate, max_bytes)
         with forward_only(self._device):
             with stage("analysis", on_stage, self._device):
                 images = torch.from_numpy(fitted.input)[None].to(self._device)
                 latent = coding.analyse(images)
             with stage("coding", on_stage, self._device):
-                coded = coding.code(latent)
+                if max_bytes is not None:
+                    coded = coding.code_within(latent, Payload.body_within(max_bytes))
+                else:
+                    coded = coding.code(latent, levels)
         self._payloads.pop()
         finite = self._payloads.pop_finite()
         if finite is not None and not bool(finite):
@@ -144,7 +174,18 @@ class SplitModel:
             scaled_size=fitted.scaled_size,
             input_size=fitted.input_size,
             fit=fitted.fit,
+            rate=coded["levels"][0] if "levels" in coded else None,
         )
+
+    def _levels(self, rate: float | None, max_bytes: int | None) -> list[int] | None:
+        """Return the level of an image's rate, None where nothing names one."""
+        if rate is None and max_bytes is None:
+            return None
+        if self.rates is None:
+            raise UsageError(f"{self.name} has one rate: no other can be asked for, nor a budget")
+        if rate is not None and max_bytes is not None:
+            raise UsageError("a rate and max_bytes: name one of them")
+        return None if rate is None else [self.rates.level(rate)]
 
     def answer(
         self,
@@ -199,7 +240,9 @@ class SplitModel:
         with forward_only(self._device, self._precision):
             with stage("decoding", on_stage, self._device):
                 parts = zip(*(payload.strings for payload in payloads), strict=True)
-                latent = coding.read([list(strings) for strings in parts], payloads[0].shape)
+                levels = [p.rate for p in payloads if p.rate is not None]
+                strings = [list(of_part) for of_part in parts]
+                latent = coding.read(strings, payloads[0].shape, levels or None)
             with stage("synthesis", on_stage, self._device):
                 features = coding.synthesise(latent)
             outputs = self._heads(features, payloads, asked, on_stage)
@@ -226,10 +269,21 @@ class SplitModel:
                 f"a payload of {len(payload.strings)} strings: {self.name} has "
                 f"{len(self.bottleneck.parts)} ({', '.join(self.bottleneck.parts)})"
             )
+        self._check_rate(payload.rate)
         if self._shapes(payload.input_size) != payload.shape:
             raise PayloadError(
                 f"a latent of {payload.shape[0]}x{payload.shape[1]} of an input of "
                 f"{payload.input_size[0]}x{payload.input_size[1]}: the encoder makes none of that"
+            )
+
+    def _check_rate(self, level: int | None) -> None:
+        if (level is None) != (self.rates is None):
+            said = "no rate level" if level is None else f"rate level {level}"
+            has = "one rate" if self.rates is None else f"{self.rates.levels} levels"
+            raise PayloadError(f"a payload of {said}: {self.name} has {has}")
+        if level is not None and self.rates is not None and level >= self.rates.levels:
+            raise PayloadError(
+                f"a payload of rate level {level}: {self.name} has 0 to {self.rates.levels - 1}"
             )
 
     def _answers(self, outputs: Mapping[str, Any], index: int, payload: Payload) -> Answers:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ladon.codec import Payload
 from ladon.codec.container import MOST_BODY_BYTES
+from ladon.codec.rates import BudgetError
 from ladon.edge import pictures
 from ladon.errors import LadonError, PayloadError, cannot_write
 from ladon.images import as_image, shown
@@ -58,16 +59,19 @@ def find_files(sources: Iterable[str | os.PathLike]) -> list[Path]:
     return pictures.find_files(sources, {PAYLOAD_SUFFIX}, "pictures and no payloads")
 
 
-def predict(model: SplitModel, file: Path, heads: Sequence[str] | None = None) -> Prediction:
+def predict(
+    model: SplitModel, file: Path, heads: Sequence[str] | None = None, **how: Any
+) -> Prediction:
     """Return what a model finds in a picture or a payload.
 
     Args:
         model: both halves.
         file: a picture in any format that Pillow reads, or a payload, `*.ladon`.
         heads: those that are asked; by default all.
+        how: a picture is encoded: `rate` or `max_bytes`, as for `SplitModel.encode`.
 
     Raises:
-        DataError: the picture cannot be read or used.
+        DataError: the picture cannot be read or used, or takes more bytes at any rate.
         PayloadError: the payload is damaged, or another model's.
     """
     if file.suffix.lower() == PAYLOAD_SUFFIX:
@@ -75,7 +79,10 @@ def predict(model: SplitModel, file: Path, heads: Sequence[str] | None = None) -
         payload = Payload.from_bytes(data, expected=[model.encoder_id], source=shown(file))
         return Prediction(file, payload, len(data), model.answer(payload, heads), None)
     image = as_image(file)
-    payload = model.encode(image)
+    try:
+        payload = model.encode(image, **how)
+    except BudgetError as error:
+        raise BudgetError(f"{shown(file)}: {error}") from None
     sent = payload.to_bytes()
     # the receiver knows what was sent, and nothing else
     return Prediction(file, payload, len(sent), model.answer(sent, heads), image)
@@ -158,11 +165,18 @@ def _write(path: Path, write: Any) -> None:
 
 
 def predictions(
-    model: SplitModel, files: Iterable[Path], heads: Sequence[str] | None = None
+    model: SplitModel, files: Iterable[Path], heads: Sequence[str] | None = None, **how: Any
 ) -> Iterator[Prediction | LadonError]:
-    """Yield what is found in each file, or what was wrong with it: others go on."""
+    """Yield what is found in each file, or what was wrong with it: others go on.
+
+    Args:
+        model: the model.
+        files: pictures and payloads.
+        heads: those that are asked; by default all.
+        how: pictures are encoded: `rate` or `max_bytes`, as for `SplitModel.encode`.
+    """
     for file in files:
         try:
-            yield predict(model, file, heads)
+            yield predict(model, file, heads, **how)
         except LadonError as error:
             yield error

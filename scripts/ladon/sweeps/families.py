@@ -27,8 +27,8 @@ class Family:
 
     Args:
         folder: where the configs are, at any depth; None for the shipped ones.
-        name: of a subfolder (a data set), or of the network in `splittable_NAME` in files' names;
-            None for all.
+        name: of a subfolder (a data set), or of the network in `splittable_NAME` in files' names,
+            NAME-vr for models for every rate; None for all.
         tasks: their names; none for all.
         betas: β as typed; none for those that the configs have.
         flags: of all task scripts.
@@ -82,7 +82,10 @@ class Family:
         named = BETA_IN_NAME.search(file.path.stem)
         own = file.config.beta
         draft = Job("", file.task.name, file.path, flags=self.flags, test_only=self.test_only)
-        if own is None or named:
+        if isinstance(file.config.get("beta"), dict):  # a model for every rate
+            if not self.betas:
+                yield draft
+        elif own is None or named:
             beta = named[1] if named and own is not None else None
             wanted = not self.betas or beta is None or float(beta) in map(float, self.betas)
             if wanted:
@@ -254,8 +257,8 @@ def _known(files: Iterable[_File]) -> str:
 
 
 def _network(path: Path) -> str | None:
-    """Return NAME of `…splittable_NAME-…`."""
-    found = re.search(r"splittable_([A-Za-z0-9_]+)", path.stem)
+    """Return NAME of `…splittable_NAME-fp…` or, of one for every rate, `…splittable_NAME-vr…`."""
+    found = re.search(r"splittable_([A-Za-z0-9_]+(?:-vr(?![A-Za-z0-9]))?)", path.stem)
     return found[1] if found else None
 
 

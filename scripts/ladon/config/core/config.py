@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ladon.config.core.build import Builder
 from ladon.config.core.dump import dump_yaml
@@ -129,18 +129,16 @@ class Config:
 
     @property
     def beta(self) -> float | None:
-        """The weight of the rate term, None where the config has none.
+        """The weight of the rate term; None where the config has none, or a range of it.
 
         Raises:
-            ConfigError: it is not a number above zero.
+            ConfigError: it is neither a number above zero nor such a range.
         """
         value = self.get("beta")
-        if value is None:
-            return None
-        if not is_positive_number(value):
-            mark = nearest_mark(self.root, "beta")
-            raise LocatedError(mark, f"beta must be a number above 0, not {value!r}")
-        return float(value)
+        problem = None if value is None else beta_problem(value)
+        if problem is not None:
+            raise LocatedError(nearest_mark(self.root, "beta"), f"beta {problem}")
+        return None if value is None or isinstance(value, Mapping) else float(value)
 
     @property
     def name(self) -> str | None:
@@ -170,7 +168,21 @@ class Config:
                 raise LocatedError(mark, str(exc)) from exc
 
 
-def is_positive_number(value: Any) -> bool:
+def beta_problem(value: Any) -> str | None:
+    """Return what is wrong with a config's β; None if nothing is.
+
+    Args:
+        value: a number, or of a variable-rate model its range, {low: …, high: …}.
+    """
+    if not isinstance(value, Mapping):
+        return None if is_positive_number(value) else f"must be a number above 0, not {value!r}"
+    low, high = value.get("low"), value.get("high")
+    if len(value) == 2 and is_positive_number(low) and is_positive_number(high) and low < high:
+        return None
+    return f"must be a number, or {{low: …, high: …}} with 0 < low < high, not {dict(value)!r}"
+
+
+def is_positive_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite number above zero (true and false are not numbers)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False

@@ -62,7 +62,7 @@ class OneOf:
 Rule = Section | ListOf | RegistryKey | OneOf | str
 
 ANY, NUMBER, COUNT, WHOLE = "any", "number", "count", "whole number"
-NOT_NEGATIVE = "number of at least 0"
+NOT_NEGATIVE, POSITIVE = "number of at least 0", "number above 0"
 FLAG, TEXT, PATHS, DATASET, WEIGHT = "true or false", "text", "list of text", "dataset id", "weight"
 
 
@@ -205,6 +205,7 @@ TEST = Section(
         "precision": _PRECISION,
         "input": OneOf(INPUTS),
         "compile": FLAG,
+        "rates": ListOf(POSITIVE),
         "log_freq": COUNT,
     },
     required=("test_data_loader",),

@@ -273,6 +273,7 @@ class Validator:
             schema.ANY: True,
             schema.NUMBER: is_number,
             schema.NOT_NEGATIVE: is_number and value >= 0,
+            schema.POSITIVE: is_number and value > 0,
             schema.WEIGHT: is_number or isinstance(value, dict),
             schema.COUNT: is_count(value),
             schema.WHOLE: is_count(value) or (value == 0 and isinstance(value, int)),
@@ -285,6 +286,7 @@ class Validator:
         words = {
             schema.NUMBER: "a number",
             schema.NOT_NEGATIVE: "a number of at least 0",
+            schema.POSITIVE: "a number above 0",
             schema.WEIGHT: "a number, or a number for each of the model's losses",
             schema.COUNT: "a whole number of at least 1",
             schema.WHOLE: "a whole number",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ladon.config.core import schema
-from ladon.config.core.config import Config, is_positive_number
+from ladon.config.core.config import Config, beta_problem
 from ladon.config.core.files import shown
 from ladon.config.core.interpolate import EndlessError, references
 from ladon.config.core.nodes import (
@@ -145,8 +145,10 @@ def _is_used(key: str, used: set[str]) -> bool:
 def _check_top(validator: Validator, root: ConfigNode) -> None:
     """Check what belongs together across the top-level sections."""
     beta = validator.child(root, "beta")
-    if beta is not None and not beta.is_unresolved and not is_positive_number(beta.value):
-        validator.add(beta, f"must be a number above 0, not {beta.value!r}")
+    if beta is not None and not beta.is_unresolved:
+        problem = beta_problem(beta.value)
+        if problem is not None:
+            validator.add(beta, problem)
     train, test = validator.child(root, "train"), validator.child(root, "test")
     if train is None and test is None:
         validator.add(root, '"train" and "test" are both missing: there is nothing to run')

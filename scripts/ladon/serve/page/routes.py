@@ -24,6 +24,7 @@ from starlette.routing import BaseRoute, Route
 
 from ladon import __version__
 from ladon.codec.container import Payload
+from ladon.codec.rates import Rates
 from ladon.errors import DataError
 from ladon.serve.bodies import Bodies
 from ladon.serve.recording import Record
@@ -104,7 +105,12 @@ class Page:
             {
                 "version": __version__,
                 "models": [
-                    {"name": name, "beta": beta, "heads": list(service.infos[name].heads)}
+                    {
+                        "name": name,
+                        "beta": beta,
+                        "heads": list(service.infos[name].heads),
+                        "rates": _betas(service.infos[name].rates),
+                    }
                     for name, beta in sorted(betas.items(), key=lambda one: one[1] or 0.0)
                 ],
                 "samples": [
@@ -133,19 +139,22 @@ class Page:
             raise Refusal(415, "picture", f"send the picture's file as {_MEDIA_TYPE}")
         if service.infos and name not in service.infos:
             raise no_such_model(name, service.infos)
+        rate = _rate(request.query_params.get("rate"))
         if self._num_pictures >= _MOST_PICTURES:
             raise Refusal(503, "queue full", "too many pictures at once: try again")
         self._num_pictures += 1
         try:
             return await service.take(
-                request, self._bodies, lambda body: self._answer(service, body, name, record)
+                request, self._bodies, lambda body: self._answer(service, body, name, rate, record)
             )
         finally:
             self._num_pictures -= 1
 
-    async def _answer(self, service: Service, body: bytes, name: str, record: Record) -> Response:
+    async def _answer(
+        self, service: Service, body: bytes, name: str, rate: float | None, record: Record
+    ) -> Response:
         start = time.perf_counter()
-        encoded = await service.engine.encode(body, name)
+        encoded = await service.engine.encode(body, name, rate)
         service.metrics.encoded(encoded)
         # from here on as any client's
         answered = await service.answer(encoded.payload, None, name, record)
@@ -174,6 +183,20 @@ class Page:
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _betas(rates: Rates | None) -> list[float] | None:
+    """Return β of each level, the finest first."""
+    return None if rates is None else [rates.beta(level) for level in range(rates.levels)]
+
+
+def _rate(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise Refusal(400, "rate", f"rate={text[:40]}: no number") from None
 
 
 def _prepared() -> tuple[Any, Any]:

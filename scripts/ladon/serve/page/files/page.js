@@ -84,7 +84,10 @@ function listModels(models) {
   const rows = models.map((model, number) => {
     const radio = filled("input", { type: "radio", name: "model", value: model.name });
     radio.checked = number === 0;
-    radio.addEventListener("change", () => state.picture && answer(state.picture));
+    radio.addEventListener("change", () => {
+      offerRates();
+      if (state.picture) answer(state.picture);
+    });
     const words = filled("span", {}, filled("span", { class: "title" }, titleOf(model)));
     if (model.beta !== null) words.append(filled("small", {}, model.name));
     if (model.heads.length < 3) words.append(filled("small", {}, `${model.heads.join(", ")} only`));
@@ -93,6 +96,30 @@ function listModels(models) {
   byId("model-list").replaceChildren(...rows);
   byId("beta-note").hidden = models.filter((model) => model.beta !== null).length < 2;
   byId("models").hidden = false;
+  offerRates();
+}
+
+/** Show the slider of a model for every rate, at the middle of its rates, and of no other. */
+function offerRates() {
+  const { rates } = chosenModel();
+  byId("rates").hidden = !rates;
+  if (!rates) return;
+  const slider = byId("rate");
+  slider.max = rates.length - 1;
+  slider.value = Math.floor((rates.length - 1) / 2);
+  sayRate();
+}
+
+/** Return β where the slider stands, of a model for every rate; else null. */
+function chosenRate() {
+  const { rates } = chosenModel();
+  return rates ? rates[byId("rate").value] : null;
+}
+
+function sayRate() {
+  const words = `β ${chosenRate().toPrecision(3)}`;
+  byId("rate-words").textContent = words;
+  byId("rate").setAttribute("aria-valuetext", words);
 }
 
 async function listSamples(samples) {
@@ -159,12 +186,14 @@ async function answer(picture) {
   state.running?.abort();
   const running = (state.running = new AbortController());
   const model = chosenModel();
+  const rate = chosenRate();
   complain("");
   say(`Working on ${picture.name} …`);
   byId("result").setAttribute("aria-busy", "true");
   const start = performance.now();
   try {
-    const result = await request(`/page/answer?model=${encodeURIComponent(model.name)}`, {
+    const asked = new URLSearchParams(rate === null ? { model: model.name } : { model: model.name, rate });
+    const result = await request(`/page/answer?${asked}`, {
       method: "POST",
       body: picture.blob,
       headers: { "Content-Type": "application/octet-stream" },
@@ -173,7 +202,7 @@ async function answer(picture) {
     result.whole = (performance.now() - start) / 1000;
     if (picture !== state.picture) state.sent.clear();
     state.picture = picture;
-    state.sent.set(model.name, { title: titleOf(model), bytes: result.payload_bytes });
+    state.sent.set(model.name, { title: titleOf(model, rate), bytes: result.payload_bytes });
     byId("nothing-yet").hidden = true;
     show(result, picture, payloadsInOrder());
     say(describe(result, picture.name));
@@ -204,7 +233,9 @@ function payloadsInOrder() {
   return names.map((name) => [name, state.sent.get(name)]);
 }
 
-function titleOf(model) {
+function titleOf(model, rate = null) {
+  if (rate !== null) return `β ${rate.toPrecision(3)}`;
+  if (model.rates) return "any rate";
   return model.beta === null ? model.name : `β ${model.beta}`;
 }
 
@@ -228,6 +259,9 @@ addEventListener("drop", (event) => {
   byId("drop").classList.remove("over");
   chooseFile(event.dataTransfer.files);
 });
+
+byId("rate").addEventListener("input", sayRate);
+byId("rate").addEventListener("change", () => state.picture && answer(state.picture));
 
 byId("again").addEventListener("click", () => {
   byId("again").hidden = true;

@@ -1,0 +1,1 @@
+"""One model for every rate against separate models: the runs, their results, and what they say."""

@@ -1,0 +1,139 @@
+"""The runs of the comparison: each recipe at each budget and seed, on digit scenes of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ladon.sweeps.jobs import Job
+
+CONFIGS = Path("configs/digit_scenes")
+DATA, CHECKPOINTS, LOGS = Path("resource/data/frontier"), "resource/ckpt/frontier", "logs/frontier"
+NUM_TRAIN, NUM_VAL = 2000, 2000
+"""Scenes; half a point of accuracy on so many is ten of them."""
+BETAS = ("0.32", "1.28", "5.12", "10.24", "20.48")
+EPOCHS = 3
+"""Of each of a classifier's two stages at budget 1, the demo's recipe."""
+BUDGETS = (1, 5)
+"""Times `EPOCHS`. Five separate models at 1 cost as much as one model for every rate at 5."""
+SEPARATE, VARIABLE = "separate", "variable"
+_VARIABLE = {
+    "classification": "splittable_resnet18-vr_from_resnet18.yaml",
+    "detection": "faster_rcnn_splittable_resnet18-vr_fpn.yaml",
+    "segmentation": "deeplabv3_splittable_resnet18-vr.yaml",
+}
+_HEAD_EPOCHS = {"detection": 4, "segmentation": 5}
+"""Whatever the classifier's budget."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of the comparison.
+
+    Attributes:
+        task: its name.
+        recipe: `SEPARATE` or `VARIABLE`.
+        budget: one of `BUDGETS`.
+        seed: of the training.
+        beta: of a separate model, else ''.
+    """
+
+    task: str
+    recipe: str
+    budget: int
+    seed: int
+    beta: str = ""
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        beta = f"-beta{self.beta}" if self.beta else ""
+        return f"{self.task}-{self.recipe}-x{self.budget}{beta}-seed{self.seed}"
+
+    @property
+    def checkpoint(self) -> str:
+        """Its checkpoint."""
+        return f"{CHECKPOINTS}/{self.name}.pt"
+
+    def job(self, needs: Job) -> Job:
+        """Return its run.
+
+        Args:
+            needs: the teacher's run, or of a head the classifier's.
+        """
+        config = f"_base_/{self.task}.yaml" if self.beta else _VARIABLE[self.task]
+        if self.task == "classification":
+            student = "models.student_model"
+            settings = [
+                f"models.teacher_model.src_ckpt={needs.checkpoint}",
+                f"{student}.kwargs.org_model_ckpt_file_path_or_url={needs.checkpoint}",
+                *(f"train.{s}.num_epochs={EPOCHS * self.budget}" for s in ("stage1", "stage2")),
+            ]
+        else:
+            student, epochs = "models.model", _HEAD_EPOCHS[self.task]
+            settings = [f"backbone_ckpt={needs.checkpoint}", f"train.num_epochs={epochs}"]
+        settings.append(f"{student}.dst_ckpt={self.checkpoint}")
+        settings += [f"beta={self.beta}"] if self.beta else []
+        return Job(
+            self.name,
+            self.task,
+            CONFIGS / "ladon" / config,
+            needs=(needs,),
+            flags=(*_flags(self.seed), "-student_only", *_set(settings)),
+            run_log=f"{LOGS}/{self.name}.txt",
+        )
+
+
+def _flags(seed: int) -> tuple[str, ...]:
+    return "--data_root", str(DATA), "--seed", str(seed)
+
+
+def _set(settings: Iterable[str]) -> Iterator[str]:
+    for setting in settings:
+        yield from ("--set", setting)
+
+
+def teacher_job() -> Job:
+    """Return the run of the one teacher of all."""
+    settings = _set([f"models.model.dst_ckpt={CHECKPOINTS}/teacher.pt"])
+    return Job(
+        "teacher",
+        "classification",
+        CONFIGS / "teacher" / "resnet18.yaml",
+        flags=(*_flags(0), *settings),
+        run_log=f"{LOGS}/teacher.txt",
+    )
+
+
+def trials(tasks: Iterable[str], seeds: Iterable[int]) -> list[Trial]:
+    """Return all trainings, those of the first seed first."""
+    found: list[Trial] = []
+    for seed in seeds:
+        for task in tasks:
+            for budget in BUDGETS:
+                found.append(Trial(task, VARIABLE, budget, seed))
+                found += [Trial(task, SEPARATE, budget, seed, beta) for beta in BETAS]
+    return found
+
+
+def jobs(asked: Iterable[Trial], done: Iterable[Trial]) -> dict[Trial, Job]:
+    """Return the runs of trainings, with those that they stand on.
+
+    Args:
+        asked: trainings whose results are wanted.
+        done: those whose results are there: they are not made again, unless another one stands on
+            their checkpoint, and that is gone.
+    """
+    made: dict[Trial, Job] = {}
+    teacher = teacher_job()
+    finished = set(done)
+    for trial in asked:
+        if trial in finished:
+            continue
+        needs = teacher
+        if trial.task != "classification":
+            below = Trial("classification", trial.recipe, trial.budget, trial.seed, trial.beta)
+            needs = made.setdefault(below, below.job(teacher))
+        made[trial] = trial.job(needs)
+    return made
