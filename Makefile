@@ -7,6 +7,7 @@ export PIPENV_VENV_IN_PROJECT := 1
 export PIPENV_IGNORE_VIRTUALENVS := 1
 export PIPENV_VERBOSITY := -1
 RUN := .venv/bin/python
+TESTS = $(RUN) -m pytest -n 2 --dist worksteal
 # a PYTHON that is named on the command line runs `make gpu` as it is, without the environment
 NAMED := $(findstring command line,$(origin PYTHON))
 
@@ -26,15 +27,27 @@ demo: .venv/ready  ## train and test everything on bundled data (about 12 minute
 demo-split: .venv/ready  ## split the demo's models between a device's half and a server (after demo)
 	$(RUN) scripts/demo_split.py
 
-test: .venv/ready  ## run all tests
+lint: .venv/ready  ## check style, types, security (ruff, mypy, bandit) and the configs
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(RUN) -m bandit -q -c pyproject.toml -r scripts configs
 	$(RUN) scripts/validate.py
-	$(RUN) -m pytest -n 2 --dist worksteal
+
+audit: .venv/ready  ## ask which locked versions have known vulnerabilities (needs pypi.org)
+	@$(RUN) .ci/lock.py --audit
+
+lock: .venv/ready  ## renew constraints.txt: all packages that the Pipfile brings, with hashes
+	$(RUN) .ci/lock.py
+
+test: lint  ## lint, and run the tests but those of tens of seconds (about 10 minutes on 2 cores)
+	$(TESTS) -m 'not slow'
+
+test-all: lint  ## lint, and run all tests (about 14 minutes on 2 cores)
+	$(TESTS)
 
 coverage: .venv/ready  ## run all tests and say which lines of the library they run
-	$(RUN) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
+	$(TESTS) --cov --cov-report=term:skip-covered
 
 bench: .venv/ready  ## time everything against the published way (about 15 minutes on 2 cores)
 	$(RUN) scripts/benchmark.py
@@ -49,4 +62,4 @@ tables: .venv/ready  ## write the published results and pictures into README.md 
 clean:  ## remove the demo's data, checkpoints and logs
 	rm -rf resource/data resource/ckpt/digit_scenes logs/digit_scenes
 
-.PHONY: help env demo demo-split test coverage bench gpu tables clean
+.PHONY: help env demo demo-split lint audit lock test test-all coverage bench gpu tables clean

@@ -169,8 +169,8 @@ def memory_mib(pid: int) -> float:
     return total
 
 
-def measured(*arguments: str) -> None:
-    child = subprocess.Popen([sys.executable, __file__, *arguments])
+def measured(*arguments: str, program: str = __file__) -> None:
+    child = subprocess.Popen([sys.executable, program, *arguments])
     done, peak = threading.Event(), 0.0
     threading.Thread(target=lambda: (child.wait(), done.set())).start()
     while not done.wait(0.2):

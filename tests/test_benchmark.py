@@ -316,3 +316,19 @@ def test_measurements_survive_json():
     for measurement in some_results().parts["codec"].measurements:
         again = Row.from_json(json.loads(json.dumps(asdict(measurement))))
         assert again == measurement
+
+
+@pytest.mark.slow
+def test_parts_run_at_the_smallest_size_and_both_ways_learn_the_same(tmp_path):
+    """Each part compares the two ways before it times them; of training the first losses show."""
+    out = tmp_path / "quick.json"
+    names = ["codec", "evaluation", "validation", "training"]
+    flags = ["--quick", "--repeats", "1", "--tasks", "image_classification", "--out", str(out)]
+    assert benchmark.main([*flags, "--only", *names]) == 0
+    found = json.loads(out.read_text())["parts"]
+    assert sorted(found) == sorted(names)
+    facts = found["training"]["facts"]
+    differences = {name: value for name, value in facts.items() if "first losses" in name}
+    assert len(differences) == 4, "two stages in two precisions"
+    for name, value in differences.items():
+        assert abs(value) < (1e-5 if "float32" in name else 0.05), name

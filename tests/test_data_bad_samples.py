@@ -149,19 +149,36 @@ def test_without_the_flag_nothing_is_counted(lab):
     assert "skipped" not in epochs(lab, "teacher")[0]
 
 
+@pytest.mark.parametrize(
+    ("split", "flags", "workers", "said"),
+    [
+        ("train", SKIP, 0, "11 samples in a row cannot be loaded, the last: cannot read image "),
+        ("train", (), 1, "cannot read image "),
+        pytest.param("val", SKIP, 0, "cannot read image ", marks=pytest.mark.slow),
+    ],
+)
 def test_a_data_set_that_goes_away_ends_the_run_in_one_line(
-    own_lab, own_data, monkeypatch, refused
+    own_lab, own_data, monkeypatch, refused, split, flags, workers, said
 ):
+    """In the second epoch, where an evaluation skips nothing; when it is back, the run goes on."""
+    config = fresh(own_lab, "teacher", "gone", **PLAN)
+    flags = (*flags, "--set", f"train.train_data_loader.kwargs.num_workers={workers}")
     original, calls = Stage.step, []
 
     def step(self, loss):
         calls.append(0)
-        if len(calls) == 2:
-            (own_data / "train").rename(own_data / "elsewhere")
+        if len(calls) == 7:
+            (own_data / split).rename(own_data / "elsewhere")
         return original(self, loss)
 
-    monkeypatch.setattr(Stage, "step", step)
-    message = refused("teacher", *SKIP, config=fresh(own_lab, "teacher", "gone", **PLAN))
-    assert message.startswith("11 samples in a row cannot be loaded, the last: cannot read image")
+    with monkeypatch.context() as patched:
+        patched.setattr(Stage, "step", step)
+        message = refused("teacher", *flags, config=config)
+    assert message.startswith(said)
+    assert f"{own_data / split}" in message
     assert "there is no such file" in message
     assert own_lab.log("refused").count("Skipped") == 0
+    (own_data / "elsewhere").rename(own_data / split)
+    assert own_lab.run("teacher", *flags, "--resume", config=config, log="refused") == 0
+    assert [record["epoch"] for record in epochs(own_lab, "refused")] == [0, 1]
+    assert "Resuming from" in own_lab.log("refused")

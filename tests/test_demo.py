@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 import yaml
 from tiny import ROOT, TinyExperiment
+from warm_engine import WarmEngine
 
 from ladon.commands import demo
 from ladon.config import load_config
@@ -233,7 +234,6 @@ sys.exit(demo.main([]))
 """
 
 
-@pytest.mark.slow
 def test_a_real_part_is_finished_by_the_same_rules(tmp_path, scenes, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lab = TinyExperiment(Path(), scenes)
@@ -243,12 +243,12 @@ def test_a_real_part_is_finished_by_the_same_rules(tmp_path, scenes, monkeypatch
         "student", "classification", lab.config("classification"), (teacher,), flags=flags
     )
     jobs = [teacher, student]
-    code, said = work(jobs, LocalEngine(1, 1))
+    code, said = work(jobs, WarmEngine(1, 1))
     assert code == 0, said
     assert any(line.startswith("      student | * Acc@1 ") for line in said)
     assert [by_everything(job) for job in jobs] == ["finished"] * 2
     (student.folder / "metrics.json").unlink()  # as if interrupted during the test
-    code, said = work(jobs, LocalEngine(1, 1))
+    code, said = work(jobs, WarmEngine(1, 1))
     assert code == 0, said
     assert any("[2/2] student: going on" in line for line in said)
     assert "Resuming from" in Path("logs/classification.txt").read_text()

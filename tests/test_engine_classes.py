@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from tiny import ROOT
+from tiny import ROOT, TinyExperiment
 
 from ladon.config import load_config
 from ladon.engine.classes import Classes, common_classes
@@ -27,10 +27,20 @@ def acc1(lab, log):
     return lab.metrics(log)["models"]["student"]["metrics"]["acc1"]
 
 
+@pytest.fixture(scope="module")
+def longer_taught(tmp_path_factory, scenes):
+    """A teacher's checkpoint, trained well enough to be right now and then."""
+    made = TinyExperiment(tmp_path_factory.mktemp("longer"), scenes)
+    assert made.run("teacher", config=made.config("teacher", train__num_epochs=3)) == 0
+    return made.checkpoint("teacher")
+
+
 @pytest.fixture
-def trained(own_lab):
-    """A lab whose teacher is trained well enough to be right now and then."""
-    assert own_lab.run("teacher", config=own_lab.config("teacher", train__num_epochs=3)) == 0
+def trained(own_lab, longer_taught):
+    """A lab with that teacher as a copy that a test may change."""
+    path = own_lab.checkpoint("teacher")
+    path.unlink()  # a link to what other tests use
+    shutil.copy(longer_taught, path)
     return own_lab
 
 

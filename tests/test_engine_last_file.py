@@ -13,11 +13,13 @@ import torch
 from training_runs import Killed, assert_same_run, fresh, interrupt_after, killed_when
 
 from ladon.children import Children
+from ladon.config import load_config
 from ladon.engine import last_file
 from ladon.engine import train as train_module
 from ladon.engine.earlier import keep_best, previous_of, put_last_away
 from ladon.engine.interrupt import STOPPING, catch_signals
 from ladon.engine.last_file import LastFile
+from ladon.engine.plan import read_plan
 from ladon.engine.stage import Stage
 from ladon.engine.train import SavingTimes
 from ladon.errors import CheckpointError, LadonError
@@ -163,6 +165,12 @@ def test_when_a_save_is_due(monkeypatch, minutes, steps, due):
     assert not times.is_due
 
 
+@pytest.mark.parametrize(("value", "minutes"), [(None, 10), (0, 0), (2.5, 2.5)])
+def test_minutes_between_saves_are_ten_unless_the_config_says(lab, value, minutes):
+    config = load_config(lab.config("teacher", "minutes", train__checkpoint_every=value))
+    assert read_plan(config).checkpoint_minutes == minutes
+
+
 @pytest.mark.parametrize("value", ["-1", "often", "true", ".nan"])
 def test_minutes_that_are_no_minutes_are_refused(refused, value):
     message = refused("teacher", "--set", f"train.checkpoint_every={value}")
@@ -195,6 +203,10 @@ def test_a_sweep_passes_the_warning_on():
 PLAN = {"train__train_data_loader__kwargs": {"batch_size": 8}, "train__checkpoint_steps": 1}
 
 
+# a save that is due by the clock: at every step, as the one of `PLAN` by their number
+DUE = {"killed": {"train__checkpoint_every": 1e-9, "train__checkpoint_steps": None}}
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(lab):
     """A teacher of an epoch of five steps; its log is 'whole'."""
@@ -218,7 +230,7 @@ def quick_disk(monkeypatch):
 @pytest.mark.usefixtures("quick_disk")
 @pytest.mark.parametrize("end", ["killed", "torn", "warned"])
 def test_a_run_goes_on_from_within_an_epoch_to_the_same_end(uninterrupted, monkeypatch, end):
-    lab, config = uninterrupted, fresh(uninterrupted, "teacher", end, **PLAN)
+    lab, config = uninterrupted, fresh(uninterrupted, "teacher", end, **PLAN | DUE.get(end, {}))
     path = lab.folder / "logs" / end / "last.pt"
     with monkeypatch.context() as patched:
         if end == "warned":

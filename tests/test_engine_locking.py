@@ -167,6 +167,25 @@ def test_of_many_that_want_a_lock_one_has_it(tmp_path):
     assert set(most) == {1}
 
 
+def test_a_lock_is_never_one_on_a_file_that_its_owner_has_just_removed(tmp_path, monkeypatch):
+    """Between opening it and locking it: the next one would make a new file and have that."""
+    path, original, calls = tmp_path / "a", locking.fcntl.flock, []
+
+    def flock(descriptor, operation):
+        calls.append(descriptor)
+        if len(calls) == 1:
+            path.unlink()
+        original(descriptor, operation)
+
+    monkeypatch.setattr(locking.fcntl, "flock", flock)
+    first = Locks()
+    first.take(path, "it", "wait")
+    assert len(calls) == 2
+    with pytest.raises(UsageError, match=f"in use by another run, process {os.getpid()}: wait"):
+        Locks().take(path, "it", "wait")
+    first.release()
+
+
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_said_once(tmp_path, monkeypatch, caplog, code):
     def flock(*_):

@@ -20,25 +20,25 @@ def validating(lab, name, **values):
 
 
 def test_resumed_equals_uninterrupted(own_lab, monkeypatch):
-    """Stage 1 has 2 steps an epoch, stage 2 too: inside an epoch, at its end, in stage 2."""
-    plan = {
+    """One run, stopped after each step but the last: in an epoch, at its end, in stage 2."""
+    plan = {  # two steps an epoch in either stage
         "train__stage1": {"num_epochs": 2},
         "train__log_freq": 1,
         "test__test_data_loader__kwargs": {"batch_size": 4},
     }
-    whole = fresh(own_lab, "classification", "whole", **plan)
+    whole, parts = (fresh(own_lab, "classification", n, **plan) for n in ("whole", "parts"))
     assert own_lab.run("classification", "-student_only", config=whole) == 0
-    for steps in range(1, 6):
-        name = f"parts{steps}"
-        parts = fresh(own_lab, "classification", name, **plan)
+    flags = ["-student_only"]
+    for stops in range(1, 6):
         with monkeypatch.context() as patched:
-            interrupt_after(patched, steps)
-            assert own_lab.run("classification", "-student_only", config=parts) == 130
-        assert "add --resume" in own_lab.log(name)
-        assert not (own_lab.folder / "logs" / name / "metrics.json").exists()
-        assert own_lab.run("classification", "-student_only", "--resume", config=parts) == 0
-        assert "Resuming from" in own_lab.log(name)
-        assert_same_run(own_lab, "whole", name)
+            interrupt_after(patched, 1)
+            assert own_lab.run("classification", *flags, config=parts) == 130
+        assert own_lab.log("parts").count("add --resume") == stops
+        assert not (own_lab.folder / "logs" / "parts" / "metrics.json").exists()
+        flags = ["-student_only", "--resume"]
+    assert own_lab.run("classification", *flags, config=parts) == 0
+    assert own_lab.log("parts").count("Resuming from") == 5
+    assert_same_run(own_lab, "whole", "parts")
 
 
 @pytest.mark.parametrize("family", ["detection", "segmentation"])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
+import multiprocessing
 import os
 import resource
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -13,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from training_runs import epochs, fresh
 
 from ladon.engine import earlier
 from ladon.engine.joining import joined_world
@@ -57,6 +61,28 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["a.pt"]
 
 
+def test_a_kill_in_the_middle_of_writing_leaves_the_old_checkpoint_whole(tmp_path):
+    """The system kills who writes beyond a limit, within that write; random kills miss it."""
+    path, model = tmp_path / "a.pt", torch.nn.Linear(300, 300)
+    write_checkpoint(path, model)
+    before = path.read_bytes()
+
+    def write_and_be_killed():
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with disk_for(100_000):
+            write_checkpoint(path, model)
+
+    child = multiprocessing.get_context("fork").Process(target=write_and_be_killed)
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGXFSZ
+    assert path.read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} == {"a.pt", f".a.pt.{child.pid}.tmp"}
+    earlier.remove_orphans(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
 @pytest.mark.parametrize("what", ["parent is a file", "is a folder"])
 def test_an_unwritable_checkpoint_path_is_found_before_training(refused, own_lab, what):
     path = own_lab.folder / "x" / "best.pt"
@@ -96,6 +122,48 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(own_lab, capsys, name):
     assert len(said) == 1, said
     where = f"--run_log {folder}.txt" if name.endswith("txt") else folder
     assert said[0].endswith(f"\tERROR\tladon.cli\t{where}: cannot be written: {FULL}")
+
+
+# what a run writes, in its order
+WRITTEN = ("run.json", "best.pt", "metrics.jsonl", "last.pt", "metrics.json", "boxes.jsonl")
+
+
+@contextlib.contextmanager
+def full_disk_at(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Let a full device take what is written to a file, also where that is renamed to it."""
+    original, opened, names = io.open, [], (name, f".{name}.{os.getpid()}.tmp")
+
+    def open_it(file, mode="r", *args, **kwargs):
+        if isinstance(file, Path) and file.name in names and mode[0] in "wax":
+            opened.append(file)
+            file = "/dev/full"
+        return original(file, mode, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(io, "open", open_it)  # what pathlib opens with
+        yield
+    assert opened, f"{name} is not written"
+
+
+@needs_full
+def test_a_disk_that_is_full_at_any_file_is_one_line_and_the_run_goes_on(
+    own_lab, monkeypatch, capsys
+):
+    """At one file after the other: whatever was written is whole, and the next run goes on."""
+    config = fresh(own_lab, "teacher", "best", train__train_data_loader__kwargs={"batch_size": 20})
+    flags = ("--predictions", str(own_lab.folder / "boxes.jsonl"), "--resume")
+    for name in WRITTEN:
+        capsys.readouterr()
+        with full_disk_at(name, monkeypatch):
+            assert own_lab.run("teacher", *flags, config=config) == 1, name
+        said = [line for line in capsys.readouterr().err.splitlines() if "\tERROR\t" in line]
+        assert len(said) == 1, said
+        assert said[0].endswith(f"{name}: {FULL}")
+        assert [p for p in own_lab.folder.rglob(".*") if p.suffix in (".tmp", ".lock")] == []
+    assert own_lab.run("teacher", *flags, config=config) == 0
+    for name in WRITTEN:
+        assert len([p for p in own_lab.folder.rglob(name) if p.stat().st_size]) == 1, name
+    assert [line["epoch"] for line in epochs(own_lab, "best")] == [0]
 
 
 @pytest.mark.parametrize("name", ["file/x/log.txt", "file/log.txt", "file"])

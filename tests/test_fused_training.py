@@ -142,7 +142,7 @@ def test_fused_training_equals_separate_training(whole, monkeypatch, capfd):
 
 
 # in the first student's step within an epoch, in the second's at the end of stage 1
-@pytest.mark.parametrize("calls", [1, 8])
+@pytest.mark.parametrize("calls", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_interrupted_and_resumed_equals_separate_training(whole, monkeypatch, calls):
     group = f"parts{calls}"
     prepare(whole, group)
@@ -175,6 +175,7 @@ def test_a_kill_between_two_students_saves_needs_no_manual_step(whole, monkeypat
     assert_as_separate(whole, "between")
 
 
+@pytest.mark.slow
 def test_runs_at_different_places_are_resumed_separately(whole, monkeypatch, capfd):
     prepare(whole, "apart")
     with monkeypatch.context() as patched:
@@ -191,6 +192,7 @@ def test_runs_at_different_places_are_resumed_separately(whole, monkeypatch, cap
     assert_as_separate(whole, "apart")
 
 
+@pytest.mark.slow
 def test_a_finished_beta_is_skipped_and_the_rest_goes_on(whole, monkeypatch, capfd):
     prepare(whole, "rest")
     with monkeypatch.context() as patched:

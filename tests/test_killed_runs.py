@@ -14,9 +14,9 @@ from killing import Killing
 @pytest.mark.parametrize(
     "family",
     [
-        "classification",
+        pytest.param("classification", marks=pytest.mark.slow),
         pytest.param("detection", marks=pytest.mark.slow),
-        pytest.param("segmentation", marks=pytest.mark.slow),
+        "segmentation",
     ],
 )
 def test_a_killed_run_ends_as_the_whole_one(own_lab, family):

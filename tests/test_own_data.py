@@ -66,8 +66,8 @@ class Workplace:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """The page's commands have run in it, one after another."""
+def place(tmp_path_factory):
+    """The page's data are there, and ImageNet's weights."""
     folder = tmp_path_factory.mktemp("own")
     made = Workplace(folder)
     own_data.write_all(folder / "data")
@@ -79,12 +79,23 @@ def workplace(tmp_path_factory):
         patch.chdir(folder)
         patch.setenv("LADON_DATA_ROOT", str(folder / "data"))
         torch.hub.set_dir(folder / "hub")
-        try:
-            for command in COMMANDS[:-1]:
-                assert made.run(command) == 0, command
-            yield made
-        finally:
-            torch.hub.set_dir(hub)
+        yield made
+        torch.hub.set_dir(hub)
+
+
+@pytest.fixture(scope="module")
+def workplace(place):
+    """The page's commands have run in it, one after another."""
+    for command in COMMANDS[:-1]:
+        assert place.run(command, "--overwrite") == 0, command
+    return place
+
+
+def test_the_pages_first_command_trains_on_its_data(place):
+    assert place.run(COMMANDS[0], "--set", "train.num_epochs=1") == 0
+    found = place.metrics("teacher")
+    assert found["classes"] == own_data.CLASSES
+    assert found["num_images"] == 2 * len(own_data.CLASSES)
 
 
 def test_the_page_names_every_file_of_the_folder():

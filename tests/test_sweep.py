@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tiny import ROOT
+from warm_engine import WarmEngine
 
 from ladon.commands import sweep as sweep_script
 from ladon.errors import UsageError
@@ -253,6 +254,24 @@ def test_script_prints_the_table_and_the_next_command(workplace, monkeypatch, ca
     assert capfd.readouterr().err == "error: β must be a number above 0, not 'x'\n"
     assert sweep_script.main(["--task", "depth", *arguments[2:], "--betas", "0.32"]) == 2
     assert "error: no task is called 'depth' (known are image_class" in capfd.readouterr().err
+
+
+def test_real_runs_are_swept_and_shown(own_lab, monkeypatch, capsys):
+    """One config for two β, tested with the shared classifier."""
+    monkeypatch.chdir(own_lab.folder)
+    monkeypatch.setattr(sweep_script, "LocalEngine", WarmEngine)
+    for beta in ("0.32", "5.12"):
+        Path(f"swept-beta{beta}.pt").symlink_to(own_lab.checkpoint("classification"))
+    config = own_lab.config(
+        "classification", "swept", models__student_model__dst_ckpt="swept-beta${beta}.pt"
+    )
+    flags = ["--task", "classification", "--config", str(config), "--betas", "0.32", "5.12"]
+    assert sweep_script.main([*flags, "-test_only", "-student_only", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("│ done") == 2
+    found = [json.loads(path.read_text()) for path in sorted(Path("logs").rglob("metrics.json"))]
+    assert [run["beta"] for run in found] == [0.32, 5.12]
+    assert found[0]["models"]["student"]["metrics"] == found[1]["models"]["student"]["metrics"]
 
 
 # saves its state when told to stop, like a task script, and notes how often it was told

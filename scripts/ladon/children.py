@@ -66,7 +66,11 @@ class Children(Stoppable):
         self._running: set[subprocess.Popen[str]] = set()
 
     def __call__(
-        self, command: Sequence[str], env: Mapping[str, str] | None = None, say: Say | None = None
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        say: Say | None = None,
+        cwd: str | os.PathLike[str] | None = None,
     ) -> int:
         """Run a command to its end; several threads may call it.
 
@@ -74,6 +78,7 @@ class Children(Stoppable):
             command: program and arguments.
             env: variables that differ from this process's.
             say: is given each line of output; without it, output goes where this process's goes.
+            cwd: folder to run it in; this process's if None.
 
         Returns:
             The exit code, -N if signal N killed it.
@@ -83,6 +88,7 @@ class Children(Stoppable):
             stdout=None if say is None else subprocess.PIPE,
             stderr=None if say is None else subprocess.STDOUT,
             env={**os.environ, **(env or {})},
+            cwd=cwd,
             encoding="utf-8",
             errors="replace",
         )

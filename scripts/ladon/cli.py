@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 from ladon.choices import INPUTS, MODES, ON_BAD_SAMPLE, PRECISIONS
 from ladon.errors import DeviceError, LadonError, report
-from ladon.flags import above_zero, whole_number
+from ladon.flags import above_zero, add_safe, whole_number
 from ladon.launch import make_parser
-from ladon.process import keep_freed_memory, launched_rank
+from ladon.process import keep_freed_memory, launched_rank, pin_arithmetic
 from ladon.tasks import TASKS, Task, find_task
 
 
@@ -58,6 +58,12 @@ def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser
         default=0,
         help="all randomness follows from it (default: 0)",
     )
+    add(
+        "--deterministic",
+        action="store_true",
+        help="the same run twice on this machine, to the bit; an operator that cannot is refused",
+    )
+    add_safe(parser)
     add("--start_epoch", type=whole_number(0), default=0, help="first epoch to train (default: 0)")
     add("-test_only", "--test_only", action="store_true", help="only test the checkpoint")
     add("-student_only", "--student_only", action="store_true", help="do not test the teacher")
@@ -154,7 +160,7 @@ def main(task: str, argv: Sequence[str] | None = None, *, legacy: bool = False) 
     def work() -> int:
         chosen = _registered(task, argv)
         args = build_parser(chosen, legacy=legacy).parse_args(argv)
-        prepare_process(args.world_size)
+        prepare_process(args.world_size, deterministic=args.deterministic)
         from ladon.app import run_task
 
         run_task(chosen, args)
@@ -168,6 +174,7 @@ def _registered(task: str, argv: Sequence[str] | None) -> Task:
     if task not in TASKS:
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         early.add_argument("--config")
+        add_safe(early)
         config = early.parse_known_args(argv)[0].config
         if config is not None:
             from ladon.config import load_config
@@ -177,13 +184,16 @@ def _registered(task: str, argv: Sequence[str] | None) -> Task:
     return find_task(task)
 
 
-def prepare_process(world_size: int = 1) -> None:
+def prepare_process(world_size: int = 1, *, deterministic: bool = False) -> None:
     """Say what must be said before torch and its friends are imported.
 
     Args:
         world_size: the `--world_size` argument.
+        deterministic: the `--deterministic` argument.
     """
     keep_freed_memory()
+    if deterministic:
+        pin_arithmetic()
     if launched_rank(world_size):  # the first process warns for all
         warnings.filterwarnings("ignore")
         logging.getLogger().setLevel(logging.ERROR)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,17 @@ from ladon.backbones import backbone_name
 from ladon.data.fast_input import use_fast_input
 from ladon.data.transforms import without_normalization
 from ladon.engine.classes import Classes
+from ladon.engine.deterministic import arithmetic
 from ladon.engine.evaluate import Evaluation, evaluate_all
+from ladon.engine.origin import package_versions
 from ladon.engine.plan import TEACHER
 from ladon.engine.run import Run
-from ladon.errors import ConfigError, Interrupted
+from ladon.errors import ConfigError, Interrupted, LadonError
 from ladon.models import update_bottleneck
 from ladon.models.ladon import ThreeHeadedLadon
 from ladon.predictions import check_predictions, predictor, write_predictions
 from ladon.replacing import write_json
+from ladon.replay import record, test_flags
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +147,7 @@ def write_results(
         **({"skipped": run.bad_samples.summary()} if run.skips_bad and is_training else {}),
         **({} if startup_seconds is None else {"startup_s": round(startup_seconds, 3)}),
         "models": {role: found.summary() for role, found in results.items()},
+        "replay": _replay(run, results),
     }
     write_json(run.folder / "metrics.json", content)
     run.journal.results(content)
@@ -151,3 +155,25 @@ def write_results(
     write_predictions(run, dataset, results["student"])
     write_analysis(run, dataset, results["student"])
     run.journal.close()
+
+
+def _replay(run: Run, roles: Iterable[str]) -> dict[str, Any]:
+    """Return what `ladon verify` repeats the test by.
+
+    Raises:
+        LadonError: a checkpoint is gone.
+    """
+    settings = {
+        "evaluation": run.setting("evaluation", "test", "full"),
+        "precision": run.setting("precision", "test", "float32"),
+        "input": run.setting("input", "test", "reference"),
+        "compile": run.setting("compile", "test", False),
+    }
+    around: dict[str, Any] = {"task": run.script, "device": str(run.world.device)}
+    around |= {**arithmetic(), "packages": package_versions()}
+    flags = test_flags(run.task, run.args, settings, str(run.world.device))
+    files = [file for role in roles for file in run.tested_files.get(role, ())]
+    try:
+        return record(run.folder, flags, files, around)
+    except OSError as error:
+        raise LadonError(f"{error.filename}: is gone: {error.strerror}") from error

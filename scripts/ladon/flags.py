@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
+from typing import Any
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -29,3 +31,23 @@ def above_zero(text: str) -> float:
 
 
 above_zero.__name__ = "float"  # argparse says "invalid float value"
+
+
+class _Safe(argparse.Action):
+    """Sets the variable that everything which reads configs obeys, child processes too."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        os.environ["LADON_SAFE"] = "1"
+        setattr(namespace, self.dest, True)
+
+
+def add_safe(parser: argparse.ArgumentParser) -> None:
+    """Add `--safe`, for every command that reads a config."""
+    parser.add_argument(
+        "--safe",
+        action=_Safe,
+        nargs=0,
+        default=False,
+        help="a stranger's config: it may only name parts of models, losses and data of known "
+        "packages, and no code of its own (LADON_SAFE=1 does the same)",
+    )

@@ -185,7 +185,10 @@ def _build_teachers(scopes: Scopes, runs: Mapping[str, Run]) -> dict[str, nn.Mod
     """Build one teacher for all, or one each where their configs name different ones."""
     wanting = {beta: run for beta, run in runs.items() if run.wants_teacher}
     if len({run.config.dump(TEACHER) for run in wanting.values()}) == 1:
-        teacher = build_teacher(next(iter(wanting.values())))
+        first = next(iter(wanting.values()))
+        teacher = build_teacher(first)
+        for run in wanting.values():
+            run.tested_files["teacher"] = first.tested_files["teacher"]
         return dict.fromkeys(wanting, teacher)
     return scopes.each(lambda beta: build_teacher(wanting[beta]), wanting) if wanting else {}
 

@@ -119,6 +119,25 @@ def keep_freed_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+# read by the libraries when they are first used: a workspace of cuBLAS that gives the same each
+# time; as many threads in each call, and one path through MKL whatever the memory's alignment
+_PINNED = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "OMP_DYNAMIC": "FALSE",
+    "MKL_DYNAMIC": "FALSE",
+    "MKL_CBWR": "AUTO",
+}
+
+
+def pin_arithmetic() -> None:
+    """Ask the libraries below torch for the same results each time, for `--deterministic`.
+
+    What the environment says already stays.
+    """
+    for name, value in _PINNED.items():
+        os.environ.setdefault(name, value)
+
+
 def launched_rank(world_size: int = 1) -> int:
     """Return this process's number as its launcher gave it, whether or not it makes sense.
 

@@ -26,6 +26,7 @@ from ladon.models import (
     has_pretrained_weights,
     is_updated,
     load_into,
+    noting_files,
     read_checkpoint,
     start_from,
     update_bottleneck,
@@ -88,7 +89,8 @@ def build_teacher(run: Run) -> nn.Module:
             "src_ckpt; random weights are no teacher"
         )
     name = "src_ckpt" if source is not None else None
-    teacher, checkpoint = _build_from(run, section, TEACHER, name, is_start=True)
+    with noting_files() as run.tested_files["teacher"]:
+        teacher, checkpoint = _build_from(run, section, TEACHER, name, is_start=True)
     if section.get("reset_head"):
         logger.warning(
             "%s: its class layers are untrained (reset_head): it teaches by its features; its own "
@@ -122,6 +124,7 @@ def load_best(run: Run, student: nn.Module) -> None:
     best = run.student_section["dst_ckpt"]
     checkpoint = read_checkpoint(best, run.place(f"{run.student_key}.dst_ckpt"))
     load_into(student, checkpoint)
+    run.tested_files["student"] = [checkpoint.path]
     if checkpoint.classes is not None:
         run.classes.take(checkpoint.classes, f"the checkpoint {best}")
     value = checkpoint.best_value
@@ -195,7 +198,8 @@ def _build_tested(run: Run) -> nn.Module:
             f"{run.config.where(f'{key}.reset_head')}: {key}.reset_head leaves its class layers "
             "untrained: there is nothing to test; train it, and name its checkpoint in dst_ckpt"
         )
-    model, checkpoint = _build_from(run, section, key, name, is_start=False)
+    with noting_files() as run.tested_files["student"]:
+        model, checkpoint = _build_from(run, section, key, name, is_start=False)
     if checkpoint is not None:
         classes.take(checkpoint.classes, f"the checkpoint {checkpoint.path}")
     elif isinstance(model, ThreeHeadedLadon):

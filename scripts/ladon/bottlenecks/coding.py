@@ -150,14 +150,15 @@ class Coding:
             nothing, `shape`, and `levels` where there are several.
         """
         levels = self._levels(len(latent), levels)
-        coder = self._coder_at(levels)
+        coder, is_estimate = self._coder_at(levels), self._mode == "estimate"
         prepared = coder.prepare(latent)
         shape = coder.shape(prepared)
-        if self._mode == "estimate":
+        if is_estimate:
             strings = [[bytes(size) for size in sizes] for sizes in coder.estimate(prepared)]
         else:
             strings = coder.encode(prepared)
-        self._payloads.add(dict(zip(self._bottleneck.parts, strings, strict=True)), shape)
+        by_part = dict(zip(self._bottleneck.parts, strings, strict=True))
+        self._payloads.add(by_part, shape, is_estimate=is_estimate)
         coded = strings if self._mode == "full" else coder.quantize(prepared)
         return {"strings": coded, "shape": shape, **({} if levels is None else {"levels": levels})}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
+import hashlib
+import pickle  # nosec B403 # writes only, to measure as it was published
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -38,12 +39,14 @@ class PayloadSizes(threading.local):
         nbytes: bytes of each image's payload.
         published_kib: each image's published data size in KiB.
         by_part: bytes of each image's payload by its parts' names.
+        digests: SHA-256 of each image's payload.
     """
 
     def __init__(self) -> None:
         self.nbytes: list[int] = []
         self.published_kib: list[float] = []
         self.by_part: list[dict[str, int]] = []
+        self.digests: list[bytes] = []
         self._finite: Tensor | None = None
 
     def note(self, latent: Tensor) -> None:
@@ -56,20 +59,29 @@ class PayloadSizes(threading.local):
         finite, self._finite = self._finite, None
         return finite
 
-    def add(self, strings: Mapping[str, Sequence[bytes]], shape: torch.Size) -> None:
+    def add(
+        self,
+        strings: Mapping[str, Sequence[bytes]],
+        shape: torch.Size,
+        *,
+        is_estimate: bool = False,
+    ) -> None:
         """Record the payloads of a batch.
 
         Args:
             strings: of each part those of all images.
             shape: (h, w) that goes with them.
+            is_estimate: only their lengths mean something.
         """
         for image in zip(*strings.values(), strict=True):
             self.nbytes.append(sum(map(len, image)))
             self.published_kib.append(published_size(image, shape))
+            if not is_estimate:
+                self.digests.append(hashlib.sha256(b"".join(image)).digest())
             self.by_part.append(dict(zip(strings, map(len, image), strict=True)))
 
     def pop(self) -> tuple[list[int], list[float]]:
         """Return the sizes that this thread recorded since its last call, and forget them."""
         sizes = self.nbytes, self.published_kib
-        self.nbytes, self.published_kib, self.by_part = [], [], []
+        self.nbytes, self.published_kib, self.by_part, self.digests = [], [], [], []
         return sizes

@@ -25,6 +25,7 @@ COMMANDS = {
     "measure_split": "compare ways of sharing the work with a server, over several links",
     "watch": "how runs go that are going on elsewhere, in the terminal",
     "report": "tables and plots of finished runs, beside the published results too",
+    "verify": "repeat the final test of finished runs, and compare",
     "validate": "check config files without running them",
     "checkpoint": "look into a checkpoint, or write it anew in the current format",
     "serve": "answer payloads over HTTP",

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ladon.cli import answer, prepare_process
 from ladon.errors import UsageError
-from ladon.flags import whole_number
+from ladon.flags import add_safe, whole_number
 from ladon.launch import make_parser
 
 
@@ -27,6 +27,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     edge = commands.add_parser("edge", help="the folder for a device")
     add = edge.add_argument
+    add_safe(edge)
     add("--config", required=True, help="YAML file of the model, or a checkpoint that names it")
     add("--out", required=True, type=Path, help="folder to write, not there yet")
     add(

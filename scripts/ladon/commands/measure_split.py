@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ladon.cli import answer, prepare_process
-from ladon.flags import whole_number
+from ladon.flags import add_safe, whole_number
 from ladon.launch import make_parser, own_command
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ _LINK_KINDS = ("model", "socket", "veth")
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser("measure_split", __doc__)
+    add_safe(parser)
     add = parser.add_argument
     add("--config", required=True, help="of the three-headed model; {beta} stands for β's text")
     add("--single", nargs=3, default=[], metavar="CONFIG", help="of the single-task split models")

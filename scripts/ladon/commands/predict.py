@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ladon.choices import HEADS, PRECISIONS
 from ladon.cli import answer, prepare_process
 from ladon.errors import LadonError, UsageError
-from ladon.flags import above_zero, whole_number
+from ladon.flags import above_zero, add_safe, whole_number
 from ladon.launch import make_parser
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser("predict", __doc__)
+    add_safe(parser)
     add = parser.add_argument
     add("sources", nargs="+", metavar="IMAGE", help="pictures, .ladon payloads, folders of them")
     add("--config", required=True, help="YAML file of the experiment, or a checkpoint")

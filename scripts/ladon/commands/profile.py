@@ -19,7 +19,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ladon.cli import answer, prepare_process
-from ladon.flags import whole_number
+from ladon.flags import add_safe, whole_number
 from ladon.launch import make_parser
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser("profile", __doc__)
+    add_safe(parser)
     add = parser.add_argument
     add("config", help="YAML file of the experiment, or a checkpoint that names it")
     add("--size", nargs=2, type=whole_number(1), metavar=("H", "W"), help="of the picture")

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from ladon.choices import PRECISIONS
 from ladon.cli import answer, prepare_process
 from ladon.errors import LadonError, UsageError
-from ladon.flags import whole_number
+from ladon.flags import add_safe, whole_number
 from ladon.launch import make_parser
 from ladon.process import usable_cores
 
@@ -38,12 +38,13 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_TOKEN = "LADON_TOKEN"
+_TOKEN = "LADON_TOKEN"  # nosec B105 # the name of a variable
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = make_parser("serve", __doc__)
+    add_safe(parser)
     add = parser.add_argument
     add("--config", action="append", required=True, help="config or checkpoint (repeatable)")
     where = parser.add_argument_group("where")

@@ -36,7 +36,7 @@ from pathlib import Path
 
 from ladon.cli import answer
 from ladon.errors import UsageError
-from ladon.flags import whole_number
+from ladon.flags import add_safe, whole_number
 from ladon.launch import in_words, make_parser
 from ladon.process import usable_cores
 from ladon.report.tables import make_console
@@ -76,6 +76,8 @@ def parse_args(argv: list[str] | None = None) -> Request:
     """
     args, passed_on = _parser().parse_known_args(argv)
     is_family = args.family is not None or args.configs is not None
+    if args.safe:
+        passed_on.append("--safe")  # where they run elsewhere
     if not is_family and args.dry_run:
         passed_on.append("--dry_run")  # each run's own
     _check(args, is_family)
@@ -106,6 +108,7 @@ def parse_args(argv: list[str] | None = None) -> Request:
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("sweep", __doc__, allow_abbrev=False)
+    add_safe(parser)
     add = parser.add_argument
     names = [*(task.short_name for task in TASKS.values()), *TASKS]
     known = f"{', '.join(names)}, or one that the config's dependencies register"

@@ -19,6 +19,7 @@ from pathlib import Path
 from ladon.config import find_config_files, load_config, validate_config
 from ladon.config.validate.registries import forget_users
 from ladon.errors import ConfigError, LadonError, UsageError
+from ladon.flags import add_safe
 from ladon.launch import make_parser
 
 
@@ -37,6 +38,7 @@ def shipped_folders() -> list[str]:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser("validate", __doc__)
+    add_safe(parser)
     parser.add_argument("paths", nargs="*", help="files or folders")
     parser.add_argument("--json", help="JSON object merged into every config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override")

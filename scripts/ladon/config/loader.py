@@ -26,6 +26,7 @@ from ladon.config.core.nodes import (
     kind_of,
 )
 from ladon.config.core.parse import parse_file
+from ladon.config.core.safe import is_safe_mode
 from ladon.config.core.update_epoch import fix_epoch, follow_stages, read_stage_starts, sets_epoch
 from ladon.config.legacy.upgrade import align, upgrade
 from ladon.errors import ConfigError
@@ -48,6 +49,8 @@ def load_config(
 ) -> Config:
     """Read a config file with its bases, and everything that is laid over it.
 
+    As a stranger's where the variable LADON_SAFE is set (`--safe`).
+
     Args:
         path: the YAML file.
         overrides: a JSON object (`--json`), merged deeply over the file.
@@ -68,7 +71,8 @@ def load_config(
         root = _assign_all(root, assignments)
     drop_delete_marks(root)
     root = _move_data_root(root, data_root)
-    return Config(fix_epoch(root), path, files.references, files.folders)
+    safe = is_safe_mode()
+    return Config(fix_epoch(root), path, files.references, files.folders, safe=safe)
 
 
 def find_config_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:

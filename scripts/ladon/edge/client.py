@@ -114,7 +114,8 @@ class Client:
                 if attempt == self._retries:
                     raise ServerError(f"{self.url} {error}, {attempt + 1} times") from error
                 longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)
-                pause = max(min(error.after, _LONGEST_PAUSE), longest * random.uniform(0.5, 1))
+                share = random.uniform(0.5, 1)  # nosec B311 # so that clients spread
+                pause = max(min(error.after, _LONGEST_PAUSE), longest * share)
                 logger.warning("%s %s; again in %.1f s", self.url, error, pause)
                 self._sleep(pause)
         raise AssertionError("the last attempt returns or raises")

@@ -42,7 +42,7 @@ from ladon.images import shown
 from ladon.launch import make_parser
 from ladon.replacing import own_name, replacing
 
-TOKEN = "LADON_TOKEN"
+TOKEN = "LADON_TOKEN"  # nosec B105 # the name of a variable
 _ENCODING = ("fit", "analysis", "coding", "writing")
 
 

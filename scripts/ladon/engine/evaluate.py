@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -69,6 +70,7 @@ class Evaluation:
         part_bytes: the same of each part of the payload, where it has several.
         analysed: what was found of each class, and the worst images, in the main process; None
             unless it was asked for.
+        payload_sha256: of the payloads' SHA-256s in the order of the data; None if none was made.
         predictions: what was found in each image, with its index, in the order of the data; empty
             unless it was asked for.
         beta: the rate that the model was evaluated at, where it has several.
@@ -82,6 +84,7 @@ class Evaluation:
     data_size_kb: dict[str, float] | None = None
     payload_bytes: dict[str, float] | None = None
     part_bytes: dict[str, dict[str, float]] | None = None
+    payload_sha256: str | None = None
     loading_seconds: float = 0.0
     network_seconds: float | None = 0.0
     sizes: list[tuple[int, int, float]] = field(default_factory=list)
@@ -98,6 +101,7 @@ class Evaluation:
             "data_size_kb": self.data_size_kb,
             "payload_bytes": self.payload_bytes,
             "part_bytes": self.part_bytes,
+            "payload_sha256": self.payload_sha256,
             "num_images": self.num_images,
             "wall_time_s": round(self.seconds, 3),
             "loading_s": round(self.loading_seconds, 3),
@@ -153,6 +157,7 @@ class Sizes(NamedTuple):
     """Sizes of a batch's payloads, as `PayloadSizes` has them."""
 
     by_part: list[dict[str, int]]
+    digests: list[bytes]
     nbytes: list[int]
     published_kib: list[float]
 
@@ -187,6 +192,7 @@ class ModelEvaluator:
         self._metric: Metric = task.metric(dataset, options)
         self._finite = FiniteRecord()
         self._sizes: list[tuple[int, int, float]] = []
+        self._digests: list[tuple[int, bytes]] = []
         self._parts: dict[str, list[tuple[int, int]]] = {}
         self._seen, self._seconds = 0, 0.0
         self._describe = describe
@@ -204,7 +210,8 @@ class ModelEvaluator:
         coded = None if pop_finite is None else pop_finite()
         if coded is not None:
             flags = {"the latent that is to be coded": coded} | flags
-        sizes = Sizes(self.payloads.by_part, *self.payloads.pop())
+        payloads = self.payloads
+        sizes = Sizes(payloads.by_part, payloads.digests, *payloads.pop())
         return outputs, sizes, flags, time.perf_counter() - start
 
     def take(
@@ -236,6 +243,7 @@ class ModelEvaluator:
                 self._worst.add(indices, badness, judge)
         if sizes.nbytes:
             self._sizes += zip(indices, sizes.nbytes, sizes.published_kib, strict=True)
+            self._digests += zip(indices, sizes.digests, strict=False)  # none of an estimate
             for index, parts in zip(indices, sizes.by_part, strict=True):
                 for part, nbytes in parts.items() if len(parts) > 1 else ():
                     self._parts.setdefault(part, []).append((index, nbytes))
@@ -264,29 +272,27 @@ class ModelEvaluator:
             LadonError: something was not finite.
         """
         self._check_finite()
-        own = (self._metric.state(), self._sizes, self._seen, self._parts, self._predictions)
-        parts = world.gather(own)
+        own = self._metric.state(), self._sizes, self._seen, self._parts, self._predictions
+        parts = world.gather((*own, self._digests))
         seconds = time.perf_counter() - start
-        values = self._metric.compute([state for state, *_ in parts])
-        lines = self._metric.lines(values)
-        found = Evaluation(values, lines, sum(n for _, _, n, *_ in parts), seconds)
+        states, sizes, seen, by_part, rows, digests = zip(*parts, strict=True)
+        values = self._metric.compute(states)
+        found = Evaluation(values, self._metric.lines(values), sum(seen), seconds)
         if self._analysis is not None:
             found.analysed = self._analysed(self._analysis, world)
         found.loading_seconds = loading_seconds
         found.network_seconds = None if world.device.type == "cuda" else self._seconds
-        found.sizes = sorted(size for _, part, *_ in parts for size in part)
+        found.sizes = sorted(chain.from_iterable(sizes))
         if found.sizes:
             found.payload_bytes = _statistics([nbytes for _, nbytes, _ in found.sizes])
             found.data_size_kb = _statistics([kib for _, _, kib in found.sizes])
-        found.predictions = sorted(
-            chain.from_iterable(rows for *_, rows in parts), key=itemgetter(0)
-        )
         found.beta = rate_of(self.model, self._level)
-        names = dict.fromkeys(name for *_, by_name, _ in parts for name in by_name)
-        if names:
-            of = {
-                n: sorted(p for *_, by_name, _ in parts for p in by_name.get(n, ())) for n in names
-            }
+        if coded := sorted(chain.from_iterable(digests)):
+            joined = b"".join(digest for _, digest in coded)
+            found.payload_sha256 = hashlib.sha256(joined).hexdigest()
+        found.predictions = sorted(chain.from_iterable(rows), key=itemgetter(0))
+        if names := dict.fromkeys(chain.from_iterable(by_part)):
+            of = {n: sorted(chain.from_iterable(p.get(n, ()) for p in by_part)) for n in names}
             found.part_bytes = {n: _statistics([b for _, b in pairs]) for n, pairs in of.items()}
         return found
 

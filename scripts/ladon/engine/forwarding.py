@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ladon.data.samples import sample_name
+from ladon.engine.deterministic import refusal
 from ladon.engine.failures import ACCELERATOR_ERRORS, is_connection_error, worker_failure
 from ladon.errors import LadonError, in_one_line
 
@@ -53,7 +54,7 @@ def naming_images(names: Callable[[], str], doing: str) -> Iterator[None]:
     """Turn what a network raises within into one line.
 
     What says more by itself stays: errors of this project, of memory, of the device, of the
-    connections between processes.
+    connections between processes, of operators that `--deterministic` refuses.
 
     Args:
         names: returns what to call the batch; called only if something is raised.
@@ -67,6 +68,8 @@ def naming_images(names: Callable[[], str], doing: str) -> Iterator[None]:
     except _SAYING_MORE:
         raise
     except Exception as error:
+        if (refused := refusal(error)) is not None:
+            raise refused from error
         if is_connection_error(error) or worker_failure(error) is not None:
             raise
         advice = "look at these images' size and content, or take them out of the dataset"

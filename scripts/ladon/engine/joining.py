@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ladon.engine.deterministic import deterministic, refusal
 from ladon.engine.distributed import World, abort_world, join_world, leave_world
 from ladon.engine.failures import (
     ACCELERATOR_ERRORS,
@@ -43,7 +44,8 @@ def joined_world(args: argparse.Namespace) -> Iterator[World]:
     world = join_world(args.device, args.world_size, args.dist_url)
     try:
         try:
-            yield world
+            with deterministic(getattr(args, "deterministic", False)):
+                yield world
         except Interrupted as error:  # all processes stop together
             report(error, world.rank)
             leave_world(world)
@@ -66,6 +68,8 @@ def _in_words(error: BaseException, world: World) -> BaseException:
     if isinstance(error, torch.OutOfMemoryError):
         text = f"the memory of {world.device} does not suffice: lower batch_size"
         return LadonError(f"{text} ({in_one_line(error)})")
+    if (refused := refusal(error)) is not None:
+        return refused
     if isinstance(error, ACCELERATOR_ERRORS):
         return device_failure(error, world.device)
     if (gone := worker_failure(error)) is not None and not isinstance(error, LadonError):

@@ -16,6 +16,7 @@ from ladon.config import Config, check_config, load_config
 from ladon.config.validate.registries import entries
 from ladon.data.bad_samples import BadSamples
 from ladon.engine.classes import Classes
+from ladon.engine.deterministic import arithmetic
 from ladon.engine.distributed import World
 from ladon.engine.earlier import keep_best, put_last_away, remove_orphans
 from ladon.engine.identity import differences, fingerprint, in_words
@@ -72,6 +73,8 @@ class Run:
         bad_samples: what its training has replaced so far, over all processes (`share_bad`).
         best_before: where a resumed run wrote its best checkpoint before, if that is known.
         journal: is told how it goes; nobody listens in a dry run and in other processes.
+        tested_files: checkpoints of the models that it tests, by role.
+        script: name of the task as people start it; with the config's metric it has another.
     """
 
     task: Task
@@ -85,11 +88,14 @@ class Run:
     bad_samples: BadSamples = field(default_factory=BadSamples)
     best_before: Path | None = None
     journal: Journal = field(default_factory=Journal, repr=False)
+    tested_files: dict[str, list[Path]] = field(default_factory=dict)
+    script: str = field(init=False)
     _locks: Locks = field(default_factory=Locks, repr=False)
     _last: dict[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Take the metric that the config names."""
+        self.script = self.task.name
         section = self.config.build(self.config.section("metric"))
         if section:
             metric: Any = entries("metric")[section["key"]]
@@ -362,10 +368,18 @@ class Run:
                 "; ".join(changed[:3]) or "lines were removed",
             )
         try:
-            best = json.loads((self.folder / "run.json").read_text("utf-8")).get("dst_ckpt")
+            before = json.loads((self.folder / "run.json").read_text("utf-8"))
+            best, threads = before.get("dst_ckpt"), before.get("threads")
         except (OSError, ValueError, AttributeError):
             return
         self.best_before = Path(best) if isinstance(best, str) else None
+        here = arithmetic()["threads"]
+        if getattr(self.args, "deterministic", False) and threads not in (None, here):
+            logger.warning(
+                "--resume: %s threads here, %s when %s began: weights will differ in rounding; set "
+                "OMP_NUM_THREADS=%s for the same ones",
+                *(here, threads, self.folder, threads),
+            )
 
     def _origin(self, best: Path | None) -> dict[str, Any]:
         return {
@@ -376,6 +390,8 @@ class Run:
             "processes": self.world.size,
             "shown": self.task.view.as_plain(),
             "stages": self._stages(),
+            "deterministic": bool(getattr(self.args, "deterministic", False)),
+            **arithmetic(),
             **program(),
         }
 

@@ -13,6 +13,7 @@ from ladon.models.checkpoint import (
     Checkpoint,
     check_writable,
     load_into,
+    noting_files,
     read_checkpoint,
     write_checkpoint,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "has_pretrained_weights",
     "is_updated",
     "load_into",
+    "noting_files",
     "read_checkpoint",
     "start_from",
     "update_bottleneck",

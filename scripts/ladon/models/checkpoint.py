@@ -13,7 +13,8 @@ import errno
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ladon.distrust import check_sha256, known_sha256, not_meant, require_known
 from ladon.errors import CheckpointError, LadonError, of_writing, why_not_written
 from ladon.models.fit import check_finite, first_bad, load_into
 from ladon.models.safe_load import load_safely
@@ -36,6 +38,7 @@ __all__ = [
     "current_names",
     "load_into",
     "load_safely",
+    "noting_files",
     "plain",
     "read_checkpoint",
     "require",
@@ -79,11 +82,12 @@ def require(path: str | os.PathLike, where: str) -> Path:
     """Return the path of an existing checkpoint file.
 
     Args:
-        path: file, or a URL whose file torch's hub cache holds or can fetch.
+        path: file, or a URL whose file torch's hub cache holds or can fetch, and whose SHA-256 is
+            known (`ladon.distrust.known_sha256`).
         where: config key that names it, for the error.
 
     Raises:
-        CheckpointError: if it is not there.
+        CheckpointError: if it is not there, or a URL's file is another one.
     """
     text = str(path)
     if text.startswith(("http://", "https://")):
@@ -100,16 +104,42 @@ def require(path: str | os.PathLike, where: str) -> Path:
 
 
 def _fetch(url: str, where: str) -> Path:
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(file), progress=False)
-        except OSError as error:
-            raise CheckpointError(
-                f"{where}: cannot download {url} ({error}); put the file at {file}"
-            ) from error
+    plain, _, _ = url.partition("#")
+    file = Path(torch.hub.get_dir()) / "checkpoints" / plain.rsplit("/", 1)[-1]
+    digits = known_sha256(url)
+    if file.is_file():
+        if digits is not None:
+            check_sha256(file, digits)
+        return file
+    digits = require_known(url, file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(plain, str(file), digits, progress=False)
+    except OSError as error:
+        raise CheckpointError(
+            f"{where}: cannot download {plain} ({error}); put the file at {file}"
+        ) from error
+    except RuntimeError as error:
+        raise not_meant(where, plain, error) from error
     return file
+
+
+_noting: list[list[Path]] = []  # of `noting_files`, the innermost last
+
+
+@contextmanager
+def noting_files() -> Iterator[list[Path]]:
+    """Note which checkpoints are read within, by whomever.
+
+    Yields:
+        Their files, filled as they are read.
+    """
+    files: list[Path] = []
+    _noting.append(files)
+    try:
+        yield files
+    finally:
+        _noting.pop()
 
 
 def read_checkpoint(path: str | os.PathLike, where: str, key: str | None = None) -> Checkpoint:
@@ -124,6 +154,8 @@ def read_checkpoint(path: str | os.PathLike, where: str, key: str | None = None)
         CheckpointError: if it is missing, damaged, unsafe, or holds no model, or several.
     """
     file = require(path, where)
+    for files in _noting:
+        files.append(file)
     content = load_safely(file)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{file}: holds a {type(content).__name__}, not a checkpoint")

@@ -11,10 +11,18 @@ from unittest.mock import patch
 
 import timm.models._builder as timm_builder
 import torch
+from huggingface_hub import constants as hub_constants
 from torch import nn
 from torchvision.models import WeightsEnum
 
 from ladon.backbones import FAMILIES
+from ladon.distrust import (
+    UNCHECKED,
+    allows_unchecked,
+    not_meant,
+    require_known,
+    running_nothing,
+)
 from ladon.errors import CheckpointError
 
 
@@ -95,24 +103,34 @@ def as_if_pretrained(num_classes: int | None) -> Iterator[None]:
 def naming_missing_files(name: str, network: str, where: str) -> Iterator[None]:
     """Turn a failed download into an error that says which file to put where.
 
+    What is downloaded within is checked by its SHA-256, as far as its name tells it, or refused;
+    so are all files of timm's hub that are not there yet, whose names tell nothing.
+
     Args:
         name: the model, for the error.
         network: its library's name of the network in it.
         where: the config key that asks for it.
 
     Raises:
-        CheckpointError: if weights are neither cached nor to be had.
+        CheckpointError: if weights are neither cached nor to be had, or not the right ones.
     """
     original = torch.hub.download_url_to_file
     wanted: list[str] = []
 
-    def download(url: str, dst: str, *args: Any, **kwargs: Any) -> None:
+    def download(url: str, dst: str, hash_prefix: str | None = None, progress: bool = True) -> None:
         wanted.append(str(dst))
-        original(url, dst, *args, **kwargs)
+        digits = hash_prefix or require_known(url, dst)
+        try:
+            original(url, dst, digits, progress)
+        except RuntimeError as error:
+            raise not_meant(where, url, error) from error
 
     torch.hub.download_url_to_file = download
+    offline = hub_constants.HF_HUB_OFFLINE
+    hub_constants.HF_HUB_OFFLINE = offline or not allows_unchecked()
     try:
-        yield
+        with running_nothing():
+            yield
     except (urllib.error.URLError, ConnectionError, OSError) as error:
         from_hub = type(error).__module__.startswith(("huggingface_hub", "httpx", "requests"))
         if not (from_hub or isinstance(error, urllib.error.URLError | ConnectionError)):
@@ -120,9 +138,12 @@ def naming_missing_files(name: str, network: str, where: str) -> Iterator[None]:
         if (published := _published_file(network)) is not None:
             wanted.append(str(published))
         file = f"put it at {wanted[-1]}" if wanted else f"put its file into {_cache()}"
+        if from_hub and not offline and not allows_unchecked():
+            file += f", set {UNCHECKED}=1 to take what timm's hub has, of which no SHA-256 is known"
         raise CheckpointError(
             f"{where}: the pretrained weights of {name} are not cached and cannot be downloaded; "
             f"{file}, or drop the weights from the config"
         ) from error
     finally:
         torch.hub.download_url_to_file = original
+        hub_constants.HF_HUB_OFFLINE = offline

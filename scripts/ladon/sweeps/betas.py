@@ -207,7 +207,7 @@ def run_fused(sweep: Sweep, say: Callable[[str], None], *, resume: bool) -> Swee
     codes, start = {}, time.monotonic()
     if runs:
         say(f"β {', '.join(runs)} together: {sweep.config}")
-        prepare_process()
+        prepare_process(deterministic=next(iter(runs.values())).deterministic)
         from ladon import fused  # seconds of imports
 
         codes = fused.run_fused(sweep.task, runs)

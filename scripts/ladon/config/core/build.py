@@ -9,6 +9,8 @@ from typing import Any
 from ladon.config.core.interpolate import Resolver
 from ladon.config.core.nodes import LazyCall, LocatedError, kind_of, suggest
 from ladon.config.core.own_modules import OwnModules
+from ladon.config.core.safe import check_attribute, check_built, check_tag
+from ladon.distrust import running_nothing
 from ladon.errors import ConfigError, LadonError
 
 logger = logging.getLogger(__name__)
@@ -63,7 +65,10 @@ class Builder:
         """Resolve a raw value or a section deeply, building every node in it."""
         if isinstance(value, str):
             return value
-        return self._resolver.resolve(value, None, self._lazy)
+        built = self._resolver.resolve(value, None, self._lazy)
+        if self._own.safe:
+            check_built(built, _registered())
+        return built
 
     def _lazy(self, lazy: LazyCall) -> Any:
         if id(lazy) in self._built:
@@ -79,6 +84,8 @@ class Builder:
         return result
 
     def _dispatch(self, lazy: LazyCall) -> Any:
+        if self._own.safe:
+            check_tag(lazy)
         if lazy.tag in ("!getattr", "!setattr"):
             return self._attribute(lazy)
         if lazy.tag == "!call_method":
@@ -106,7 +113,8 @@ class Builder:
             raise LocatedError(lazy.mark, text)
         logger.debug("%s: building %s", lazy.mark, name)
         try:
-            return target(*args, **kwargs)
+            with running_nothing():
+                return target(*args, **kwargs)
         except LadonError:
             raise
         except Exception as exc:  # whatever the called object raises, say which node called it
@@ -126,7 +134,10 @@ class Builder:
         if not hasattr(obj, name) and len(values) == 2:
             owner = getattr(obj, "__name__", type(obj).__name__)
             raise LocatedError(lazy.mark, f'{owner} has no "{name}"{suggest(name, dir(obj))}')
-        return getattr(obj, name, *values[2:])
+        found = getattr(obj, name, *values[2:])
+        if self._own.safe:
+            check_attribute(name, found, lazy.mark)
+        return found
 
     def _call_method(self, lazy: LazyCall) -> Any:
         obj, name = self._field(lazy, "obj"), self._field(lazy, "method_name")
@@ -138,3 +149,10 @@ class Builder:
         args, kwargs = self._field(lazy, "args"), self._field(lazy, "kwargs")
         result = self._call(lazy, f"{type(obj).__name__}.{name}", getattr(obj, name), args, kwargs)
         return obj if self._field(lazy, "returns_obj") else result
+
+
+def _registered() -> list[dict[str, Any]]:
+    """Return the tables of what a section names by a plain key."""
+    from ladon.config.validate.registries import all_entries  # seconds of imports
+
+    return all_entries()

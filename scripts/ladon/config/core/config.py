@@ -32,6 +32,7 @@ class Config:
         path: the file.
         references: see above.
         folders: absolute ones of its files, by the files' names in messages.
+        safe: its author is not trusted (`ladon.config.core.safe`).
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class Config:
         path: Path,
         references: Collection[str],
         folders: Mapping[str, Path],
+        *,
+        safe: bool = False,
     ) -> None:
         self.root = root
         self.references = references
         self.path = path
         self.resolver = Resolver(root)
-        self.own = OwnModules(folders, path.parent.resolve())
+        self.own = OwnModules(folders, path.parent.resolve(), safe=safe)
         self._builder = Builder(self.resolver, self.own)
 
     def get(self, dotted: str, default: Any = None) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ladon.config.core.aliases import import_dependency, resolve_name
 from ladon.config.core.nodes import SourceLocation
+from ladon.config.core.safe import import_safely, resolve_safely
 from ladon.errors import ConfigError
 
 _searched: set[str] = set()  # folders that were put on the search path here
@@ -28,14 +29,17 @@ class OwnModules:
 
     Attributes:
         found: folder of each module that lay beside its file, by its name.
+        safe: the config may name parts of known packages only, and nothing beside itself.
 
     Args:
         folders: of the config's files, by their names in messages.
         own: folder of the config itself, for what an option names.
+        safe: see above.
     """
 
-    def __init__(self, folders: Mapping[str, Path], own: Path) -> None:
+    def __init__(self, folders: Mapping[str, Path], own: Path, *, safe: bool = False) -> None:
         self.found: dict[str, Path] = {}
+        self.safe = safe
         self._folders, self._own = folders, own
 
     def resolve(self, dotted: str, mark: SourceLocation | None) -> Any:
@@ -46,8 +50,10 @@ class OwnModules:
             mark: where it is written.
 
         Raises:
-            ConfigError: no such module or attribute, or the module fails to import.
+            ConfigError: no such module or attribute, the module fails to import, or is refused.
         """
+        if self.safe:
+            return resolve_safely(dotted)
         return resolve_name(dotted, self._finder(self._folder(mark)))
 
     def import_dependency(self, entry: Any, mark: SourceLocation | None) -> None:
@@ -59,8 +65,13 @@ class OwnModules:
             mark: where it is written.
 
         Raises:
-            ConfigError: the entry is malformed, or the module cannot be imported.
+            ConfigError: the entry is malformed, or the module cannot be imported, or is refused.
         """
+        if self.safe:
+            whole = _as_mapping(entry)
+            plain = set(whole) <= {"name"} or whole.get("package", whole.get("path")) is None
+            import_safely(whole.get("name") if plain else str(whole))
+            return
         folder = self._folder(mark)
         path = entry.get("path") if isinstance(entry, dict) else None
         if path is not None:

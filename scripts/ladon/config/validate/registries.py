@@ -101,6 +101,11 @@ def entries(registry: str) -> dict[str, Callable[..., Any]]:
     return _read(_TABLES[registry])
 
 
+def all_entries() -> list[dict[str, Callable[..., Any]]]:
+    """Return the entries of each registry."""
+    return [entries(registry) for registry in _TABLES]
+
+
 def enter(registry: str, dotted: str, target: Callable[..., Any]) -> bool:
     """Enter what a dotted name stands for in a registry under that name: libraries look it up.
 
