@@ -1,4 +1,4 @@
-"""Two processes of one distributed run, as a launcher would start them."""
+"""The processes of one distributed run, as a launcher would start them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tiny import ROOT
@@ -15,37 +15,60 @@ from warm import start
 WORKER = ROOT / "tests" / "distributed_worker.py"
 
 
-def two_processes(
-    command: Sequence, codes: Sequence[int] = (0, 0), seconds: float = 240
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def torchrun_place(rank: int, size: int, port: int) -> dict[str, str]:
+    """What torchrun sets for a process."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in numbers.items()}
+
+
+def several_processes(
+    command: Sequence,
+    codes: Sequence[int | None] = (0, 0),
+    seconds: float = 240,
+    *,
+    env: Mapping[str, str] | None = None,
+    place=torchrun_place,
 ) -> list[str]:
-    """Runs a script with its arguments as ranks 0 and 1; they must end in time with these codes.
+    """Runs a script with its arguments as ranks 0, 1, …; they must end in time with these codes.
+
+    Args:
+        command: the script and its arguments.
+        codes: an exit code for each process; None for one that is stopped when the others end.
+        seconds: for all of them together.
+        env: further variables.
+        place: gives those of a rank, of the number of processes and of a free port.
 
     Returns:
         What each of them said.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, str(rank)) for rank in range(2)]
+        files = [Path(folder, str(rank)) for rank in range(len(codes))]
         started = [
             start(
                 command,
                 out=file,
-                env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                env=os.environ | dict(env or {}) | place(rank, len(codes), port),
             )
             for rank, file in enumerate(files)
         ]
         end = time.monotonic() + seconds
         try:
-            for process in started:
-                process.join(max(1, end - time.monotonic()))
+            for process, code in zip(started, codes, strict=True):
+                if code is not None:
+                    process.join(max(1, end - time.monotonic()))
         finally:
+            ended = [process.exitcode for process in started]
             for process in started:
                 if process.exitcode is None:
                     process.kill()
                 process.join()
         outputs = [file.read_text(encoding="utf-8") for file in files]
-    assert [process.exitcode for process in started] == list(codes), "\n".join(outputs)
+    assert ended == list(codes), "\n".join(outputs)
     return outputs

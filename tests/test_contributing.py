@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from processes import two_processes
+from processes import several_processes
 from tiny import ROOT
 
 from ladon.metrics.base import Metric
@@ -111,7 +111,7 @@ def test_the_example_runs_in_two_processes_with_spawned_workers(workplace, monke
     settings = [f"{loader}.num_workers=1", f"{loader}.multiprocessing_context=spawn"]
     flags = ["--device", "cpu", "--set", settings[0], "--set", settings[1]]
     script = ROOT / "scripts" / "image_classification.py"
-    two_processes([script, "--config", workplace / "mine" / "squares.yaml", *flags])
+    several_processes([script, "--config", workplace / "mine" / "squares.yaml", *flags])
     found = json.loads((tmp_path / "logs" / "squares" / "metrics.json").read_text())
     assert (found["key_metric"], found["num_images"]) == ("balanced", 24)
 

@@ -1,4 +1,4 @@
-"""Two gloo processes: one evaluation's numbers, and gradients that are really averaged."""
+"""Several gloo processes: one evaluation's numbers, and gradients that are really averaged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from PIL import Image
-from processes import WORKER, two_processes
+from processes import WORKER, several_processes
 from stages import CPU, batches, make_models, train_config
 from tiny import ROOT, SCRIPTS
 
@@ -26,59 +26,64 @@ BY_CLASS = {
 
 @pytest.fixture(scope="module")
 def seven_scenes(tmp_path_factory):
-    """Seven validation scenes: one process has more to do than the other."""
+    """Seven validation scenes: one process has less to do than the others."""
     root = tmp_path_factory.mktemp("seven")
     make_digit_scenes(root, num_train=10, num_val=7)
     return root
 
 
-@pytest.mark.parametrize("family", ["classification", "detection", "segmentation"])
-def test_evaluation_in_two_processes_equals_one(lab, seven_scenes, family):
-    if not lab.checkpoint(family).exists():
-        assert lab.run(family) == 0
-    config = lab.config(family)
-    flags = ["-test_only", "-student_only", "--data_root", str(seven_scenes)]
-    flags += ["--set", "test.test_data_loader.kwargs.batch_size=2"]
-    predictions = [lab.folder / f"{family}_{n}.jsonl" for n in ("one", "two")]
-    folders = [lab.folder / f"{family}_{n}_analysis" for n in ("one", "two")]
-    one_file = ("--predictions", str(predictions[0]), "--analyse", str(folders[0]))
-    assert lab.run(family, *flags, *one_file, log=f"{family}_one") == 0
-    script = ROOT / "scripts" / f"{SCRIPTS[family]}.py"
-    log = lab.folder / "logs" / f"{family}_two.txt"
-    command = [script, "--config", config, "--run_log", log, "--device", "cpu", *flags]
-    command += ["--predictions", predictions[1], "--analyse", folders[1]]
-    outputs = two_processes(command)
-    one, two = (lab.metrics(f"{family}_{n}")["models"]["student"] for n in ("one", "two"))
-    for key in ("metrics", "data_size_kb", "payload_bytes", "num_images"):
-        assert one[key] == two[key], key
-    assert two["num_images"] == 7, "each image counts once"
-    found = one
-    one, two = ([json.loads(line) for line in p.read_text().splitlines()] for p in predictions)
-    assert [row.pop("image") for row in one] == [row.pop("image") for row in two]
-    assert len(one) == 7
-    if family == "segmentation":  # scores differ in their last bits, by the batches' sizes
-        assert one == two
+def assert_same_analysis(family, folders, metrics):
+    """Both are equal, and its classes' values are what the test reports the mean of."""
     first, second = ((f / "per_class.csv").read_text() for f in folders)
     assert first == second
     *classes, overall = csv.DictReader(first.splitlines())
     column, score = BY_CLASS[family]
-    assert float(overall[column]) == found["metrics"][score]
+    assert float(overall[column]) == metrics[score]
     if family != "classification":  # its classes have different numbers of images
         values = [float(row[column]) for row in classes if row[column]]
-        assert sum(values) / len(values) == pytest.approx(found["metrics"][score], abs=1e-12)
+        assert sum(values) / len(values) == pytest.approx(metrics[score], abs=1e-12)
     assert (folders[0] / "confusion.png").exists() == (family != "detection")
     with Image.open(folders[0] / "worst" / "01.png") as picture:
         assert picture.width >= (480 if family == "classification" else 2 * 480)
     kept = [(f / "worst" / "worst.csv").read_text().splitlines() for f in folders]
     assert [line.split(",")[2] for line in kept[0]] == [line.split(",")[2] for line in kept[1]]
     assert len(kept[0]) == 1 + 7
-    assert "Results:" in outputs[0]
-    assert "Results:" not in outputs[1], "only the main process speaks"
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["classification", "detection", "segmentation"])
+def test_evaluation_in_several_processes_equals_one(lab, seven_scenes, family, count):
+    if not lab.checkpoint(family).exists():
+        assert lab.run(family) == 0
+    config = lab.config(family)
+    flags = ["-test_only", "-student_only", "--data_root", str(seven_scenes)]
+    flags += ["--set", "test.test_data_loader.kwargs.batch_size=2"]
+    predictions = [lab.folder / f"{family}_{n}.jsonl" for n in ("one", "all")]
+    folders = [lab.folder / f"{family}_{n}_analysis" for n in ("one", "all")]
+    one_file = ("--predictions", str(predictions[0]), "--analyse", str(folders[0]))
+    assert lab.run(family, *flags, *one_file, log=f"{family}_one") == 0
+    script = ROOT / "scripts" / f"{SCRIPTS[family]}.py"
+    log = lab.folder / "logs" / f"{family}_all.txt"
+    command = [script, "--config", config, "--run_log", log, "--device", "cpu", *flags]
+    command += ["--predictions", predictions[1], "--analyse", folders[1]]
+    first, *others = several_processes(command, [0] * count)
+    one, several = (lab.metrics(f"{family}_{n}")["models"]["student"] for n in ("one", "all"))
+    for key in ("metrics", "data_size_kb", "payload_bytes", "num_images"):
+        assert one[key] == several[key], key
+    assert several["num_images"] == 7, "each image counts once"
+    assert_same_analysis(family, folders, one["metrics"])
+    one, several = ([json.loads(line) for line in p.read_text().splitlines()] for p in predictions)
+    assert [row.pop("image") for row in one] == [row.pop("image") for row in several]
+    assert len(one) == 7
+    if family == "segmentation":  # scores differ in their last bits, by the batches' sizes
+        assert one == several
+    assert "Results:" in first
+    assert not any("Results:" in said for said in others), "only the main process speaks"
 
 
 def test_training_step_averages_gradients_and_keeps_quantiles_equal(tmp_path):
     """DDP on gloo, with the auxiliary loss beside it."""
-    two_processes([WORKER, "step", tmp_path / "out"])
+    several_processes([WORKER, "step", tmp_path / "out"])
     first, second = (torch.load(tmp_path / f"out.{rank}") for rank in range(2))
     for name in first:
         assert torch.equal(first[name], second[name]), f"{name} differs between the processes"
@@ -126,7 +131,7 @@ def test_two_processes_train_a_classifier(lab, tmp_path):
     log = lab.folder / "logs" / "trained_two.txt"
     script = ROOT / "scripts" / "image_classification.py"
     flags = ["--run_log", log, "--device", "cpu", "-student_only", "-adjust_lr"]
-    two_processes([script, "--config", config, *flags])
+    several_processes([script, "--config", config, *flags])
     epochs = (log.with_suffix("") / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["steps"] for line in epochs] == [1, 1]
     assert lab.metrics("trained_two")["models"]["student"]["payload_bytes"]["n"] == 12

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
-from processes import WORKER, two_processes
+from processes import WORKER, several_processes
+from tiny import ROOT
 
 from ladon.data.loaders import EpochBatchSampler, SeededDataset
-from ladon.engine import distributed, failures, student_trainer, train
+from ladon.engine import (
+    distributed,
+    failures,
+    joining,
+    noticeboard,
+    student_trainer,
+    train,
+)
 from ladon.engine.distributed import Vote, World, choose_device, join_world
 from ladon.engine.joining import joined_world
 from ladon.errors import LadonError, UsageError
@@ -50,7 +60,7 @@ def two_gpus(monkeypatch, place):
 
 
 def test_small_messages_need_no_device_and_votes_are_told_a_step_late(tmp_path):
-    two_processes([WORKER, "messages", tmp_path / "out"])
+    several_processes([WORKER, "messages", tmp_path / "out"])
     first, second = (json.loads((tmp_path / f"out.{rank}").read_text()) for rank in range(2))
     assert first == second
     assert first["gather"] == [{"rank": 0}, {"rank": 1}]
@@ -192,17 +202,17 @@ def own_config(lab, name, **values):
     )
 
 
-def run_two(lab, name, deed, step, codes, *flags):
+def run_all(lab, name, deed, step, codes, *flags, env=None):
     log = lab.folder / "logs" / f"{name}.txt"
     command = [WORKER, "run", deed, step, "teacher", "--config", own_config(lab, name)]
     command += ["--run_log", log, "--device", "cpu", *flags]
-    return two_processes(command, codes)
+    return several_processes(command, codes, env=env)
 
 
 # in the middle of an epoch, in its last step (4 images, 2 processes, 40 images: 5 steps)
 @pytest.mark.parametrize("step", [2, 5])
 def test_a_signal_to_one_process_stops_both_at_the_same_step(own_lab, step):
-    outputs = run_two(own_lab, "stopped", "term", step, (143, 143))
+    outputs = run_all(own_lab, "stopped", "term", step, (143, 143))
     assert "SIGTERM" not in outputs[1], "only the first process speaks, unless it is an error"
     last = load_safely(own_lab.folder / "logs" / "stopped" / "last.pt")
     at = last["progress"]["epoch"], last["progress"]["step"]
@@ -211,14 +221,14 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(own_lab, step):
     assert len(said) == 1, "the first process says it"
     assert f"after step {at[1]}" in said[0]
     assert "add --resume" in own_lab.log("stopped")
-    run_two(own_lab, "stopped", "none", 1, (0, 0), "--resume")
+    run_all(own_lab, "stopped", "none", 1, (0, 0), "--resume")
     assert f"epoch 0, step {at[1]}" in own_lab.log("stopped")
     assert "Results:" in own_lab.log("stopped")
 
 
 def test_one_process_goes_on_with_what_two_have_left(own_lab, monkeypatch):
     """Ten batches of four images: two processes have done so many rounds of two."""
-    run_two(own_lab, "fewer", "term", 1, (143, 143))
+    run_all(own_lab, "fewer", "term", 1, (143, 143))
     last = load_safely(own_lab.folder / "logs" / "fewer" / "last.pt")
     assert (last["progress"]["step"], last["progress"]["batches"]) == (2, 4)
     original, loaded = SeededDataset.__getitem__, []
@@ -240,8 +250,39 @@ def test_one_process_goes_on_with_what_two_have_left(own_lab, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_of_different_runs_are_told_apart(monkeypatch, capsys, rank):
+    """As the tasks of a job may be that were meant to be runs of their own."""
+    commands = [{"config": "a.yaml", "seed": seed} for seed in (0, 1)]
+    monkeypatch.setattr(World, "gather", lambda self, own: commands)
+    monkeypatch.setattr(joining, "join_world", lambda *_: World(torch.device("cpu"), rank, 2))
+    said = "rank 1 was started with another command than rank 0 (seed 1 instead of 0): start all"
+    with pytest.raises(UsageError, match="with --world_size 1 each") as caught, joined_world(ARGS):
+        pytest.fail("the run began")
+    assert str(caught.value).startswith(said)
+    assert capsys.readouterr().err.count(said) == 1 - rank, "the first says it for all"
+
+
+def test_tasks_of_srun_are_one_run(own_lab):
+    """Without torchrun's variables and flags; a test, so that it is short."""
+    log = own_lab.folder / "logs" / "srun.txt"
+    script = ROOT / "scripts" / "image_classification.py"
+    flags = ["--config", own_lab.config("teacher"), "--run_log", log, "--device", "cpu"]
+
+    def place(rank, size, port):
+        numbers = {"PROCID": rank, "LOCALID": rank, "NTASKS": size, "STEP_NUM_TASKS": size}
+        nodes = {"SLURM_JOB_NODELIST": "localhost", "MASTER_PORT": str(port)}
+        return nodes | {f"SLURM_{name}": str(value) for name, value in numbers.items()}
+
+    outputs = several_processes([script, *flags, "-test_only"], place=place)
+    assert "Results:" in outputs[0]
+    assert "Results:" not in outputs[1]
+    assert own_lab.metrics("srun")["num_images"] == 12
+    assert json.loads((log.with_suffix("") / "run.json").read_text())["processes"] == 2
+
+
 def test_an_error_of_one_process_is_said_by_the_other(own_lab):
-    outputs = run_two(own_lab, "failed", "fail", 2, (1, 2))
+    outputs = run_all(own_lab, "failed", "fail", 2, (1, 2))
     assert "rank 1: image 7.png: cannot be read" in outputs[1]
     assert "rank 1 failed: image 7.png: cannot be read" in outputs[0]
     for text in outputs:
@@ -250,29 +291,77 @@ def test_an_error_of_one_process_is_said_by_the_other(own_lab):
     assert "rank 1 failed: image 7.png" in own_lab.log("failed").splitlines()[-1]
 
 
+@pytest.mark.slow
+def test_under_torchrun_the_log_says_why(own_lab):
+    """torchrun ends the others as soon as one has left: the log must have it by then."""
+    config, log = own_config(own_lab, "torchrun"), own_lab.folder / "logs" / "torchrun.txt"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    flags = ["--config", config, "--run_log", log, "--device", "cpu"]
+    command = [sys.executable, *launcher, WORKER, "run", "fail", "2", "teacher", *flags]
+    assert subprocess.run(list(map(str, command)), timeout=240, check=False).returncode == 1
+    assert "ERROR\tladon.cli\trank 1 failed: image 7.png: cannot be read" in log.read_text()
+
+
 def test_a_bug_in_one_process_ends_the_other(own_lab):
-    outputs = run_two(own_lab, "bug", "bug", 2, (1, 1))
+    outputs = run_all(own_lab, "bug", "bug", 2, (1, 1))
     assert "rank 1: ValueError: of a library" in outputs[1]
     assert "Traceback" in outputs[1]
     assert "rank 1 failed: ValueError: of a library" in outputs[0]
 
 
 def test_a_process_that_was_killed_is_named(own_lab):
-    outputs = run_two(own_lab, "killed", "kill", 2, (1, -9))
+    outputs = run_all(own_lab, "killed", "kill", 2, (1, -9))
     assert "rank 1 did not answer (Connection" in outputs[0] or "Read error" in outputs[0]
     assert "it hangs or was killed" in own_lab.log("killed").splitlines()[-1]
 
 
 def test_the_first_process_is_named_too_when_it_takes_the_store_along(own_lab):
-    outputs = run_two(own_lab, "first", "kill0", 2, (-9, 1))
+    outputs = run_all(own_lab, "first", "kill@0", 2, (-9, 1))
     assert "rank 1: rank 0, where the processes met, is gone" in outputs[1]
     assert "Traceback" not in outputs[1]
 
 
 def test_a_process_that_does_not_answer_is_named(own_lab):
-    outputs = run_two(own_lab, "hung", "hang", 2, (1, 1))
-    assert "rank 1 did not answer (Timed out waiting 8000ms" in outputs[0]
-    assert "rank 1: rank 0 failed: rank 1 did not answer" in outputs[1], "it is ended, too"
+    outputs = run_all(own_lab, "hung", "hang", 2, (1, 1))
+    assert "rank 1 did not answer (Timed out waiting 3000ms" in outputs[0]
+    assert "rank 1: rank 1 did not answer" in outputs[1], "it is ended, too"
+
+
+SOON = {"LADON_RANK_TIMEOUT": "8"}
+
+
+def test_a_process_that_is_stopped_costs_less_than_a_minute():
+    """Two looks at the store are between what happens and what is seen."""
+    waits = (noticeboard.SILENCE_SECONDS, noticeboard.GRACE_SECONDS, 2 * noticeboard._POLL_SECONDS)
+    assert sum(waits) < 60
+
+
+def test_a_process_that_is_stopped_ends_the_others(own_lab):
+    outputs = run_all(own_lab, "stopped", "stop", 2, (1, None), env=SOON)
+    assert outputs[0].count("rank 1 has not answered for 8 s: it was stopped or killed") == 1
+    assert "rank 1 has not answered" in own_lab.log("stopped").splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_stopped_first_process_takes_the_store_along(own_lab):
+    outputs = run_all(own_lab, "stopped", "stop@0", 2, (None, 1, 1), env=SOON)
+    for rank in (1, 2):
+        said = f"rank {rank}: rank 0, where the processes met, has not answered for 8 s"
+        assert outputs[rank].count(said) == 1
+    assert "rank 0, where the processes met, has" in own_lab.log("stopped").splitlines()[-1]
+
+
+def test_the_first_process_writes_and_decides_for_all(own_lab, monkeypatch):
+    """Machines may compute scores that differ in their last bit: what is best must not."""
+    monkeypatch.chdir(own_lab.folder)
+    log = own_lab.folder / "logs" / "apart.txt"
+    flags = ["--config", own_config(own_lab, "apart"), "--run_log", log, "--device", "cpu"]
+    first, second = several_processes([WORKER, "apart", "teacher", *flags])
+    judged = [[x for x in said.splitlines() if x.startswith("judged")] for said in (first, second)]
+    assert judged[0] == judged[1]
+    assert len(judged[0]) == 1
+    assert f"wrote {log}" in first
+    assert "wrote" not in second
 
 
 def test_buffers_are_shared_before_what_is_validated_and_what_is_saved(own_lab, monkeypatch):

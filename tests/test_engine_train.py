@@ -71,6 +71,18 @@ def test_a_batch_that_was_seen_is_not_loaded_again(own_lab, monkeypatch):
     assert len(loaded) == 40 - 4 * 8
 
 
+def test_resumed_with_other_workers_equals_uninterrupted(own_lab, monkeypatch):
+    whole = fresh(own_lab, "teacher", "whole", train__num_epochs=1)
+    assert own_lab.run("teacher", config=whole) == 0
+    parts = fresh(own_lab, "teacher", "parts", train__num_epochs=1)
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 1, signal.SIGTERM)
+        assert own_lab.run("teacher", config=parts) == 143
+    workers = ("--set", "train.train_data_loader.kwargs.num_workers=2")
+    assert own_lab.run("teacher", "--resume", *workers, config=parts) == 0
+    assert_same_run(own_lab, "whole", "parts")
+
+
 def test_results_do_not_depend_on_workers(own_lab):
     for workers in (0, 2):
         config = fresh(

@@ -92,6 +92,8 @@ def _become(words: tuple[str, ...], files: tuple[str, str], env: dict[str, str],
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    # the fork server's children would start their own, a loader's workers, by it as well
+    multiprocessing.set_start_method(None, force=True)
     sys.argv = list(words)
     paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:0] = [str(Path(words[0]).resolve().parent), *paths]

@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ladon.choices import INPUTS, MODES, ON_BAD_SAMPLE, PRECISIONS
+from ladon.engine.place import launched_rank
 from ladon.errors import DeviceError, LadonError, report
 from ladon.flags import above_zero, add_safe, whole_number
 from ladon.launch import make_parser
-from ladon.process import keep_freed_memory, launched_rank, pin_arithmetic
+from ladon.process import keep_freed_memory, pin_arithmetic
 from ladon.tasks import TASKS, Task, find_task
 
 
@@ -91,8 +92,13 @@ def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser
         help="β that a variable-rate model is tested at, all in one pass (default: test.rates)",
     )
     add("--compile", action="store_true", default=None, help=compiled)
-    add("--world_size", type=int, default=1, help="processes (torchrun sets it by itself)")
-    add("--dist_url", default="env://", help="how processes find each other")
+    add(
+        "--world_size",
+        type=whole_number(1),
+        help="processes (default: as many as torchrun or srun started; 1: srun's tasks are runs of "
+        "their own)",
+    )
+    add("--dist_url", default="env://", help="how processes find each other (default: env://)")
     add("-adjust_lr", "--adjust_lr", action="store_true", help="multiply lr by the processes")
     add("--resume", action="store_true", help="go on from the run folder's last.pt, if it is there")
     add(
@@ -184,7 +190,7 @@ def _registered(task: str, argv: Sequence[str] | None) -> Task:
     return find_task(task)
 
 
-def prepare_process(world_size: int = 1, *, deterministic: bool = False) -> None:
+def prepare_process(world_size: int | None = None, *, deterministic: bool = False) -> None:
     """Say what must be said before torch and its friends are imported.
 
     Args:

@@ -138,19 +138,6 @@ def pin_arithmetic() -> None:
         os.environ.setdefault(name, value)
 
 
-def launched_rank(world_size: int = 1) -> int:
-    """Return this process's number as its launcher gave it, whether or not it makes sense.
-
-    Args:
-        world_size: the `--world_size` argument, without which srun's tasks are runs of their own.
-    """
-    env = os.environ
-    is_torchrun = "RANK" in env and "WORLD_SIZE" in env
-    name = "RANK" if is_torchrun else "SLURM_PROCID" if world_size > 1 else ""
-    text = env.get(name, "")
-    return int(text) if text.isdecimal() else 0
-
-
 def usable_cores() -> int:
     """Count the cores that this process may use: its share, where a run has several here."""
     there = os.cpu_count() or 1

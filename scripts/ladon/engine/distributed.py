@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,7 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ladon.engine.failures import Noticeboard, connection_reason, is_connection_error
+from ladon.engine.failures import connection_reason, is_connection_error
+from ladon.engine.noticeboard import Noticeboard, silence_limit
+from ladon.engine.place import Place, number, read_place
 from ladon.errors import LadonError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -194,76 +196,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A process's place as its launcher gave it: `local` counts on its machine."""
-
-    rank: int
-    size: int
-    local: int
-    local_name: str
-
-
-def _place(world_size: int) -> _Place:
-    """Read the place of this process from the environment; that of a single one without any.
-
-    Raises:
-        UsageError: if the environment does not make sense.
-    """
-    env = os.environ
-    if "RANK" in env and "WORLD_SIZE" in env:
-        rank, size = _number("RANK"), _number("WORLD_SIZE")
-        local, local_name = _number("LOCAL_RANK", rank), "LOCAL_RANK"
-    elif "SLURM_PROCID" in env and world_size > 1:
-        rank, size = _number("SLURM_PROCID"), world_size
-        local, local_name = _number("SLURM_LOCALID", rank), "SLURM_LOCALID"
-    elif world_size > 1:
-        raise UsageError(
-            f"--world_size {world_size}: start the processes with "
-            f"`torchrun --nproc_per_node {world_size} …` (or srun)"
-        )
-    else:
-        _check_whole(env)
-        return _Place(0, 1, 0, "LOCAL_RANK")
-    if rank >= size:
-        raise UsageError(
-            f"this process is rank {rank} of only {size}: ranks count from 0; start the processes "
-            "with torchrun, or give srun's number of tasks as --world_size"
-        )
-    return _Place(rank, size, local, local_name)
-
-
-def _check_whole(env: Mapping[str, str]) -> None:
-    """Refuse half of what a launcher sets: each of several processes would run as the only one.
-
-    Raises:
-        UsageError: names what is missing.
-    """
-    if "RANK" in env:
-        there, missing = "RANK", "WORLD_SIZE"
-    elif env.get("WORLD_SIZE", "1") != "1" and "SLURM_PROCID" not in env:
-        there, missing = "WORLD_SIZE", "RANK"
-    else:
-        return
-    raise UsageError(
-        f"{there}={env[there]} is set and {missing} is not: start the processes with torchrun, "
-        f"which sets both, or unset {there} for a single one"
-    )
-
-
-def _number(name: str, default: int | None = None) -> int:
-    text = os.environ.get(name)
-    if text is None and default is not None:
-        return default
-    if text is None or not text.isdecimal():
-        raise UsageError(
-            f"{name}={text}: must be a number; torchrun and srun set it, so start the processes "
-            "with one of them"
-        )
-    return int(text)
-
-
-def _own_gpu(name: str, place: _Place) -> torch.device:
+def _own_gpu(name: str, place: Place) -> torch.device:
     """Return the GPU of one of several processes.
 
     Raises:
@@ -285,19 +218,19 @@ def _own_gpu(name: str, place: _Place) -> torch.device:
     return torch.device("cuda", place.local)
 
 
-def join_world(device_name: str, world_size: int, dist_url: str) -> World:
+def join_world(device_name: str, world_size: int | None, dist_url: str) -> World:
     """Join the processes that torchrun or SLURM started, if they did.
 
     Args:
         device_name: the `--device` argument.
-        world_size: number of processes, where the environment doesn't say (SLURM).
+        world_size: the `--world_size` argument (`ladon.engine.place`).
         dist_url: how the processes find each other.
 
     Raises:
         UsageError: if device, environment or address cannot be used.
         LadonError: if the other processes do not come.
     """
-    place = _place(world_size)
+    place = read_place(world_size)
     device = choose_device(device_name)
     if device.type == "cuda":
         if place.size > 1:
@@ -305,8 +238,23 @@ def join_world(device_name: str, world_size: int, dist_url: str) -> World:
         torch.cuda.set_device(device)
     if place.size == 1:
         return World(device)
+    silence = silence_limit()
+    store, group = _meet(place, device, dist_url)
+    board = Noticeboard(store, place.rank, place.size, silence)
+    return World(device, place.rank, place.size, group, board)
+
+
+def _meet(place: Place, device: torch.device, dist_url: str) -> tuple[Any, Any]:
+    """Form the process groups; return the store and the gloo group beside that of the GPUs.
+
+    Raises:
+        UsageError: if the address cannot be used.
+        LadonError: if the other processes do not come.
+    """
     if dist_url.startswith("env://") and os.environ.get("MASTER_PORT"):
-        _number("MASTER_PORT")
+        number("MASTER_PORT")
+    if dist_url == "env://" and place.address is not None:
+        dist_url = "tcp://{}:{}".format(*place.address)
     on_gpu = device.type == "cuda"
     try:
         store = next(dist.rendezvous(dist_url, place.rank, place.size, timeout=TIMEOUT))[0]
@@ -317,19 +265,18 @@ def join_world(device_name: str, world_size: int, dist_url: str) -> World:
             rank=place.rank,
             **({"device_id": device} if on_gpu else {"timeout": TIMEOUT}),
         )
-        group = dist.new_group(backend="gloo", timeout=TIMEOUT) if on_gpu else None
+        return store, dist.new_group(backend="gloo", timeout=TIMEOUT) if on_gpu else None
     except (ValueError, RuntimeError) as error:
         if isinstance(error, ValueError) or "rendezvous handler" in str(error):
             raise UsageError(
                 f"--dist_url {dist_url}: {' '.join(str(error).split())}; start the processes with "
                 "torchrun, which sets what is needed"
             ) from error
+        where = "MASTER_ADDR and MASTER_PORT" if dist_url.startswith("env://") else dist_url
         raise LadonError(
             f"rank {place.rank} cannot meet the other processes: {connection_reason(error)}; look "
-            "whether all of them run and reach MASTER_ADDR and MASTER_PORT"
+            f"whether all of them run and reach {where}"
         ) from error
-    board = Noticeboard(store, place.rank, place.size)
-    return World(device, place.rank, place.size, group, board)
 
 
 def leave_world(world: World) -> None:

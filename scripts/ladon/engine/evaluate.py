@@ -441,7 +441,8 @@ def evaluate_all(
             del results, result  # a batch's outputs must not wait for the next one's
     if world.maximum(int(stopped)):
         return None
-    found = [job.finish(world, start, waiting.seconds) for job in jobs]
+    # decisions follow from it: not a bit may differ by machine
+    found = world.broadcast([job.finish(world, start, waiting.seconds) for job in jobs])
     first = [found[[job.model is model for job in jobs].index(True)] for model in models]
     for model, evaluation in zip(models, first, strict=True):
         if rates and evaluation.beta is not None:

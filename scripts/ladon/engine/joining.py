@@ -21,6 +21,7 @@ from ladon.engine.failures import (
 from ladon.errors import (
     Interrupted,
     LadonError,
+    UsageError,
     cannot_write,
     disk_failure,
     in_one_line,
@@ -30,6 +31,8 @@ from ladon.errors import (
 
 logger = logging.getLogger(__name__)
 
+# flags that may differ from machine to machine
+_OWN_FLAGS = frozenset(("data_root", "device", "run_log"))
 # what torch says where a worker's batch finds no room; it names a file under /dev/shm
 _NO_SHARED_MEMORY = re.compile(r"[^\n]*</?torch_[^\n]*No space left on device[^\n]*")
 
@@ -44,6 +47,7 @@ def joined_world(args: argparse.Namespace) -> Iterator[World]:
     world = join_world(args.device, args.world_size, args.dist_url)
     try:
         try:
+            _check_same_command(world, args)
             with deterministic(getattr(args, "deterministic", False)):
                 yield world
         except Interrupted as error:  # all processes stop together
@@ -61,6 +65,28 @@ def joined_world(args: argparse.Namespace) -> Iterator[World]:
         if failure is error:
             raise
         raise failure from error
+
+
+def _check_same_command(world: World, args: argparse.Namespace) -> None:
+    """Refuse processes that were started for different runs, as a job's tasks may be.
+
+    Raises:
+        UsageError: names the first that differs, and how.
+    """
+    if not world.distributed:
+        return
+    given = world.gather({n: v for n, v in vars(args).items() if n not in _OWN_FLAGS})
+    for rank, theirs in enumerate(given):
+        changed = [name for name in given[0] if theirs.get(name) != given[0][name]]
+        if changed:
+            words = ", ".join(f"{n} {theirs.get(n)} instead of {given[0][n]}" for n in changed[:3])
+            error = UsageError(
+                f"rank {rank} was started with another command than rank 0 ({words}): start all "
+                "processes of a run with the same one; with --world_size 1 each of srun's tasks is "
+                "a run of its own"
+            )
+            error.is_said = not world.is_main  # all know it, the first one says it
+            raise error
 
 
 def _in_words(error: BaseException, world: World) -> BaseException:

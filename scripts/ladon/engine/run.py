@@ -229,6 +229,8 @@ class Run:
             self._lock(best)  # before anything is written, into the log of the other run, too
             if self.world.is_main:
                 add_log_file(run_log_path(args.config, args.run_log), self.beta)
+            elif self.world.board is not None:
+                self.world.board.log_file = run_log_path(args.config, args.run_log)
             self._open_folder(best)
             if self.world.is_main:
                 self.journal = open_journal(self.folder, args, self._parameters)

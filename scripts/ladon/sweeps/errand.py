@@ -60,12 +60,14 @@ class Errand:
         KeyboardInterrupt, by which Ray cancels, lets the command save its state and end.
         """
         said: deque[str] = deque(maxlen=self.lines)
+        env = {**os.environ, **self.env}
+        env.pop("SLURM_PROCID", None)  # of what srun started here: the command is no task of it
         self._process = subprocess.Popen(
             [sys.executable, "-c", _TIED, str(os.getpid()), *self.command],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=self.folder,
-            env={**os.environ, **self.env},
+            env=env,
             encoding="utf-8",
             errors="replace",
         )
