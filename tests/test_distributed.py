@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
 import torch
+from PIL import Image
 from processes import WORKER, several_processes
 from stages import CPU, batches, make_models, train_config
 from tiny import ROOT, SCRIPTS
@@ -14,6 +16,13 @@ from ladon.data.digits import make_digit_scenes
 from ladon.engine.stage import Stage
 from ladon.models import use_own_noise
 
+BY_CLASS = {
+    "classification": ("acc1", "acc1"),
+    "detection": ("AP", "AP"),
+    "segmentation": ("iou", "mean_iou"),
+}
+"""Column of a test's analysis, and the score that it is averaged to."""
+
 
 @pytest.fixture(scope="module")
 def seven_scenes(tmp_path_factory):
@@ -21,6 +30,24 @@ def seven_scenes(tmp_path_factory):
     root = tmp_path_factory.mktemp("seven")
     make_digit_scenes(root, num_train=10, num_val=7)
     return root
+
+
+def assert_same_analysis(family, folders, metrics):
+    """Both are equal, and its classes' values are what the test reports the mean of."""
+    first, second = ((f / "per_class.csv").read_text() for f in folders)
+    assert first == second
+    *classes, overall = csv.DictReader(first.splitlines())
+    column, score = BY_CLASS[family]
+    assert float(overall[column]) == metrics[score]
+    if family != "classification":  # its classes have different numbers of images
+        values = [float(row[column]) for row in classes if row[column]]
+        assert sum(values) / len(values) == pytest.approx(metrics[score], abs=1e-12)
+    assert (folders[0] / "confusion.png").exists() == (family != "detection")
+    with Image.open(folders[0] / "worst" / "01.png") as picture:
+        assert picture.width >= (480 if family == "classification" else 2 * 480)
+    kept = [(f / "worst" / "worst.csv").read_text().splitlines() for f in folders]
+    assert [line.split(",")[2] for line in kept[0]] == [line.split(",")[2] for line in kept[1]]
+    assert len(kept[0]) == 1 + 7
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -32,17 +59,19 @@ def test_evaluation_in_several_processes_equals_one(lab, seven_scenes, family, c
     flags = ["-test_only", "-student_only", "--data_root", str(seven_scenes)]
     flags += ["--set", "test.test_data_loader.kwargs.batch_size=2"]
     predictions = [lab.folder / f"{family}_{n}.jsonl" for n in ("one", "all")]
-    one_file = ("--predictions", str(predictions[0]))
+    folders = [lab.folder / f"{family}_{n}_analysis" for n in ("one", "all")]
+    one_file = ("--predictions", str(predictions[0]), "--analyse", str(folders[0]))
     assert lab.run(family, *flags, *one_file, log=f"{family}_one") == 0
     script = ROOT / "scripts" / f"{SCRIPTS[family]}.py"
     log = lab.folder / "logs" / f"{family}_all.txt"
     command = [script, "--config", config, "--run_log", log, "--device", "cpu", *flags]
-    command += ["--predictions", predictions[1]]
+    command += ["--predictions", predictions[1], "--analyse", folders[1]]
     first, *others = several_processes(command, [0] * count)
     one, several = (lab.metrics(f"{family}_{n}")["models"]["student"] for n in ("one", "all"))
     for key in ("metrics", "data_size_kb", "payload_bytes", "num_images"):
         assert one[key] == several[key], key
     assert several["num_images"] == 7, "each image counts once"
+    assert_same_analysis(family, folders, one["metrics"])
     one, several = ([json.loads(line) for line in p.read_text().splitlines()] for p in predictions)
     assert [row.pop("image") for row in one] == [row.pop("image") for row in several]
     assert len(one) == 7

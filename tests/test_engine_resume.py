@@ -13,7 +13,7 @@ import yaml
 from training_runs import Killed, killed_when
 
 from ladon.config import load_config
-from ladon.engine.earlier import drop_epochs_from, keep_best, previous_of, remove_orphans
+from ladon.engine.earlier import keep_best, previous_of, remove_orphans
 from ladon.engine.identity import differences, fingerprint, in_words
 from ladon.engine.plan import read_plan
 from ladon.engine.run import Run
@@ -204,16 +204,6 @@ def test_no_epoch_is_written_twice_after_a_kill(own_lab, monkeypatch, call):
     assert len(path.read_text().splitlines()) == call
     assert own_lab.run("teacher", "--resume", config=config, log="r") == 0
     assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [0, 1]
-
-
-def test_lines_that_are_written_again_are_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    lines = [json.dumps({"epoch": e, "stage": 1}) for e in (0, 1, 2, 2)]
-    path.write_text("\n".join([*lines, '{"epoch": 1, "cut', "7", "null"]))
-    drop_epochs_from(path, 2)
-    assert path.read_text() == f"{lines[0]}\n{lines[1]}\n"
-    drop_epochs_from(tmp_path / "missing.jsonl", 2)
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_temporary_files_of_dead_processes_go(own_lab):

@@ -19,10 +19,12 @@ import torch
 from training_runs import epochs, fresh
 
 from ladon.engine import earlier
-from ladon.engine.events import Events
 from ladon.engine.joining import joined_world
 from ladon.errors import LadonError, UsageError
 from ladon.models.checkpoint import write_checkpoint
+from ladon.tracking import open_journal
+from ladon.tracking.files import drop_epochs_from
+from ladon.tracking.tensorboard import Events
 
 FULL = "No space left on device; make room on that disk"
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
@@ -186,7 +188,7 @@ def test_events_that_cannot_be_written_are_one_error(tmp_path, monkeypatch, caps
 
     def write():
         for step in range(100):
-            events.add("loss", 1.0, step)
+            events.step({"loss": 1.0}, step)
         events.close()
 
     with disk_for(100), pytest.raises(LadonError, match=r"cannot be written: File too large$"):
@@ -194,13 +196,13 @@ def test_events_that_cannot_be_written_are_one_error(tmp_path, monkeypatch, caps
     assert "Traceback" not in capsys.readouterr().err, "its thread says nothing by itself"
 
 
-def test_nothing_is_asked_of_tensorboard_without_the_flag(monkeypatch):
+def test_nothing_is_asked_of_tensorboard_without_the_flag(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    events = Events(None)
-    events.add("loss", 1.0, 0)
-    events.close()
+    flags = SimpleNamespace(test_only=False, tensorboard=False)
+    open_journal(tmp_path, flags, dict).step({"loss": 1.0}, 0)
+    flags.tensorboard = True
     with pytest.raises(LadonError, match="needs the package tensorboard"):
-        Events(Path("x"))
+        open_journal(tmp_path, flags, dict)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ def test_what_an_earlier_run_left_stays_whole_on_a_full_disk(tmp_path, monkeypat
         for work in (
             lambda: earlier.keep_best(best),
             lambda: earlier.bring_best(best, tmp_path / "moved.pt"),
-            lambda: earlier.drop_epochs_from(metrics, 1),
+            lambda: drop_epochs_from(metrics, 1),
         ):
             with pytest.raises(LadonError, match="File too large") as caught:
                 work()

@@ -24,7 +24,7 @@ PLAN = {
     "train__stage1": {"num_epochs": 2, "val_data_loader": VALIDATION},
     "train__log_freq": 1,
 }
-TIMES = {"train_seconds", "val_seconds"}
+TIMES = {"train_seconds", "val_seconds", "images_per_s"}
 
 
 @pytest.fixture(autouse=True)

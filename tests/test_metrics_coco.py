@@ -162,6 +162,42 @@ def test_the_cases_are_what_they_say():
     assert len(scores.unique()) < len(scores)
 
 
+@pytest.mark.parametrize("case", ["twelve classes", "only crowds", "one object at most"])
+def test_values_of_a_class_are_pycocotools_of_it_alone(case):
+    truth, outputs, targets = random_set(3, **CASES[case])
+    metric = CocoMetric(truth)
+    metric.update(outputs, targets)
+    values = metric.compute([metric.state()])
+    found = metric.by_class()
+    for label in truth.getCatIds():
+        kept = [
+            {key: value[output["labels"] == label] for key, value in output.items()}
+            for output in outputs
+        ]
+        alone = copy.deepcopy(truth)
+        alone.dataset["categories"] = [{"id": label}]
+        alone.dataset["annotations"] = [
+            a for a in truth.dataset["annotations"] if a["category_id"] == label
+        ]
+        with contextlib.redirect_stdout(io.StringIO()):
+            alone.createIndex()
+        expected, _ = ladon_result(alone, kept, targets)
+        if not any(len(output["labels"]) for output in kept):
+            assert found["AP"][label] in (0.0, None)
+            continue
+        theirs, _ = pycocotools_result(alone, kept, targets)
+        assert expected == pytest.approx(theirs, abs=PRECISION_ERROR)
+        for name, value in (("AP", theirs[0]), ("AP50", theirs[1]), ("AR100", theirs[8])):
+            if value == -1:
+                assert found[name][label] is None
+            else:
+                assert found[name][label] == pytest.approx(value, abs=1e-12)
+        there = [a for a in alone.dataset["annotations"] if not a["iscrowd"]]
+        assert found["objects"][label] == len(there)
+    known = [value for value in found["AP"] if value is not None]
+    assert values["AP"] == (pytest.approx(sum(known) / len(known)) if known else -1)
+
+
 def test_lines_are_pycocotools():
     for seed in range(10):
         sample = random_set(seed)
@@ -225,6 +261,7 @@ def test_no_ground_truth_at_all_gives_minus_one(found):
 def test_no_images_at_all_give_minus_one():
     metric = CocoMetric(random_set(0)[0])
     assert set(metric.compute([metric.state()]).values()) == {-1.0}
+    assert set(metric.by_class()["AP"]) == {None}
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 6])

@@ -113,12 +113,28 @@ def build_parser(task: Task, *, legacy: bool = False) -> argparse.ArgumentParser
         help="write what the final test finds, a JSON line an image",
     )
     add(
+        "--analyse",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="write what the final test finds of each class, the confusion, and the worst images "
+        "as pictures (folder: the run's own analysis)",
+    )
+    add(
         "--on_bad_sample",
         choices=ON_BAD_SAMPLE,
         help="a training sample that cannot be loaded ends the run, or is listed and replaced by "
         "another one (default: error)",
     )
     add("--tensorboard", action="store_true", help="write TensorBoard events to the run folder")
+    for name, where in (("wandb", "project"), ("mlflow", "experiment")):
+        add(
+            f"--{name}",
+            nargs="?",
+            const="ladon",
+            metavar=where.upper(),
+            help=f"log to {name}, whose package and settings are yours ({where}: ladon)",
+        )
     task.add_flags(parser)
     return parser
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ladon.analysing import analyst, check_analysis, write_analysis
 from ladon.backbones import backbone_name
 from ladon.data.fast_input import use_fast_input
 from ladon.data.transforms import without_normalization
@@ -51,6 +52,7 @@ class FinalEvaluation:
             UsageError: if what is found on it cannot be written as asked.
         """
         check_predictions(run)
+        check_analysis(run)
         loader = run.config.build(run.config.section("test.test_data_loader"))
         if not loader:
             raise ConfigError(
@@ -97,6 +99,7 @@ class FinalEvaluation:
             precision=run.setting("precision", "test", "float32"),
             compiled=run.setting("compile", "test", False),
             describe=predictor(run, self.dataset),
+            analyst=analyst(run, self.dataset),
             rates=run.setting("rates", "test", ()),
         )
         if found is None:
@@ -147,8 +150,11 @@ def write_results(
         "replay": _replay(run, results),
     }
     write_json(run.folder / "metrics.json", content)
+    run.journal.results(content)
     logger.info("Results: %s", run.folder / "metrics.json")
     write_predictions(run, dataset, results["student"])
+    write_analysis(run, dataset, results["student"])
+    run.journal.close()
 
 
 def _replay(run: Run, roles: Iterable[str]) -> dict[str, Any]:

@@ -11,6 +11,10 @@ import re
 from pathlib import Path
 
 LOG_ROOT = Path("logs")
+METRICS_FILE = "metrics.json"
+"""A run's result, in its folder."""
+RUN_MARKERS = ("run.json", "metrics.jsonl")
+"""Files that a run writes into its folder from its start on."""
 
 
 def run_folder(config_path: str | Path, run_log: str | Path | None = None) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,22 @@ def predictor(run: Run, dataset: Any) -> Describe | None:
     """
     if predictions_file(run) is None:
         return None
+    return partial(run.task.predictions, dataset=dataset, name_of=namer(run, dataset))
+
+
+def namer(run: Run, dataset: Any) -> Callable[[int], str | None]:
+    """Return what names labels: by the model's classes, or else the dataset's.
+
+    Args:
+        run: the run.
+        dataset: the samples, held to the model's classes.
+    """
     names = run.classes.names or class_names(dataset) or []
 
     def name_of(label: int) -> str | None:
         return (names[label] or None) if 0 <= label < len(names) else None
 
-    return partial(run.task.predictions, dataset=dataset, name_of=name_of)
+    return name_of
 
 
 def write_predictions(run: Run, dataset: Any, found: Evaluation) -> None:

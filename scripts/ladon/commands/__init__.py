@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "show what a model finds in pictures, through their payloads",
     "profile": "parameters, multiply-adds, bytes and time of a model's parts",
     "measure_split": "compare ways of sharing the work with a server, over several links",
+    "watch": "how runs go that are going on elsewhere, in the terminal",
     "report": "tables and plots of finished runs, beside the published results too",
     "verify": "repeat the final test of finished runs, and compare",
     "validate": "check config files without running them",

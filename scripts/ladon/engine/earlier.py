@@ -151,36 +151,3 @@ def _is_alive(pid: int) -> bool:
     except OSError:  # another user's
         return True
     return True
-
-
-def drop_epochs_from(path: Path, epoch: int) -> None:
-    """Drop the lines of `metrics.jsonl` that a resumed run will write again.
-
-    A run that is killed between its epoch's line and `last.pt` trains that epoch once more; a
-    line that was cut off goes, too.
-
-    Args:
-        path: the file.
-        epoch: the one that the run goes on with.
-
-    Raises:
-        LadonError: if it cannot be written.
-    """
-    try:
-        if not path.is_file():
-            return
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = [line for line in lines if _is_before(line, epoch)]
-        if kept == lines:
-            return
-        with replacing(path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    except OSError as error:
-        raise LadonError(f"cannot write {path}: {why_not_written(error)}") from error
-
-
-def _is_before(line: str, epoch: int) -> bool:
-    try:
-        return json.loads(line)["epoch"] < epoch
-    except (ValueError, KeyError, TypeError):
-        return False

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
@@ -16,15 +17,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from torch import Tensor, nn
 
+from ladon.analysis import Analysed, Analysis, Worst
 from ladon.bottlenecks import PayloadSizes, at_level, encode_once, levels_of, rate_of
-from ladon.data.batching import (
-    batch_by_size,
-    collate,
-)
+from ladon.data.batching import batch_by_size, collate
 from ladon.data.device_input import split_input
-from ladon.data.loaders import (
-    build_eval_loader,
-)
+from ladon.data.loaders import build_eval_loader
 from ladon.engine.distributed import World
 from ladon.engine.finite import FiniteRecord, Watch, watching_detections
 from ladon.engine.forwarding import batch_names, naming_images
@@ -52,6 +49,9 @@ CPU_PIXELS = 4 * 416 * 416
 Describe = Callable[[Any], list[dict[str, Any]]]
 """Says in plain values what a batch's outputs tell of each image."""
 
+Analyst = Callable[[], Analysis]
+"""Makes what looks at each class and each image of an evaluation."""
+
 
 @dataclass
 class Evaluation:
@@ -68,6 +68,8 @@ class Evaluation:
         data_size_kb: published data size in KiB, mean, std and n; None where nothing was coded.
         payload_bytes: the payloads' own bytes, mean, std and n.
         part_bytes: the same of each part of the payload, where it has several.
+        analysed: what was found of each class, and the worst images, in the main process; None
+            unless it was asked for.
         payload_sha256: of the payloads' SHA-256s in the order of the data; None if none was made.
         predictions: what was found in each image, with its index, in the order of the data; empty
             unless it was asked for.
@@ -87,6 +89,7 @@ class Evaluation:
     network_seconds: float | None = 0.0
     sizes: list[tuple[int, int, float]] = field(default_factory=list)
     predictions: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    analysed: Analysed | None = None
     beta: float | None = None
     by_rate: list[Evaluation] = field(default_factory=list, repr=False)
 
@@ -107,6 +110,13 @@ class Evaluation:
             "rates": [one.summary() for one in self.by_rate if one is not self] or None,
         }
         return {key: value for key, value in found.items() if value is not None}
+
+    def record(self) -> dict[str, Any]:
+        """Return what an epoch's line holds of a validation."""
+        found: dict[str, Any] = {"val": self.metrics, "val_seconds": round(self.seconds, 3)}
+        if self.payload_bytes is not None:
+            found["val_payload_bytes"] = self.payload_bytes["mean"]
+        return found
 
     def log(self) -> None:
         """Log the published result lines, and the payloads' own bytes; of each rate."""
@@ -175,6 +185,7 @@ class ModelEvaluator:
         options: Mapping[str, Any],
         describe: Describe | None = None,
         level: int | None = None,
+        analyst: Analyst | None = None,
     ) -> None:
         self.model, self._level = model.eval(), level
         self._task, self._dataset = task, dataset
@@ -185,6 +196,7 @@ class ModelEvaluator:
         self._parts: dict[str, list[tuple[int, int]]] = {}
         self._seen, self._seconds = 0, 0.0
         self._describe = describe
+        self._analysis, self._worst = None if analyst is None else analyst(), Worst()
         self._predictions: list[tuple[int, dict[str, Any]]] = []
 
     def predict(self, images: Any) -> tuple[Any, Sizes, Any, float]:
@@ -225,6 +237,10 @@ class ModelEvaluator:
             self._metric.update(outputs, targets)
             if self._describe is not None:
                 self._predictions += zip(indices, self._describe(outputs), strict=True)
+            if (analysis := self._analysis) is not None:
+                badness = analysis.update(outputs, targets)
+                judge = partial(analysis.judge, outputs, targets)
+                self._worst.add(indices, badness, judge)
         if sizes.nbytes:
             self._sizes += zip(indices, sizes.nbytes, sizes.published_kib, strict=True)
             self._digests += zip(indices, sizes.digests, strict=False)  # none of an estimate
@@ -262,6 +278,8 @@ class ModelEvaluator:
         states, sizes, seen, by_part, rows, digests = zip(*parts, strict=True)
         values = self._metric.compute(states)
         found = Evaluation(values, self._metric.lines(values), sum(seen), seconds)
+        if self._analysis is not None:
+            found.analysed = self._analysed(self._analysis, world)
         found.loading_seconds = loading_seconds
         found.network_seconds = None if world.device.type == "cuda" else self._seconds
         found.sizes = sorted(chain.from_iterable(sizes))
@@ -277,6 +295,13 @@ class ModelEvaluator:
             of = {n: sorted(chain.from_iterable(p.get(n, ()) for p in by_part)) for n in names}
             found.part_bytes = {n: _statistics([b for _, b in pairs]) for n, pairs in of.items()}
         return found
+
+    def _analysed(self, analysis: Analysis, world: World) -> Analysed | None:
+        looked = world.gather((analysis.state(), self._worst.kept))
+        if not world.is_main:
+            return None
+        worst = Worst.of(chain.from_iterable(kept for _, kept in looked))
+        return Analysed(analysis.compute([state for state, _ in looked]), worst)
 
 
 def _ranked(outputs: Any) -> Any:
@@ -327,6 +352,7 @@ def evaluate_all(
     compiled: bool = False,
     title: str = "Test",
     describe: Describe | None = None,
+    analyst: Analyst | None = None,
     rates: Sequence[float] = (),
 ) -> list[Evaluation] | None:
     """Evaluate models on a dataset, each image loaded and decoded once for all of them.
@@ -347,6 +373,7 @@ def evaluate_all(
         compiled: use `torch.compile` on them.
         title: what the progress bar and the log call it.
         describe: makes the evaluations' `predictions`.
+        analyst: makes what their `analysed` comes from, for each model.
         rates: β, at each of which models of several rates are evaluated; each image is encoded
             once for all of them.
 
@@ -361,7 +388,7 @@ def evaluate_all(
     )
     workers_asked = (loader_section.get("kwargs") or {}).get("num_workers")
     jobs = [
-        ModelEvaluator(model, task, dataset, options or {}, describe, level)
+        ModelEvaluator(model, task, dataset, options or {}, describe, level, analyst)
         for model in models
         for level in levels_of(model, rates)
     ]

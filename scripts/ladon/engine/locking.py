@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from pathlib import Path
+from typing import Literal
 
 from ladon.errors import UsageError
 
@@ -30,6 +32,11 @@ def _forget_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
+
+
+LockState = Literal["free", "held", "left", "unknown"]
+"""Of a lock file: there is none; a process has it; a killed one left it; the system can't tell."""
+_GLANCES, _GLANCE = 3, 0.02  # whoever looks at a lock has it for a moment: times, seconds
 
 
 class Locks:
@@ -63,7 +70,7 @@ class Locks:
         except OSError:
             return
         try:
-            descriptor = _lock(path)
+            descriptor = _lock_patiently(path)
         except BlockingIOError:
             raise UsageError(f"{what} is in use by {_owner(path)}: {advice}") from None
         except OSError as error:
@@ -85,6 +92,45 @@ class Locks:
                 path.unlink()  # before the lock goes: another's new file must not be the one
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+
+def look_at(path: Path) -> LockState:
+    """Tell whether a lock is taken, for whoever watches from outside.
+
+    Args:
+        path: the lock file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        return "free" if isinstance(error, FileNotFoundError | NotADirectoryError) else "unknown"
+    try:
+        if fcntl is None:
+            return "unknown"
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        owner = os.read(descriptor, 1000).decode("utf-8", "replace").split()
+    except BlockingIOError:
+        return "held"
+    except OSError:
+        return "unknown"
+    finally:
+        os.close(descriptor)
+    # not every network file system knows of another machine's locks, and some have none
+    return "left" if len(owner) == 2 and owner[1] == socket.gethostname() else "unknown"
+
+
+def _lock_patiently(path: Path) -> int:
+    """Lock a file, although somebody may be looking at it just now.
+
+    Raises:
+        BlockingIOError: it is locked.
+        OSError: it cannot be.
+    """
+    for _ in range(_GLANCES):
+        with contextlib.suppress(BlockingIOError):
+            return _lock(path)
+        time.sleep(_GLANCE)
+    return _lock(path)
 
 
 def _lock(path: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from ladon.models.checkpoint import Checkpoint, load_into
 
 logger = logging.getLogger(__name__)
 
+COUNTED = IMAGES, PIXELS, BITS = "images", "pixels", "bits"
+"""Sums of an epoch that count something; others are averaged over its steps."""
+
 
 @dataclass
 class Progress:
@@ -36,6 +39,8 @@ class Progress:
         best_epoch: the epoch that had it.
         best_dataset: the dataset it was measured on.
         loss_sum: sum of the losses of this epoch's steps.
+        sums: further sums of them by name (`ladon.engine.epoch_sums`), as `loss_sum` of this
+            process alone.
         seconds: training time of this epoch so far.
         finished: all epochs are done.
     """
@@ -47,6 +52,7 @@ class Progress:
     best_epoch: int | None = None
     best_dataset: str | None = None
     loss_sum: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     finished: bool = False
 
@@ -54,6 +60,29 @@ class Progress:
         """Move on to the start of the next epoch."""
         self.epoch += 1
         self.step, self.batches, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
+        self.sums = {}
+
+    def bring_sums(self, states: Sequence[Mapping[str, Any]], world: World) -> None:
+        """Take over what this process had summed.
+
+        Of another number of processes each gets an equal part, so that their means stay the same.
+
+        Args:
+            states: `loss_sum` and `sums` of each process.
+            world: the processes there are now.
+        """
+        if len(states) == world.size:
+            self.loss_sum, self.sums = (states[world.rank][n] for n in ("loss_sum", "sums"))
+            return
+        self.loss_sum = sum(state["loss_sum"] for state in states) / len(states)
+        totals: dict[str, float] = {}
+        for name, value in (pair for state in states for pair in state["sums"].items()):
+            totals[name] = totals.get(name, 0.0) + value
+        # what is counted stays as much in all; what is averaged over steps, as much in each
+        self.sums = {
+            name: total / (world.size if name in COUNTED else len(states))
+            for name, total in totals.items()
+        }
 
 
 @dataclass
@@ -64,7 +93,8 @@ class Resumed:
         path: the file.
         progress: how far the training was.
         stage: optimizer, scheduler and gradient count; None between stages.
-        generators: one entry per process: global generators and the noise generator.
+        generators: one entry per process: global generators, the noise generator, and what it has
+            summed of the epoch.
         device: type of the device it was trained on; None if the file is too old to say.
         steps: batches of an epoch of the stage; None between stages, or if the file is too old.
         bad_samples: state of what was replaced; None if nothing can have been.
@@ -127,6 +157,11 @@ class Resumed:
             now / before if adjusts_lr else 1.0,
         )
 
+    def restore_sums(self, world: World) -> None:
+        """Bring what this process had summed of the epoch."""
+        if all("loss_sum" in state for state in self.generators):  # else of an older version
+            self.progress.bring_sums(self.generators, world)
+
     def restore_generators(self, world: World, noise: torch.Generator | None) -> None:
         """Put this process's generators where they were."""
         if world.rank >= len(self.generators):
@@ -184,7 +219,12 @@ def save_last(
         LadonError: if it cannot be written, and not `behind`.
     """
     states = global_states(world.device)
-    own = {"global": states, "noise": None if noise is None else noise.get_state()}
+    own = {
+        "global": states,
+        "noise": None if noise is None else noise.get_state(),
+        "loss_sum": progress.loss_sum,
+        "sums": progress.sums,
+    }
     generators = world.gather(own)
     if not world.is_main:
         return

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +25,13 @@ from ladon.engine.last_file import LastFile
 from ladon.engine.locking import Locks
 from ladon.engine.origin import program
 from ladon.engine.plan import TEACHER, Plan, read_plan
-from ladon.errors import ConfigError, LadonError, UsageError, cannot_write, why_not_written
+from ladon.errors import ConfigError, LadonError, UsageError, cannot_write
 from ladon.logs import add_log_file
 from ladon.paths import run_folder, run_log_path
 from ladon.replacing import write_json
 from ladon.tasks import Task
+from ladon.tracking import TRAINING_FILES, Journal, open_journal
+from ladon.tracking.parameters import parameters
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ class Run:
         classes: of its model; every dataset is held to them.
         bad_samples: what its training has replaced so far, over all processes (`share_bad`).
         best_before: where a resumed run wrote its best checkpoint before, if that is known.
+        journal: is told how it goes; nobody listens in a dry run and in other processes.
         tested_files: checkpoints of the models that it tests, by role.
         script: name of the task as people start it; with the config's metric it has another.
     """
@@ -83,6 +87,7 @@ class Run:
     classes: Classes = field(default_factory=Classes)
     bad_samples: BadSamples = field(default_factory=BadSamples)
     best_before: Path | None = None
+    journal: Journal = field(default_factory=Journal, repr=False)
     tested_files: dict[str, list[Path]] = field(default_factory=dict)
     script: str = field(init=False)
     _locks: Locks = field(default_factory=Locks, repr=False)
@@ -227,6 +232,8 @@ class Run:
             elif self.world.board is not None:
                 self.world.board.log_file = run_log_path(args.config, args.run_log)
             self._open_folder(best)
+            if self.world.is_main:
+                self.journal = open_journal(self.folder, args, self._parameters)
         logger.info("Config %s, device %s, seed %d", config.path, self.world.device, self.seed)
         if args.log_config:
             logger.info("Resolved config:\n%s", config.dump())
@@ -236,6 +243,8 @@ class Run:
         """Let other runs use the folder, once nothing is written there any more."""
         if "last" in self.__dict__:
             self.last.wait()
+        with suppress(LadonError):  # a run that came to its end has closed it: this one failed
+            self.journal.close()
         self._locks.release()
 
     def _check_start(self) -> None:
@@ -312,7 +321,8 @@ class Run:
         if best is not None and not overwrite:
             keep_best(best, self.last_path)
         put_last_away(self.last_path, overwrite=overwrite)
-        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+        for name in TRAINING_FILES:
+            (self.folder / name).unlink(missing_ok=True)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -380,22 +390,30 @@ class Run:
             **({} if best is None else {"dst_ckpt": str(best)}),
             "device": str(self.world.device),
             "processes": self.world.size,
+            "shown": self.task.view.as_plain(),
+            "stages": self._stages(),
             "deterministic": bool(getattr(self.args, "deterministic", False)),
             **arithmetic(),
             **program(),
         }
 
+    def _stages(self) -> list[dict[str, Any]]:
+        """Return the stages of a training, for whoever watches it."""
+        if self.args.test_only or not self.config.section("train"):
+            return []
+        return [{"name": plan.name, "epochs": plan.num_epochs} for plan in self.plan.stages]
+
+    def _parameters(self) -> dict[str, Any]:
+        """Return what clients are told first; not the command line, which may hold anything."""
+        names = ("seed", "device", "processes", "started", "ladon", "git", "python")
+        origin = self._origin(None)
+        facts = {name: origin[name] for name in names} | {"task": self.task.name}
+        return parameters(self.config.dump(variables=False), facts)
+
     def log_epoch(self, record: Mapping[str, Any]) -> None:
-        """Add a line to `metrics.jsonl`.
+        """Tell the journal of an epoch, which is a line of `metrics.jsonl` and `metrics.csv`.
 
         Raises:
             LadonError: if it cannot be written.
         """
-        if not self.world.is_main:
-            return
-        path = self.folder / "metrics.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise LadonError(f"cannot write {path}: {why_not_written(error)}") from error
+        self.journal.epoch(record)

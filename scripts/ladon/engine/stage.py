@@ -82,8 +82,7 @@ class StudentLoss(nn.Module):
         if self._precision != "float32":
             outputs, io = as_float32(outputs), as_float32(io)
         model_losses = self._model_losses(outputs, targets, supp_dict=supp)
-        # of a segmenter these are its outputs
-        self._terms = {n: v.detach() for n, v in model_losses.items() if v.numel() == 1}
+        self._terms = self._weighted(model_losses)
         try:
             return self.criterion({"teacher": teacher_io, "student": io}, model_losses, targets)
         except KeyError as error:
@@ -93,6 +92,27 @@ class StudentLoss(nn.Module):
             ) from error
         except IndexError as error:
             raise DataError(f"a label does not fit the model's classes: {error}") from error
+
+    def _weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses that a model computes itself, as the criterion sums them.
+
+        Of a segmenter these are its outputs, and no loss.
+        """
+        weight = getattr(self.criterion, "model_loss_factor", 1.0)
+        weights = weight if isinstance(weight, Mapping) else dict.fromkeys(losses, weight)
+        return {
+            name: weights[name] * value.detach()
+            for name, value in losses.items()
+            if weights.get(name) and value.numel() == 1
+        }
+
+    def weighted_terms(self) -> dict[str, Tensor]:
+        """Return the last batch's loss terms by name, on the device, weighted as they are summed.
+
+        They add up to the loss of a weighted sum; of another criterion only the model's own losses
+        are known.
+        """
+        return self._terms
 
     def terms(self) -> dict[str, float]:
         """Return the last batch's loss terms by name, to say which of them is not finite."""
@@ -128,6 +148,9 @@ def _times(rates: Any, factor: float) -> Any:
 
 class Stage:
     """A stage that is being trained.
+
+    Attributes:
+        auxiliary: the last step's auxiliary loss, a scalar; None where nothing learns from one.
 
     Args:
         section: the stage's config, built.
@@ -174,6 +197,7 @@ class Stage:
             rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(self.learning_rates))
             logger.info("-adjust_lr: learning rates times %g: from %s on", lr_factor, rates)
         self.grad_count = 0
+        self.auxiliary: Tensor | None = None
         # last: a student that cannot be set up must leave no hook on a teacher that others share
         self.teacher: HookedModel | None = None
         if teacher is not None and section.get("teacher") is not None:
@@ -307,6 +331,7 @@ class Stage:
         tables are not built yet.
         """
         auxiliary = auxiliary_loss(self.student.model)
+        self.auxiliary = None if auxiliary is None else auxiliary.detach()
         if auxiliary is not None:
             auxiliary.backward()
         self.grad_count += 1

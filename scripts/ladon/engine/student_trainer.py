@@ -16,9 +16,9 @@ from torch import nn
 from ladon.bottlenecks import find_bottleneck, update_bottleneck, use_own_noise
 from ladon.bottlenecks.entropy import set_tables, tables
 from ladon.data.bad_samples import BadSample
-from ladon.engine.earlier import bring_best, drop_epochs_from
+from ladon.engine.earlier import bring_best
+from ladon.engine.epoch_sums import EpochMeans, EpochMeter
 from ladon.engine.evaluate import Evaluation
-from ladon.engine.events import Events
 from ladon.engine.finite import not_finite
 from ladon.engine.forwarding import TrainingBatch, naming_images
 from ladon.engine.loss_meter import LossMeter
@@ -65,8 +65,7 @@ class StudentTrainer:
         # a mask of infinities that a model is built with is not what learning has spoilt
         learnt = {name for name, _ in student.named_parameters()}
         self._never_finite = {name for name in not_finite(student) if name not in learnt}
-        wants_events = run.args.tensorboard and run.world.is_main
-        self._events = Events(run.folder / "tensorboard" if wants_events else None)
+        self._meter, self._within = EpochMeter(), ExitStack()  # what lasts as long as a stage
 
     @property
     def models(self) -> list[nn.Module]:
@@ -98,6 +97,8 @@ class StudentTrainer:
             logger.info("Nothing to resume: %s does not exist; starting anew", run.last_path)
         if self._resumed is not None:
             self._bring_files()
+        else:
+            run.journal.begin(self.progress.epoch)
 
     def go_back_to(self, epoch: int, step: int) -> None:
         """Go back to the one before `last.pt` if that was saved there.
@@ -117,9 +118,11 @@ class StudentTrainer:
     def _bring_files(self) -> None:
         """Bring the files of the run to where it goes on."""
         run = self.run
+        if self._resumed is not None:
+            self._resumed.restore_sums(run.world)
+        run.journal.begin(self.progress.epoch)
         if run.world.is_main:
             run.bad_samples.load(None if self._resumed is None else self._resumed.bad_samples)
-            drop_epochs_from(run.folder / "metrics.jsonl", self.progress.epoch)
             if self.progress.best_epoch is not None and run.best_before is not None:
                 bring_best(run.best_before, self._best_path)
         if not run.world.broadcast(self._best_path.is_file()):
@@ -153,6 +156,7 @@ class StudentTrainer:
                 compile_layers=run.setting("compile", "train", False),
                 greater_is_better=run.task.decisive.greater_is_better,
             )
+        self._within.enter_context(self._meter.watching(self.student))
         done, self._steps = self.progress.epoch - plan.first_epoch, steps
         if self._resumed is not None:
             if self._resumed.stage is not None and (done or self.progress.step):
@@ -166,6 +170,7 @@ class StudentTrainer:
 
     def leave(self) -> None:
         """Leave the stage."""
+        self._within.close()
         if self.stage is not None:
             self.stage.close()
             self.stage = None
@@ -184,6 +189,7 @@ class StudentTrainer:
         self._entered.begin_epoch()
         self._begun = time.perf_counter(), progress.seconds, progress.step
         self._losses = LossMeter(progress.loss_sum, progress.step, self.run.world.device)
+        self._meter.begin(progress, self.run.world.device)
 
     def _update_bottleneck(self) -> None:
         """Build the CDF tables and turn entropy coding on; equal tables in every process."""
@@ -236,7 +242,9 @@ class StudentTrainer:
         self._losses.add(loss)
         if self.run.world.device.type == "cpu":  # reading a loss makes nothing wait here
             self.read_losses()
-        self._entered.step(loss)
+        stage = self._entered
+        stage.step(loss)
+        self._meter.add(batch.images, stage.loss.weighted_terms(), stage.auxiliary)
         progress.step += 1
         progress.batches += self.run.world.size
         clock, seconds, _ = self._begun
@@ -312,9 +320,7 @@ class StudentTrainer:
             loss,
             progress.loss_sum / progress.step,
         )
-        global_step = progress.epoch * steps + progress.step
-        self._events.add("train/loss", loss, global_step)
-        self._events.add("train/lr", lr, global_step)
+        self.run.journal.step({"loss": loss, "lr": lr}, progress.epoch * steps + progress.step)
 
     def end_epoch(
         self, steps: int, dataset_id: str | None, results: Sequence[Evaluation] | None
@@ -366,24 +372,20 @@ class StudentTrainer:
 
     def _record(self, steps: int, found: Evaluation | None, is_best: bool) -> None:
         progress = self.progress
+        progress.sums = self._meter.read()
         record = {
             "stage": self._plan.number,
             "epoch": progress.epoch,
             "steps": steps,
             "lr": self._entered.learning_rates,
-            "train_loss": progress.loss_sum / max(1, progress.step),
-            "train_seconds": round(progress.seconds, 3),
+            **EpochMeans.of(progress, self.run.world).record(progress.seconds),
             "best": is_best,
         }
         if self.run.skips_bad:
             record["skipped"] = self.run.share_bad().in_epoch
             self.run.bad_samples.in_epoch = 0
         if found is not None:
-            record["val"] = found.metrics
-            record["val_seconds"] = round(found.seconds, 3)
-            for name, value in found.metrics.items():
-                if isinstance(value, float):
-                    self._events.add(f"val/{name}", value, progress.epoch)
+            record |= found.record()
         self.run.log_epoch(record)
 
     def save_last(self, *, between_stages: bool = False, behind: bool = False) -> None:
@@ -421,6 +423,7 @@ class StudentTrainer:
             LadonError: if a loss or a weight is not finite, which is not saved.
         """
         self.read_losses()
+        self.progress.sums = self._meter.read()
         self.check_weights()
         self.save_last(behind=behind)
 
@@ -428,4 +431,3 @@ class StudentTrainer:
         """Note that all stages are done."""
         self.progress.finished = True
         self.save_last()
-        self._events.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class CocoMetric(Metric):
         self._image_ids: list[np.ndarray] = []
         self._counts: list[np.ndarray] = []
         self._summary: list[str] = []
+        self._evaluation: COCOeval_faster | None = None
 
     def update(self, outputs: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping]) -> None:
         """Take per image boxes [N, 4] (xyxy, pixels), scores [N], labels [N], and its target."""
@@ -107,7 +109,18 @@ class CocoMetric(Metric):
         summary = [line for line in printed if " @[ IoU=" in line]
         self._summary = summary[: len(COCO_STATS)]
         stats = evaluation.all_stats[: len(COCO_STATS)]
+        self._evaluation = evaluation
         return dict(zip(COCO_STATS, (float(s) for s in stats), strict=True))
+
+    def by_class(self) -> dict[str, list[float | None]]:
+        """Return what the last `compute` averaged, by label.
+
+        Returns:
+            `objects`, `AP`, `AP50` and `AR100`; None for a label without objects, which the means
+            leave out.
+        """
+        assert self._evaluation is not None, "compute comes first"
+        return _by_class(self._evaluation)
 
     def _truth(self, image_ids: list[int]) -> COCO:
         """Copy the objects of some images, numbered: the evaluation writes into what it gets."""
@@ -148,6 +161,28 @@ class CocoMetric(Metric):
     def lines(self, values: Mapping[str, Any]) -> list[str]:
         """Return `IoU metric: bbox` and pycocotools' twelve lines."""
         return ["IoU metric: bbox", *self._summary]
+
+
+def _by_class(evaluation: COCOeval_faster) -> dict[str, list[float | None]]:
+    """Read values of each label from an evaluation: of all sizes, and 100 detections an image."""
+    labels = list(evaluation.params.catIds)
+    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]  # [IoU, recall, label]
+    recall = np.asarray(evaluation.eval["recall"])[:, :, 0, -1]  # [IoU, label]
+    columns = ("objects", "AP", "AP50", "AR100")
+    objects = Counter(
+        annotation["category_id"]
+        for annotation in evaluation.cocoGt.anns.values()
+        if not annotation["iscrowd"]
+    )
+    number = max(labels, default=-1) + 1
+    found: dict[str, list[float | None]] = {name: [None] * number for name in columns}
+    for place, label in enumerate(labels):
+        found["objects"][label] = objects[label]
+        values = (precision[:, :, place], precision[0, :, place], recall[:, place])
+        for name, value in zip(columns[1:], values, strict=True):
+            there = value[value > -1]
+            found[name][label] = float(there.mean()) if there.size else None
+    return found
 
 
 def _detected(image_numbers: np.ndarray, detections: np.ndarray) -> COCO:

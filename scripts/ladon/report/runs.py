@@ -10,14 +10,12 @@ from typing import Any
 
 from ladon.backbones import is_member
 from ladon.errors import UsageError
+from ladon.paths import METRICS_FILE, RUN_MARKERS
 from ladon.report.logs import LOG_SUFFIXES, is_log, read_log
 from ladon.report.results import PictureCodec, RunCollection, RunResult, Spread, backbone_in
 from ladon.tasks import TASKS, TaskView
 
 FORMAT = 1
-METRICS_FILE = "metrics.json"
-RUN_MARKERS = ("run.json", "metrics.jsonl")
-"""Files that a run writes from its start on."""
 
 
 def collect_runs(paths: Sequence[str | Path]) -> RunCollection:

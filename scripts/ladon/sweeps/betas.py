@@ -76,8 +76,9 @@ class Sweep:
         problems += [f"β {beta} is given more than once" for beta in repeated]
         if len(self.betas) > 1 and self.run_log and PLACEHOLDER not in self.run_log:
             problems.append(f"--run_log '{self.run_log}' needs {PLACEHOLDER}: several β are given")
-        if len(self.betas) > 1 and self._shares_predictions():
-            problems.append(f"--predictions needs {PLACEHOLDER} in its file: several β are given")
+        for flag, what in (("--predictions", "file"), ("--analyse", "folder")):
+            if len(self.betas) > 1 and self._shares(flag):
+                problems.append(f"{flag} needs {PLACEHOLDER} in its {what}: several β are given")
         # a bad β has been named already; its file would only repeat the message
         configs = dict.fromkeys(self.config_of(b) for b in self.betas if is_beta(b))
         missing = [config for config in configs if not Path(config).is_file()]
@@ -96,12 +97,12 @@ class Sweep:
         if problems:
             raise UsageError("; ".join(problems))
 
-    def _shares_predictions(self) -> bool:
-        """Whether all β would write what they find into one file."""
+    def _shares(self, flag: str) -> bool:
+        """Whether all β would write what a flag names into one place."""
         given = [
             argument
             for before, argument in zip(("", *self.passed_on), self.passed_on, strict=False)
-            if before == "--predictions" or argument.startswith("--predictions=")
+            if (before == flag and not argument.startswith("-")) or argument.startswith(f"{flag}=")
         ]
         return any(PLACEHOLDER not in argument for argument in given)
 

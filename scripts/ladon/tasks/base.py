@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ladon.analysis import Analysis
     from ladon.metrics.base import Metric
 
 
@@ -183,6 +184,18 @@ class Task(ABC):
             name_of: returns the name of a label, None where it has none.
         """
         raise UsageError(f"--predictions: {self.name} does not say what its predictions are")
+
+    def analysis(
+        self, dataset: Any, options: Mapping[str, Any], name_of: Callable[[int], str | None]
+    ) -> Analysis:
+        """Return a fresh part of what `--analyse` writes.
+
+        Args:
+            dataset: the dataset that is tested on.
+            options: as for `metric`.
+            name_of: returns the name of a label, None where it has none.
+        """
+        raise UsageError(f"--analyse: {self.name} does not say what its analysis is")
 
     def read_scores(self, text: str) -> dict[str, Any] | None:
         """Read the values back from the result lines that its metric wrote into a log.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ladon.analysis.classification import ClassificationAnalysis
     from ladon.metrics.accuracy import Accuracy
 
 _LINE = re.compile(rf"^ \* Acc@1 {NUMBER}\tAcc@5 {NUMBER}", re.M)
@@ -62,6 +63,14 @@ class ImageClassification(Task):
             }
             for best in zip(labels, scores, strict=True)
         ]
+
+    def analysis(
+        self, dataset: Any, options: Mapping[str, Any], name_of: Callable[[int], str | None]
+    ) -> ClassificationAnalysis:
+        """Return accuracy by class, and the images of the largest loss."""
+        from ladon.analysis.classification import ClassificationAnalysis
+
+        return ClassificationAnalysis(name_of)
 
     def read_scores(self, text: str) -> dict[str, Any] | None:
         """Read the last `* Acc@1 …` line of a log."""

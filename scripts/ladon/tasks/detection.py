@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ladon.analysis.detection import DetectionAnalysis
     from ladon.metrics.coco import CocoMetric
 
 _HEADLINE = "IoU metric: bbox"
@@ -98,6 +99,14 @@ class ObjectDetection(Task):
                 }
             )
         return rows
+
+    def analysis(
+        self, dataset: Any, options: Mapping[str, Any], name_of: Callable[[int], str | None]
+    ) -> DetectionAnalysis:
+        """Return average precision by class, and the images of the smallest."""
+        from ladon.analysis.detection import DetectionAnalysis
+
+        return DetectionAnalysis(name_of, self.metric(dataset, options))
 
     def read_scores(self, text: str) -> dict[str, Any] | None:
         """Read pycocotools' last summary in a log, if all of it is there."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ladon.analysis.segmentation import SegmentationAnalysis
     from ladon.metrics.confusion import ConfusionMatrix
 
 DEFAULT_NUM_CLASSES = 21
@@ -78,6 +79,14 @@ class SemanticSegmentation(Task):
             classes = [{"label": n, "class": name_of(n), "pixels": count} for n, count in found]
             rows.append({"classes": classes})
         return rows
+
+    def analysis(
+        self, dataset: Any, options: Mapping[str, Any], name_of: Callable[[int], str | None]
+    ) -> SegmentationAnalysis:
+        """Return IoU by class, and the images of the smallest."""
+        from ladon.analysis.segmentation import SegmentationAnalysis
+
+        return SegmentationAnalysis(name_of, options.get("num_classes") or DEFAULT_NUM_CLASSES)
 
     def read_scores(self, text: str) -> dict[str, Any] | None:
         """Read the last `mean IoU: …` line of a log."""

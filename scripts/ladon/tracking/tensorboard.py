@@ -3,49 +3,55 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ladon.errors import LadonError, cannot_write
+from ladon.tracking.journal import Sink, stage_curves
 
 
-class Events:
-    """Writes numbers for TensorBoard, or does nothing.
+class Events(Sink):
+    """Writes curves for TensorBoard: of the steps, of each stage's epochs, and of the validation.
 
     Args:
-        folder: where to; None to do nothing.
+        folder: where to.
 
     Raises:
         LadonError: if the package is missing, or the folder cannot be written (all methods).
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._writer: Any = None
-        if folder is None:
-            return
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise LadonError("--tensorboard needs the package tensorboard") from error
         threading.excepthook = _quiet(threading.excepthook)
         with self._explained():
-            self._writer = SummaryWriter(str(folder))
+            self._writer: Any = SummaryWriter(str(folder))
 
-    def add(self, name: str, value: float, step: int) -> None:
-        """Add a point to a curve."""
-        if self._writer is not None:
-            with self._explained():
+    def step(self, values: Mapping[str, float], step: int) -> None:
+        """Add a point to the curves `train/…`."""
+        self._add({f"train/{name}": value for name, value in values.items()}, step)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Add a point to the curves `stage1/…` (or of another stage), and to `val/…`."""
+        validated = record.get("val") or {}
+        values = {f"val/{name}": v for name, v in validated.items() if isinstance(v, float)}
+        self._add(values | stage_curves(record), record["epoch"])
+
+    def _add(self, values: Mapping[str, float], step: int) -> None:
+        with self._explained():
+            for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Write what is left."""
-        if self._writer is not None:
-            with self._explained():
-                self._writer.flush()  # says what went wrong in the writer's thread; close does not
-                self._writer.close()
+        with self._explained():
+            self._writer.flush()  # says what went wrong in the writer's thread; close does not
+            self._writer.close()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
