@@ -103,7 +103,7 @@ def apart(family: str, *flags: str) -> None:
     from tiny import SCRIPTS
 
     from ladon.cli import main
-    from ladon.engine.evaluate import ModelEvaluator
+    from ladon.engine.model_evaluator import ModelEvaluator
     from ladon.engine.stage import Stage
 
     torch.set_num_threads(1)

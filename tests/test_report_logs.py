@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ladon.commands import report as report_script
-from ladon.engine.evaluate import Evaluation
+from ladon.engine.evaluation import Evaluation
 from ladon.errors import UsageError
 from ladon.logs import set_up_logging
 from ladon.metrics.accuracy import Accuracy

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ladon.data.samples import sample_path
-from ladon.engine.evaluate import Analyst, Evaluation
+from ladon.engine.evaluation import Evaluation
+from ladon.engine.model_evaluator import Analyst
 from ladon.engine.run import Run
 from ladon.errors import UsageError, cannot_write
 from ladon.predictions import namer

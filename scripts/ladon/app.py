@@ -6,7 +6,7 @@ import argparse
 
 from torch import nn
 
-from ladon.engine.evaluate import Evaluation
+from ladon.engine.evaluation import Evaluation
 from ladon.engine.interrupt import catch_signals
 from ladon.engine.joining import joined_world
 from ladon.engine.origin import seconds_since_start

@@ -16,7 +16,8 @@ from ladon.data.fast_input import use_fast_input
 from ladon.data.transforms import without_normalization
 from ladon.engine.classes import Classes
 from ladon.engine.deterministic import arithmetic
-from ladon.engine.evaluate import Evaluation, evaluate_all
+from ladon.engine.evaluate import evaluate_all
+from ladon.engine.evaluation import Evaluation
 from ladon.engine.origin import package_versions
 from ladon.engine.plan import TEACHER
 from ladon.engine.run import Run

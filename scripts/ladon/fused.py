@@ -18,7 +18,7 @@ from torch import nn
 from ladon.config import Config
 from ladon.data.bad_samples import BadSample
 from ladon.engine.classes import common_classes
-from ladon.engine.evaluate import Evaluation
+from ladon.engine.evaluation import Evaluation
 from ladon.engine.forwarding import TrainingBatch
 from ladon.engine.hooked import paths_read_of_teacher
 from ladon.engine.interrupt import catch_signals

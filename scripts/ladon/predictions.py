@@ -15,7 +15,8 @@ from typing import Any
 
 from ladon.data.class_names import class_names
 from ladon.data.samples import sample_path
-from ladon.engine.evaluate import Describe, Evaluation
+from ladon.engine.evaluation import Evaluation
+from ladon.engine.model_evaluator import Describe
 from ladon.engine.run import Run
 from ladon.errors import LadonError, UsageError, cannot_write, why_not_written
 from ladon.replacing import replacing

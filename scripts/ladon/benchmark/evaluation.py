@@ -18,7 +18,8 @@ from ladon.benchmark.workload import SOURCES, Workload, make_workload
 from ladon.choices import PRECISIONS
 from ladon.data.fast_input import use_fast_input
 from ladon.engine.distributed import World
-from ladon.engine.evaluate import Evaluation, evaluate
+from ladon.engine.evaluate import evaluate
+from ladon.engine.evaluation import Evaluation
 from ladon.engine.interrupt import StopRequest
 from ladon.metrics.base import Metric
 from ladon.modules import moved

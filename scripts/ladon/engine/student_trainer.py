@@ -18,7 +18,7 @@ from ladon.bottlenecks.entropy import set_tables, tables
 from ladon.data.bad_samples import BadSample
 from ladon.engine.earlier import bring_best
 from ladon.engine.epoch_sums import EpochMeans, EpochMeter
-from ladon.engine.evaluate import Evaluation
+from ladon.engine.evaluation import Evaluation
 from ladon.engine.finite import not_finite
 from ladon.engine.forwarding import TrainingBatch, naming_images
 from ladon.engine.loss_meter import LossMeter

@@ -16,7 +16,8 @@ from ladon.data.batching import unpacked_batches
 from ladon.data.class_names import class_names
 from ladon.data.loaders import EpochBatchSampler, build_train_loader
 from ladon.engine.distributed import Vote
-from ladon.engine.evaluate import Evaluation, evaluate_all
+from ladon.engine.evaluate import evaluate_all
+from ladon.engine.evaluation import Evaluation
 from ladon.engine.failures import ACCELERATOR_ERRORS, device_failure
 from ladon.engine.forwarding import TrainingBatch, batch_names, naming_images
 from ladon.engine.plan import LOADERS, TRAIN_LOADER, VAL_LOADER, StagePlan
