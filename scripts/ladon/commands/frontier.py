@@ -18,6 +18,7 @@ from pathlib import Path
 from ladon.errors import LadonError, UsageError
 from ladon.frontier.results import Results
 from ladon.frontier.runs import CONFIGS, DATA, NUM_TRAIN, NUM_VAL, Trial, jobs, teacher_job, trials
+from ladon.frontier.summary import lines
 from ladon.launch import make_parser
 from ladon.process import usable_cores
 from ladon.sweeps.engines import LocalEngine
@@ -73,13 +74,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("frontier", __doc__)
     add = parser.add_argument
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    add("--tasks", nargs="+", choices=tuple(TASKS), default=["classification"])
+    add(
+        "--tasks",
+        nargs="+",
+        choices=[task.short_name for task in TASKS.values()],
+        default=["classification"],
+    )
+    add("--summary", action="store_true", help="train nothing: print what the results say")
     add("--parallel", type=int, help="trainings side by side (default: one a core)")
     args = parser.parse_args(argv)
     try:
         if not CONFIGS.is_dir():
             raise UsageError(f"{CONFIGS}: no such folder: run it in a checkout's root")
         results = Results(RESULTS)
+        if args.summary:
+            _say("\n".join(lines(results.points)))
+            return 0
         work = jobs(trials(args.tasks, args.seeds), results.trials)
         if not work:
             _say(f"all results are in {RESULTS}")

@@ -13,7 +13,7 @@ from ladon.errors import DataError
 from ladon.frontier.runs import Trial
 from ladon.replacing import replacing
 from ladon.sweeps.jobs import Job
-from ladon.tasks import TASKS
+from ladon.tasks import find_task
 
 COLUMNS = (
     "task", "recipe", "budget", "seed", "trained_beta", "beta", "metric", "payload_bytes",
@@ -78,7 +78,7 @@ class Results:
         epochs = (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         seconds = sum(json.loads(line)["train_seconds"] for line in epochs)
         student = found["models"]["student"]
-        key = TASKS[trial.task].decisive.key
+        key = find_task(trial.task).decisive.key
         points = [
             Point(
                 trial,
