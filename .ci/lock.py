@@ -32,7 +32,7 @@ def requirements() -> dict[str, str]:
     """Return the Pipfile's pins as pip takes them, by name."""
     sections = tomllib.loads((ROOT / "Pipfile").read_text(encoding="utf-8"))
     found = {}
-    for name in ("packages", "dev-packages", "serve", "cluster"):
+    for name in ("packages", "dev-packages", "serve", "cluster", "tracking"):
         for package, pin in sections[name].items():
             extras = "" if isinstance(pin, str) else f"[{','.join(pin['extras'])}]"
             version = pin if isinstance(pin, str) else pin["version"]

@@ -53,8 +53,10 @@ def fused(lab: TinyExperiment, family: str, group: str, log: str, *flags: str, b
 
 
 def comparable(lab: TinyExperiment, log: str) -> dict:
-    """A run's metrics.json without its own times."""
+    """A run's metrics.json without its own times and files."""
     content = lab.metrics(log)
+    for name in ("config_sha256", "files"):  # paths are in the config
+        content["replay"].pop(name)
     for name in ("finished", "fused_with", "startup_s"):
         content.pop(name, None)
     for model in content["models"].values():

@@ -154,7 +154,7 @@ def sides(height: int, width: int) -> bytes:
 @pytest.mark.parametrize(
     ("offset", "put", "message"),
     [
-        (12, b"\x04", "BottleneckKind 4, which is not known"),
+        (12, b"\x05", "BottleneckKind 5, which is not known"),
         (14, b"\x21", "CoderId 2, which is not known"),
         (14, b"\x01", "CoderId 0, which is not known"),
         (15, b"\x04", "Fit 4, which is not known"),

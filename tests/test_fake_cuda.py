@@ -184,6 +184,7 @@ class CoderStandIn(LatentCoder):
 
     def __init__(self, entropy_bottleneck: nn.Module) -> None:
         self._medians = entropy_bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
+        self._steps = None
         self._cdf = [None] * self._medians.shape[1]  # one table a channel, all that is asked of it
 
     def encode(self, latent: Tensor) -> list[bytes]:
