@@ -78,6 +78,7 @@ def test_a_trained_run_is_verified_with_its_teacher(lab, forked, capsys):
     assert "-student_only" not in forked[0][0]
 
 
+@pytest.mark.slow
 def test_what_differs_is_a_table(tested, forked, capsys):
     def change(content):
         student = content["models"]["student"]
@@ -131,6 +132,7 @@ def test_no_finished_run_is_refused(tested, forked, capsys, damage, said):
     assert forked == []
 
 
+@pytest.mark.slow
 def test_a_test_that_cannot_be_made_says_why(own_data, tested, forked, capsys):
     """The data is gone."""
     shutil.rmtree(own_data)

@@ -117,6 +117,7 @@ def tear(data) -> list[str]:
     return sorted(map(str, torn))
 
 
+@pytest.mark.slow
 def test_a_run_skips_lists_and_counts_and_resumes_the_same(own_lab, own_data, monkeypatch, refused):
     torn = tear(own_data)
     config = fresh(own_lab, "teacher", "whole", **PLAN)
@@ -153,7 +154,7 @@ def test_without_the_flag_nothing_is_counted(lab):
     ("split", "flags", "workers", "said"),
     [
         ("train", SKIP, 0, "11 samples in a row cannot be loaded, the last: cannot read image "),
-        ("train", (), 1, "cannot read image "),
+        pytest.param("train", (), 1, "cannot read image ", marks=pytest.mark.slow),
         pytest.param("val", SKIP, 0, "cannot read image ", marks=pytest.mark.slow),
     ],
 )

@@ -234,6 +234,7 @@ sys.exit(demo.main([]))
 """
 
 
+@pytest.mark.slow
 def test_a_real_part_is_finished_by_the_same_rules(tmp_path, scenes, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lab = TinyExperiment(Path(), scenes)

@@ -210,7 +210,7 @@ def run_all(lab, name, deed, step, codes, *flags, env=None):
 
 
 # in the middle of an epoch, in its last step (4 images, 2 processes, 40 images: 5 steps)
-@pytest.mark.parametrize("step", [2, 5])
+@pytest.mark.parametrize("step", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_signal_to_one_process_stops_both_at_the_same_step(own_lab, step):
     outputs = run_all(own_lab, "stopped", "term", step, (143, 143))
     assert "SIGTERM" not in outputs[1], "only the first process speaks, unless it is an error"
@@ -321,6 +321,7 @@ def test_the_first_process_is_named_too_when_it_takes_the_store_along(own_lab):
     assert "Traceback" not in outputs[1]
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_answer_is_named(own_lab):
     outputs = run_all(own_lab, "hung", "hang", 2, (1, 1))
     assert "rank 1 did not answer (Timed out waiting 3000ms" in outputs[0]
@@ -336,6 +337,7 @@ def test_a_process_that_is_stopped_costs_less_than_a_minute():
     assert sum(waits) < 60
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stopped_ends_the_others(own_lab):
     outputs = run_all(own_lab, "stopped", "stop", 2, (1, None), env=SOON)
     assert outputs[0].count("rank 1 has not answered for 8 s: it was stopped or killed") == 1

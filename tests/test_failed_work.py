@@ -145,6 +145,7 @@ def full_disk_at(name: str, monkeypatch: pytest.MonkeyPatch):
     assert opened, f"{name} is not written"
 
 
+@pytest.mark.slow
 @needs_full
 def test_a_disk_that_is_full_at_any_file_is_one_line_and_the_run_goes_on(
     own_lab, monkeypatch, capsys

@@ -95,6 +95,7 @@ def test_a_training_of_two_stages_is_logged_by_terms(own_lab, stand_ins, monkeyp
     assert (point.step, point.value) == (1, pytest.approx(second["val"]["acc1"]))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_in_the_clients_run(own_lab, stand_ins, monkeypatch):
     plan = {"train__train_data_loader__kwargs": {"batch_size": 20}, "train__num_epochs": 2}
     config = fresh(own_lab, "teacher", "parts", **plan)

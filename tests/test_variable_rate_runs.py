@@ -34,6 +34,17 @@ def config_of(lab, family, name=None, **values):
     return made
 
 
+def test_a_classifier_for_every_rate_is_trained_and_tested(lab, tmp_path):
+    own = TinyExperiment(tmp_path, lab.data_root)
+    own.checkpoint("teacher").parent.mkdir(parents=True)
+    own.checkpoint("teacher").symlink_to(lab.checkpoint("teacher"))
+    config = config_of(own, "classification", test__rates=[0.32, 20.48])
+    assert own.run("classification", "-student_only", config=config) == 0
+    student = own.metrics("classification")["models"]["student"]
+    (coarse,) = student["rates"]
+    assert coarse["payload_bytes"]["mean"] < student["payload_bytes"]["mean"]
+
+
 @pytest.fixture(scope="module")
 def rates_lab(lab, tmp_path_factory):
     """A trained classifier for every rate, and a detector and a segmenter on its body."""
@@ -47,6 +58,7 @@ def rates_lab(lab, tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", list(NAMES))
 def test_a_training_ends_with_a_test_at_several_rates(rates_lab, family):
     log = rates_lab.log(family)
@@ -60,6 +72,7 @@ def test_a_training_ends_with_a_test_at_several_rates(rates_lab, family):
     assert "teacher" not in log or family == "classification"
 
 
+@pytest.mark.slow
 def test_several_rates_in_one_pass_are_those_of_each_alone(rates_lab, capsys):
     config = config_of(rates_lab, "classification")
     flags = "-test_only", "-student_only"
@@ -75,6 +88,7 @@ def test_several_rates_in_one_pass_are_those_of_each_alone(rates_lab, capsys):
         assert "rates" not in alone
 
 
+@pytest.mark.slow
 def test_images_are_encoded_once_for_all_rates(rates_lab, monkeypatch):
     from ladon.bottlenecks.encoder import Encoder
 
@@ -91,6 +105,7 @@ def test_images_are_encoded_once_for_all_rates(rates_lab, monkeypatch):
     assert sum(seen) == rates_lab.metrics("once")["num_images"]
 
 
+@pytest.mark.slow
 def test_a_report_has_one_curve_of_it(rates_lab):
     folder = rates_lab.folder / "logs" / "classification"
     results = [r for r in read_metrics(folder / "metrics.json") if r.role == "student"]
@@ -101,6 +116,7 @@ def test_a_report_has_one_curve_of_it(rates_lab):
     assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.slow
 def test_verify_repeats_each_rate(rates_lab, capsys):
     config = config_of(rates_lab, "segmentation")
     flags = "-test_only", "-student_only", "--rate", *RATES
@@ -116,6 +132,7 @@ def test_verify_repeats_each_rate(rates_lab, capsys):
     assert "student at β 20.48" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_without_rates_it_is_tested_in_the_middle(rates_lab):
     config = config_of(rates_lab, "classification", "no_rates", test__rates=[])
     flags = "-test_only", "-student_only"
@@ -124,6 +141,7 @@ def test_without_rates_it_is_tested_in_the_middle(rates_lab):
     assert student["beta"] == pytest.approx(2.56)
 
 
+@pytest.mark.slow
 def test_one_body_for_three_tasks(rates_lab):
     first = read_checkpoint(rates_lab.checkpoint("classification"), "test").model
     for family, prefix in (("detection", "backbone.body."), ("segmentation", "backbone.")):
@@ -135,6 +153,7 @@ def test_one_body_for_three_tasks(rates_lab):
             assert torch.equal(tensor, other[prefix + name]), name
 
 
+@pytest.mark.slow
 def test_the_second_stage_leaves_what_payloads_depend_on(rates_lab):
     tensors = read_checkpoint(rates_lab.checkpoint("classification"), "test").model
     names = [n for n in tensors if n.startswith("bottleneck_layer.step_sizes")]
@@ -143,6 +162,7 @@ def test_the_second_stage_leaves_what_payloads_depend_on(rates_lab):
     assert tensors["bottleneck_layer.decoder.modulation.output.weight"].abs().max() > 0
 
 
+@pytest.mark.slow
 def test_a_rate_out_of_the_range(rates_lab, capsys):
     config = config_of(rates_lab, "classification")
     flags = "-test_only", "-student_only", "--rate", "40"
@@ -168,6 +188,7 @@ def test_a_killed_run_ends_as_a_whole_one(rates_lab, step, monkeypatch):
     assert_same_run(rates_lab, f"whole{step}", f"killed{step}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("beta", "words"),
     [
