@@ -168,6 +168,7 @@ def test_names_are_checked(folders, names, message):
         folder_of(folders, names)
 
 
+@pytest.mark.slow
 def test_a_segmenter_trained_on_them_is_that_of_voc(own_lab, tmp_path, refused):
     """The same images, masks, order and names."""
     assert own_lab.run("segmentation") == 0

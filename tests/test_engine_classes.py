@@ -179,6 +179,7 @@ def detector(lab, log, *flags):
     return found, torch.load(lab.checkpoint("detection"), weights_only=False)
 
 
+@pytest.mark.slow
 def test_category_ids_change_nothing(own_lab, own_data, refused):
     """Ids 7, 20 and 300, listed in no order, give what 1, 2 and 3 give, to the bit."""
     results = []

@@ -161,6 +161,7 @@ def test_interrupted_and_resumed_equals_separate_training(whole, monkeypatch, ca
     assert_as_separate(whole, group)
 
 
+@pytest.mark.slow
 def test_a_kill_between_two_students_saves_needs_no_manual_step(whole, monkeypatch):
     """One student's last.pt is a step ahead of the other's: both go on from where both were."""
     prepare(whole, "between", train__checkpoint_steps=1)
