@@ -40,7 +40,7 @@ audit: .venv/ready  ## ask which locked versions have known vulnerabilities (nee
 lock: .venv/ready  ## renew constraints.txt: all packages that the Pipfile brings, with hashes
 	$(RUN) .ci/lock.py
 
-test: lint  ## lint, and run the tests but those of tens of seconds (about 10 minutes on 2 cores)
+test: lint  ## lint, and run the tests but those of tens of seconds (about 12 minutes on 2 cores)
 	$(TESTS) -m 'not slow'
 
 test-all: lint  ## lint, and run all tests (about 14 minutes on 2 cores)
