@@ -34,7 +34,7 @@ lint: .venv/ready  ## check style, types, security (ruff, mypy, bandit) and the 
 	$(RUN) -m bandit -q -c pyproject.toml -r scripts configs
 	$(RUN) scripts/validate.py
 
-audit: .venv/ready  ## ask which locked versions have known vulnerabilities (needs pypi.org)
+audit: .venv/ready  ## ask which locked versions have known vulnerabilities (needs a network)
 	@$(RUN) .ci/lock.py --audit
 
 lock: .venv/ready  ## renew constraints.txt: all packages that the Pipfile brings, with hashes

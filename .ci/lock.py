@@ -1,7 +1,7 @@
 """Renews constraints.txt: every package that the Pipfile's pins bring, with its files' hashes.
 
 make lock     # renew it, from wherever pip's own settings say that packages come from
-make audit    # ask pypi.org which of its versions have known vulnerabilities
+make audit    # ask pip-audit which of its versions have known vulnerabilities
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def audit() -> int:
         return 1
     last = (done.stderr.strip().splitlines() or ["no reason"])[-1]
     sys.stderr.write(
-        f"nothing was audited: pypi.org, which knows of vulnerabilities, did not answer for all "
+        f"nothing was audited: the service that knows of vulnerabilities did not answer for all "
         f"packages ({last}); run this where it can be reached\n"
     )
     return 2

@@ -177,6 +177,6 @@ def test_an_audit_that_nobody_answers_says_so(monkeypatch, capsys):
     assert answer(1, "", "ERROR:pip_audit._cli:ConnectionError: no route\n") == 2
     shown = capsys.readouterr().err
     assert shown.startswith(
-        "nothing was audited: pypi.org, which knows of vulnerabilities, did not"
+        "nothing was audited: the service that knows of vulnerabilities did not"
     )
     assert "(ERROR:pip_audit._cli:ConnectionError: no route)" in shown
