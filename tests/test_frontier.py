@@ -132,3 +132,9 @@ def test_it_says_where_it_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([]) == 2
     assert "no such folder: run it in a checkout's root" in capsys.readouterr().err
+
+
+def test_without_results_there_is_no_summary(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ladon.commands.frontier.RESULTS", tmp_path / "none.csv")
+    assert main(["--summary"]) == 2
+    assert "none.csv: there are no results yet" in capsys.readouterr().err

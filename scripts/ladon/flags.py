@@ -51,3 +51,13 @@ def add_safe(parser: argparse.ArgumentParser) -> None:
         help="a stranger's config: it may only name parts of models, losses and data of known "
         "packages, and no code of its own (LADON_SAFE=1 does the same)",
     )
+
+
+def add_rate(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Add `--rate` and `--max-bytes`, for every command that encodes; return their group."""
+    rates = parser.add_mutually_exclusive_group()
+    rates.add_argument("--rate", type=above_zero, metavar="BETA", help="if it has several")
+    rates.add_argument(
+        "--max-bytes", type=whole_number(1), help="of each payload: the finest rate for it"
+    )
+    return rates

@@ -152,11 +152,23 @@ class Coding:
         levels = self._levels(len(latent), levels)
         coder, is_estimate = self._coder_at(levels), self._mode == "estimate"
         prepared = coder.prepare(latent)
-        shape = coder.shape(prepared)
         if is_estimate:
             strings = [[bytes(size) for size in sizes] for sizes in coder.estimate(prepared)]
         else:
             strings = coder.encode(prepared)
+        return self._coded(coder, prepared, strings, levels, is_estimate=is_estimate)
+
+    def _coded(
+        self,
+        coder: Coder,
+        prepared: Any,
+        strings: list[list[bytes]],
+        levels: list[int] | None,
+        *,
+        is_estimate: bool = False,
+    ) -> dict[str, Any]:
+        """Note payloads; return what `code` does."""
+        shape = coder.shape(prepared)
         by_part = dict(zip(self._bottleneck.parts, strings, strict=True))
         self._payloads.add(by_part, shape, is_estimate=is_estimate)
         coded = strings if self._mode == "full" else coder.quantize(prepared)
@@ -186,8 +198,9 @@ class Coding:
             coder = self._coder_at([level])
             return coder.encode(coder.prepare(latent))[0][0]
 
-        level, _ = rates.finest(encode, most_bytes)
-        return self.code(latent, [level])
+        level, string = rates.finest(encode, most_bytes)
+        coder = self._coder_at([level])
+        return self._coded(coder, coder.prepare(latent), [[string]], [level])
 
     def encode(self, images: Tensor, levels: Sequence[int] | None = None) -> dict[str, Any]:
         """Encode images [N, 3, H, W]; return what `decode` takes, as `code` does."""

@@ -17,6 +17,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def check_asked(rates: Rates | None, name: str, rate: float | None, max_bytes: int | None) -> None:
+    """Refuse what is asked of an encoder and cannot be.
+
+    Args:
+        rates: that it has; None: one.
+        name: of its model.
+        rate: β that is asked for, or None.
+        max_bytes: budget that is asked for, or None.
+
+    Raises:
+        UsageError: both are asked for, or either of an encoder that has one rate.
+    """
+    if rate is None and max_bytes is None:
+        return
+    if rates is None:
+        raise UsageError(f"{name} has one rate: no other can be asked for, nor a budget")
+    if rate is not None and max_bytes is not None:
+        raise UsageError("a rate and max_bytes: name one of them")
+
+
 class BudgetError(DataError):
     """An image that takes more bytes than it may have, at any rate."""
 

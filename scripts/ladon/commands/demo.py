@@ -29,7 +29,7 @@ from ladon.report.tables import make_console, print_table
 from ladon.sweeps.engines import LocalEngine
 from ladon.sweeps.families import Family
 from ladon.sweeps.jobs import Job, by_everything
-from ladon.sweeps.scheduler import Scheduler
+from ladon.sweeps.scheduler import Scheduler, exit_code
 from ladon.sweeps.watchers import DemoLines
 
 CONFIGS, NETWORK = Path("configs/digit_scenes"), "resnet18"
@@ -51,10 +51,7 @@ def make_jobs(data_root: str) -> list[Job]:
 def work(jobs: Sequence[Job], engine: LocalEngine, first: int = 2) -> int:
     """Run the jobs; return 0, or the exit code of the first that failed or was interrupted."""
     lines = DemoLines(jobs, say, first=first)
-    outcomes = Scheduler(jobs, engine, lines, by_everything, goes_on=False).work()
-    codes = [outcome.ended.code for outcome in outcomes if outcome.ended is not None]
-    code = next(filter(None, codes), 0)
-    return code if code >= 0 else 128 - code
+    return exit_code(Scheduler(jobs, engine, lines, by_everything, goes_on=False).work())
 
 
 def draw_scenes(data_root: str) -> None:

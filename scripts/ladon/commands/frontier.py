@@ -11,11 +11,12 @@ Exit code: 0 done, 130/143 stopped by a signal, otherwise that of the training t
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ladon.errors import LadonError, UsageError
+from ladon.cli import answer
+from ladon.errors import UsageError
 from ladon.frontier.results import Results
 from ladon.frontier.runs import CONFIGS, DATA, NUM_TRAIN, NUM_VAL, Trial, jobs, teacher_job, trials
 from ladon.frontier.summary import lines
@@ -23,7 +24,7 @@ from ladon.launch import make_parser
 from ladon.process import usable_cores
 from ladon.sweeps.engines import LocalEngine
 from ladon.sweeps.jobs import Job, by_everything
-from ladon.sweeps.scheduler import Outcome, Scheduler
+from ladon.sweeps.scheduler import Outcome, Scheduler, exit_code
 from ladon.sweeps.watchers import Lines
 from ladon.tasks import TASKS
 
@@ -83,32 +84,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--summary", action="store_true", help="train nothing: print what the results say")
     add("--parallel", type=int, help="trainings side by side (default: one a core)")
     args = parser.parse_args(argv)
-    try:
-        if not CONFIGS.is_dir():
-            raise UsageError(f"{CONFIGS}: no such folder: run it in a checkout's root")
-        results = Results(RESULTS)
-        if args.summary:
-            _say("\n".join(lines(results.points)))
-            return 0
-        work = jobs(trials(args.tasks, args.seeds), results.trials)
-        if not work:
-            _say(f"all results are in {RESULTS}")
-            return 0
-        _draw_scenes()
-        cores = usable_cores()
-        ordered = [teacher_job(), *work.values()]
-        by_job = {job: trial for trial, job in work.items()}
-        with LocalEngine(args.parallel or cores, cores) as engine:
-            watcher = _Collecting(by_job, ordered, results)
-            outcomes = Scheduler(ordered, engine, watcher, by_everything).work()
-            if engine.received is not None:
-                return 128 + engine.received
-    except LadonError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    codes = [outcome.ended.code for outcome in outcomes if outcome.ended is not None]
-    code = next(filter(None, codes), 0)
-    return code if code >= 0 else 128 - code
+    return answer(lambda: _work(args))
+
+
+def _work(args: argparse.Namespace) -> int:
+    """Train what has no results yet, or print what they say; return the exit code."""
+    if not CONFIGS.is_dir():
+        raise UsageError(f"{CONFIGS}: no such folder: run it in a checkout's root")
+    results = Results(RESULTS)
+    if args.summary:
+        if not results.points:
+            raise UsageError(f"{RESULTS}: there are no results yet: leave --summary out")
+        _say("\n".join(lines(results.points)))
+        return 0
+    work = jobs(trials(args.tasks, args.seeds), results.trials)
+    if not work:
+        _say(f"all results are in {RESULTS}")
+        return 0
+    _draw_scenes()
+    cores = usable_cores()
+    ordered = [teacher_job(), *work.values()]
+    by_job = {job: trial for trial, job in work.items()}
+    with LocalEngine(args.parallel or cores, cores) as engine:
+        watcher = _Collecting(by_job, ordered, results)
+        outcomes = Scheduler(ordered, engine, watcher, by_everything).work()
+        if engine.received is not None:
+            return 128 + engine.received
+    return exit_code(outcomes)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ladon.choices import HEADS, PRECISIONS
 from ladon.cli import answer, prepare_process
 from ladon.errors import LadonError, UsageError
-from ladon.flags import above_zero, add_safe, whole_number
+from ladon.flags import add_rate, add_safe
 from ladon.launch import make_parser
 
 if TYPE_CHECKING:
@@ -47,13 +47,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=0.5,
         help="objects of a smaller score are not shown (default: 0.5)",
     )
-    rates = parser.add_mutually_exclusive_group()
-    rates.add_argument("--rate", type=above_zero, metavar="BETA", help="if it has several")
-    rates.add_argument(
-        "--max-bytes",
-        type=whole_number(1),
-        help="of each payload: the finest rate for it",
-    )
+    add_rate(parser)
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     add("--precision", choices=PRECISIONS, default="float32", help="of all behind the payload")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="set one config value")

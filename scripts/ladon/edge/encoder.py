@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ladon.codec.container import Payload
+from ladon.codec.rates import check_asked
 from ladon.edge.coder import EdgeTables, fastest_rans
 from ladon.edge.fitting import Fitted
 from ladon.edge.manifest import ENCODER, INPUT, OUTPUT, TABLES, Manifest
@@ -97,7 +98,7 @@ class EdgeEncoder:
                 the coarsest rate.
             UsageError: the encoder has no such rate, or one rate only.
         """
-        self._check_rate(rate, max_bytes)
+        check_asked(self.manifest.rates, self.manifest.name, rate, max_bytes)
         start = time.perf_counter()
         latent = self.latent(fitted)
         if not np.isfinite(latent).all():
@@ -118,15 +119,6 @@ class EdgeEncoder:
             fit=fitted.fit,
             rate=level,
         )
-
-    def _check_rate(self, rate: float | None, max_bytes: int | None) -> None:
-        asked = rate is not None or max_bytes is not None
-        if asked and self.manifest.rates is None:
-            raise UsageError(
-                f"{self.manifest.name} has one rate: no other can be asked for, nor a budget"
-            )
-        if rate is not None and max_bytes is not None:
-            raise UsageError("a rate and max_bytes: name one of them")
 
     def _code(
         self, latent: np.ndarray, rate: float | None, max_bytes: int | None

@@ -37,7 +37,7 @@ from ladon.edge.pace import Pace
 from ladon.edge.pictures import Picture, find_files, of_camera, of_video
 from ladon.edge.protocol import HEADS, Response
 from ladon.errors import DataError, LadonError, UsageError, cannot_write, report
-from ladon.flags import above_zero, whole_number
+from ladon.flags import above_zero, add_rate, whole_number
 from ladon.images import shown
 from ladon.launch import make_parser
 from ladon.replacing import own_name, replacing
@@ -60,14 +60,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--threads", type=whole_number(1), help="of the encoder (default: one a core)")
     add("--save-payloads", type=Path, metavar="DIR", help="write each payload as NAME.ladon")
     add("--server", metavar="URL", help="ask this one, e.g. http://127.0.0.1:8000")
-    rates = parser.add_mutually_exclusive_group()
-    rates.add_argument("--rate", type=above_zero, metavar="BETA", help="if it has several")
-    rates.add_argument(
-        "--max-bytes",
-        type=whole_number(1),
-        help="of each payload: the finest rate for it",
-    )
-    rates.add_argument(
+    add_rate(parser).add_argument(
         "--deadline-ms",
         type=above_zero,
         metavar="T",

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any, cast
 
 from torch import nn
@@ -114,11 +115,14 @@ def evaluate_all(
         as_bytes, loader_section, world.rank, world.size, network_on_cpu=not is_cuda
     )
     workers_asked = (loader_section.get("kwargs") or {}).get("num_workers")
-    jobs = [
-        ModelEvaluator(model, task, dataset, options or {}, describe, level, analyst)
-        for model in models
-        for level in levels_of(model, rates)
-    ]
+    by_model: list[list[ModelEvaluator]] = []
+    for model in models:
+        first, *others = levels_of(model, rates)
+        own = [ModelEvaluator(model, task, dataset, options or {}, describe, first, analyst)]
+        # predictions and analysis are the first rate's
+        own += [ModelEvaluator(model, task, dataset, options or {}, level=n) for n in others]
+        by_model.append(own)
+    jobs = list(chain.from_iterable(by_model))
     collate_fn, waiting, stopped = loader_section.get("collate_fn"), Stopwatch(), False
 
     def sizes(sample: Any) -> tuple[tuple[int, ...], ...]:
@@ -139,14 +143,13 @@ def evaluate_all(
                 return [(indices, targets, *job.predict(images)) for job in jobs]
 
     with ExitStack() as stack:
-        for model in models:
+        for model, own in zip(models, by_model, strict=True):
             how = inference(model, mode, precision=precision, compiled=compiled)
             payloads, watch = stack.enter_context(how), Watch()
             stack.enter_context(watching_detections(model, watch))
-            for job in jobs:
-                if job.model is model:
-                    job.payloads, job.watch = payloads, watch
-            if len(levels_of(model, rates)) > 1:
+            for job in own:
+                job.payloads, job.watch = payloads, watch
+            if len(own) > 1:
                 encode_once(model)
         advance = stack.enter_context(progress(title, len(cast(Sized, loader.sampler))))
         start = time.perf_counter()
@@ -169,10 +172,10 @@ def evaluate_all(
     if world.maximum(int(stopped)):
         return None
     # decisions follow from it: not a bit may differ by machine
-    found = world.broadcast([job.finish(world, start, waiting.seconds) for job in jobs])
-    first = [found[[job.model is model for job in jobs].index(True)] for model in models]
-    for model, evaluation in zip(models, first, strict=True):
-        if rates and evaluation.beta is not None:
-            of_model = zip(jobs, found, strict=True)
-            evaluation.by_rate = [one for job, one in of_model if job.model is model]
-    return first
+    found: list[list[Evaluation]] = world.broadcast(
+        [[job.finish(world, start, waiting.seconds) for job in own] for own in by_model]
+    )
+    for evaluations in found:
+        if rates and evaluations[0].beta is not None:
+            evaluations[0].by_rate = evaluations
+    return [evaluations[0] for evaluations in found]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ladon.bottlenecks import Bottleneck, PayloadShapes, encoder_id
 from ladon.codec import Payload
-from ladon.codec.rates import Rates
+from ladon.codec.rates import Rates, check_asked
 from ladon.edge.fitting import Fitted, Fitting
 from ladon.errors import DataError, PayloadError, UsageError
 from ladon.images import ImageLike, as_image
@@ -151,7 +151,7 @@ class SplitModel:
             UsageError: as for `encode`.
         """
         coding = self.bottleneck.coding
-        levels = self._levels(rate, max_bytes)
+        check_asked(self.rates, self.name, rate, max_bytes)
         with forward_only(self._device):
             with stage("analysis", on_stage, self._device):
                 images = torch.from_numpy(fitted.input)[None].to(self._device)
@@ -159,8 +159,10 @@ class SplitModel:
             with stage("coding", on_stage, self._device):
                 if max_bytes is not None:
                     coded = coding.code_within(latent, Payload.body_within(max_bytes))
+                elif rate is not None and self.rates is not None:
+                    coded = coding.code(latent, [self.rates.level(rate)])
                 else:
-                    coded = coding.code(latent, levels)
+                    coded = coding.code(latent)
         self._payloads.pop()
         finite = self._payloads.pop_finite()
         if finite is not None and not bool(finite):
@@ -176,16 +178,6 @@ class SplitModel:
             fit=fitted.fit,
             rate=coded["levels"][0] if "levels" in coded else None,
         )
-
-    def _levels(self, rate: float | None, max_bytes: int | None) -> list[int] | None:
-        """Return the level of an image's rate, None where nothing names one."""
-        if rate is None and max_bytes is None:
-            return None
-        if self.rates is None:
-            raise UsageError(f"{self.name} has one rate: no other can be asked for, nor a budget")
-        if rate is not None and max_bytes is not None:
-            raise UsageError("a rate and max_bytes: name one of them")
-        return None if rate is None else [self.rates.level(rate)]
 
     def answer(
         self,

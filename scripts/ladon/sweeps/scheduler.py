@@ -37,6 +37,13 @@ class Outcome:
     ended: Ended | None = None
 
 
+def exit_code(outcomes: Iterable[Outcome]) -> int:
+    """Return 0, or the exit code of the first job that failed or was interrupted."""
+    codes = (outcome.ended.code for outcome in outcomes if outcome.ended is not None)
+    code = next(filter(None, codes), 0)
+    return code if code >= 0 else 128 - code
+
+
 class Watcher:
     """Is told what becomes of jobs, by several threads; this one does nothing with it.
 
