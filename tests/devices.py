@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+from ladon.bottlenecks.variable_rate import LevelDraw
 from ladon.codec import LatentCoder
 from ladon.models import find_bottleneck, use_own_noise
 
@@ -123,7 +124,12 @@ def nothing_random(monkeypatch) -> None:
             coder.quantize = quantize
         return generator
 
+    def all_levels(self: LevelDraw, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        levels = torch.arange(len(like), device=like.device) % self.rates.levels
+        return levels, self.rates.positions(levels), self.rates.betas(levels)
+
     monkeypatch.setattr("ladon.engine.student_trainer.use_own_noise", silent)
+    monkeypatch.setattr(LevelDraw, "forward", all_levels)
     monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     randperm = torch.randperm

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from three_heads import ON_LAYER2, saved, sections, single_models
+from three_heads import CHANNELS, ON_LAYER2, saved, sections, single_models
 
 CLASS_NAMES = {
     "classification": [f"kind {n}" for n in range(10)],
@@ -34,8 +34,13 @@ _Loader.add_representer(
 )
 
 
-def write_config(path: Path, model: Mapping[str, Any], transforms: list[Any] | None = None) -> Path:
-    """Write a config of one model, whose test data are not there."""
+RATES = {"low": 0.32, "high": 20.48}
+
+
+def write_config(
+    path: Path, model: Mapping[str, Any], transforms: list[Any] | None = None, **more: Any
+) -> Path:
+    """Write a config of one model, whose test data are not there; `more` are other keys."""
     steps = transforms or [
         Call("torchvision.transforms.Resize", size=96),
         Call("torchvision.transforms.CenterCrop", size=96),
@@ -52,33 +57,42 @@ def write_config(path: Path, model: Mapping[str, Any], transforms: list[Any] | N
         },
         "models": {"model": dict(model)},
         "test": {"test_data_loader": {"dataset_id": "nowhere", "kwargs": {"batch_size": 1}}},
+        **more,
     }
     path.write_text(yaml.dump(content, Dumper=_Loader, sort_keys=False))
     return path
 
 
-def write_models(folder: Path, named: bool = True) -> dict[str, Path]:
+def write_models(folder: Path, named: bool = True, every_rate: bool = False) -> dict[str, Path]:
     """Write three models around one body; return configs by head, and 'ladon' for all of them.
 
     Args:
         folder: gets configs and checkpoints.
         named: whether the checkpoints tell their classes' names.
+        every_rate: whether the models are for every rate.
     """
     names = CLASS_NAMES if named else {}
-    paths = saved(single_models(segmentation=ON_LAYER2), folder, names)
-    own = sections(segmentation=ON_LAYER2)
+    kind: dict[str, Any] = {"segmentation": ON_LAYER2}
+    more: dict[str, Any] = {}
+    if every_rate:
+        widths = {"num_bottleneck_channels": CHANNELS, "num_target_channels": 64}
+        kind["bottleneck"] = {"key": "VariableRateBottleneck", "kwargs": {**widths, "beta": RATES}}
+        more["beta"] = RATES
+    paths = saved(single_models(**kind), folder, names)
+    own = sections(**kind)
     for head, section in own.items():
         section["dst_ckpt"] = str(paths[head])
     configs = {
-        head: write_config(folder / f"{head}.yaml", section) for head, section in own.items()
+        head: write_config(folder / f"{head}.yaml", section, **more)
+        for head, section in own.items()
     }
-    ladon: dict[str, Any] = {"key": "ladon", **sections(segmentation=ON_LAYER2)}
+    ladon: dict[str, Any] = {"key": "ladon", **sections(**kind)}
     ladon["classification"]["src_ckpt"] = str(paths["classification"])
     for head in ("detection", "segmentation"):
         kwargs = ladon[head]["kwargs"]
         kwargs.pop("backbone_config")
         kwargs["start_ckpt_file_path"] = str(paths[head])
-    return {**configs, "ladon": write_config(folder / "ladon.yaml", ladon)}
+    return {**configs, "ladon": write_config(folder / "ladon.yaml", ladon, **more)}
 
 
 def pixels(height: int = 77, width: int = 120, seed: int = 4) -> np.ndarray:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from compressai.entropy_models import EntropyBottleneck
+from devices import on_each_device
 from sc2bench.models import layer
 from students import splittable_section
 
@@ -16,12 +19,14 @@ from ladon.bottlenecks import (
     update_bottleneck,
     use_own_noise,
 )
-from ladon.bottlenecks.entropy import set_tables, tables
+from ladon.bottlenecks.entropy import CDF_TABLES, set_tables, tables
 from ladon.bottlenecks.variable_entropy import VariableRateEntropyBottleneck
 from ladon.bottlenecks.variable_rate import StepSizes, VariableRateBottleneck
+from ladon.codec import LeveledCoder
 from ladon.codec.rates import Rates
 from ladon.errors import CheckpointError, UsageError
 from ladon.models import build_model, load_into, read_checkpoint, write_checkpoint
+from ladon.models.fit import completed
 
 CPU = torch.device("cpu")
 LEVELS = 13
@@ -32,6 +37,13 @@ def built(**kwargs):
     torch.manual_seed(5)
     kwargs = {"num_bottleneck_channels": C, "num_target_channels": K, "levels": LEVELS} | kwargs
     section = {"key": "VariableRateBottleneck", "kwargs": kwargs}
+    model = build_model(splittable_section(bottleneck=section), "classification", "models.x")
+    return model.eval().to(memory_format=torch.channels_last)
+
+
+def of_one_rate():
+    kwargs = {"num_bottleneck_channels": C, "num_target_channels": K}
+    section = {"key": "FPBasedResNetBottleneck", "kwargs": kwargs}
     model = build_model(splittable_section(bottleneck=section), "classification", "models.x")
     return model.eval().to(memory_format=torch.channels_last)
 
@@ -157,16 +169,7 @@ def test_steps_rise_with_beta_whatever_is_learnt():
 def test_a_new_one_computes_as_the_papers_with_a_step_of_1():
     mine = built()
     torch.manual_seed(5)
-    papers = build_model(
-        splittable_section(
-            bottleneck={
-                "key": "FPBasedResNetBottleneck",
-                "kwargs": {"num_bottleneck_channels": C, "num_target_channels": K},
-            }
-        ),
-        "classification",
-        "models.x",
-    )
+    papers = of_one_rate()
     theirs = layer.FPBasedResNetBottleneck
     mine, papers = find_bottleneck(mine), find_bottleneck(papers)
     assert isinstance(mine, theirs)
@@ -177,6 +180,84 @@ def test_a_new_one_computes_as_the_papers_with_a_step_of_1():
     for name, tensor in common.items():
         mine.state_dict()[name].copy_(tensor)
     torch.testing.assert_close(mine.decoder(told), papers.decoder(latent))
+
+
+def test_each_group_of_levels_may_have_a_density_of_its_own():
+    """Each one computes what a bottleneck of that density alone does, with common medians."""
+    _, first = density(0)
+    _, second = density(1)
+    rates = Rates(levels=4)
+    both = VariableRateEntropyBottleneck.like(density(0)[1], rates, priors=2)
+    with torch.no_grad():
+        for own, other in zip(both.parameters(), second.parameters(), strict=True):
+            own[C:] = other
+    own = [VariableRateEntropyBottleneck.like(one, rates) for one in (first, second)]
+    x, levels = torch.randn(4, C, 5, 3) * 4, torch.tensor([0, 3, 1, 2])
+    steps = torch.rand(4, C, 1, 1) + 0.5
+    _, found = both.eval()(x, steps, levels=levels)
+    for image, group in enumerate([0, 1, 0, 1]):
+        one = slice(image, image + 1)
+        _, expected = own[group].eval()(x[one], steps[one])
+        torch.testing.assert_close(found[one], expected)
+    all_steps = torch.rand(4, C) + 0.5
+    both.build(all_steps)
+    for group in (0, 1):
+        own[group].build(all_steps)
+        rows = slice(2 * group * C, 2 * (group + 1) * C)
+        width = min(both._quantized_cdf.shape[1], own[group]._quantized_cdf.shape[1])
+        for name in ("_cdf_length", "_offset"):
+            assert torch.equal(getattr(both, name)[rows], getattr(own[group], name)[rows])
+        ours, theirs = (m._quantized_cdf[rows, :width] for m in (both, own[group]))
+        assert torch.equal(ours, theirs)
+    with pytest.raises(ValueError, match="5 densities for 4 levels"):
+        VariableRateEntropyBottleneck.like(first, rates, priors=5)
+
+
+@on_each_device
+@torch.inference_mode()
+def test_a_latent_is_coded_at_its_levels_as_on_the_cpu(model, device):
+    latent = find_bottleneck(model).encoder(torch.randn(3, 3, 48, 64) * 3)
+    on_cpu = LeveledCoder(find_bottleneck(model).entropy_bottleneck)
+    levels = [0, 12, 5]
+    payloads = on_cpu.encode(latent, levels)
+    there = LeveledCoder(find_bottleneck(copy.deepcopy(model).to(device)).entropy_bottleneck)
+    for moved in (latent, latent.contiguous(memory_format=torch.channels_last)):
+        assert there.encode(moved.to(device), levels) == payloads
+    decoded = there.decode(payloads, latent.shape[-2:], levels)
+    assert decoded.device.type == device
+    assert torch.equal(decoded.cpu(), on_cpu.decode(payloads, latent.shape[-2:], levels))
+    assert torch.equal(there.quantize(latent.to(device), levels).cpu(), decoded.cpu())
+
+
+@pytest.mark.parametrize(
+    ("part", "missing"),
+    [
+        ("per_channel", None),
+        ("modulated", "decoder.modulation"),
+        ("draws_rounded", None),
+        ("priors", None),
+    ],
+)
+def test_parts_can_be_left_out(part, missing):
+    """What an ablation takes away; the rest trains, is coded and decoded as with it."""
+    made = built(**{part: 3 if part == "priors" else False}).train()
+    bottleneck = find_bottleneck(made)
+    bottleneck.step_sizes.offset.data.normal_()
+    images = torch.randn(4, 3, 48, 64)
+    assert bottleneck.noisy(bottleneck.encoder(images)).shape[1] == C + 1
+    update_bottleneck(made.eval())
+    steps = bottleneck.entropy_bottleneck._steps
+    assert steps.shape == (LEVELS, C)
+    assert bool((steps == steps[:, :1]).all()) == (part == "per_channel")
+    assert (missing is None) or not any(missing in name for name in made.state_dict())
+    latent = bottleneck.encoder(images)
+    rounded = bottleneck.train().quantized(latent, None)
+    if part == "draws_rounded":
+        assert bool((rounded[:, -1] == rounded[0, -1, 0, 0]).all())
+    with entropy_coding(made.eval()), torch.inference_mode():
+        coding = bottleneck.coding
+        coded = coding.code(coding.analyse(images), [0, 12, 0, 5])
+        assert coding.decode(**coded).shape == bottleneck.decoder(rounded).shape
 
 
 @torch.inference_mode()
@@ -340,3 +421,36 @@ def test_steps_too_fine_for_a_table():
 def test_it_is_a_kind_of_the_papers():
     assert issubclass(VariableRateBottleneck, layer.FPBasedResNetBottleneck)
     assert layer.LAYER_CLASS_DICT["VariableRateBottleneck"] is VariableRateBottleneck
+
+
+def test_a_checkpoint_of_one_rate_starts_it(tmp_path, model):
+    """Its encoder, decoder and density are taken over; steps, modulation and tables are new."""
+    papers = of_one_rate()
+    with torch.no_grad():
+        for parameter in papers.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.01)
+    update_bottleneck(papers)
+    write_checkpoint(tmp_path / "one.pt", papers)
+    checkpoint = read_checkpoint(tmp_path / "one.pt", "here")
+    made = built()
+    with pytest.raises(CheckpointError, match=r"decoder\.modulation"):
+        load_into(made, checkpoint)
+    load_into(made, completed(made, checkpoint))
+    assert not find_bottleneck(made).updated
+    for name, tensor in papers.state_dict().items():
+        if name.rsplit(".", 1)[-1] not in CDF_TABLES:
+            assert torch.equal(made.state_dict()[name], tensor), name
+    mine, theirs = find_bottleneck(made), find_bottleneck(papers)
+    with torch.inference_mode():
+        latent = theirs.encoder(torch.randn(1, 3, 48, 64) * 3)
+        wanted = theirs.quantized(latent, None)
+        found = mine.quantized(latent, None)[:, :-1]
+        # the first step in the middle is 1 but for a hundredth
+        assert (found - wanted).norm() < 0.05 * wanted.norm()
+        assert torch.equal(
+            mine.decoder(torch.cat([wanted, wanted[:, :1] * 0], 1)), theirs.decoder(wanted)
+        )
+    assert completed(papers, checkpoint) is checkpoint
+    write_checkpoint(tmp_path / "rates.pt", model)
+    own = read_checkpoint(tmp_path / "rates.pt", "here")
+    assert completed(made, own) is own

@@ -39,6 +39,20 @@ def test_a_scene_does_not_depend_on_how_many_there_are(scenes, tmp_path):
     assert {name for name in fewer if name.endswith((".png", ".jpg"))} <= same
 
 
+def test_hard_scenes_are_others_with_more_contrast_behind(scenes, tmp_path):
+    hard = make_digit_scenes(tmp_path, **COUNTS, style="hard")
+    assert make_digit_scenes(tmp_path, **COUNTS, style="hard") == hard
+    spread = [
+        np.mean([np.asarray(Image.open(f)).std(axis=(0, 1)) for f in root.rglob("train/*/*.png")])
+        for root in (scenes, hard)
+    ]
+    assert spread[1] > spread[0]
+    with pytest.raises(DataError, match="digit scenes are easy or hard, not soft"):
+        make_digit_scenes(tmp_path, **COUNTS, style="soft")
+    easy = make_digit_scenes(tmp_path, **COUNTS)  # another style's are made anew
+    assert digests(easy) == digests(scenes)
+
+
 def test_train_and_val_share_no_digit_and_no_photograph():
     train, val = (load_material(split, seed=0) for split in ("train", "val"))
     rows = [np.concatenate(material.sources).tolist() for material in (train, val)]

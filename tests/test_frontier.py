@@ -6,12 +6,23 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny import ROOT
 
 from ladon.commands.frontier import main
 from ladon.errors import DataError
 from ladon.frontier.results import Point, Results
-from ladon.frontier.runs import BETAS, SEPARATE, VARIABLE, Trial, jobs, trials
+from ladon.frontier.runs import (
+    ABLATIONS,
+    BETAS,
+    SEPARATE,
+    VARIABLE,
+    Trial,
+    ablations,
+    jobs,
+    teacher_job,
+    trials,
+)
 from ladon.frontier.summary import lines, rows
 
 ONE = Trial("classification", VARIABLE, 5, 0)
@@ -25,20 +36,21 @@ def _in_checkout(monkeypatch):
 def test_every_run_has_its_own_places_and_stands_on_its_own_classifier():
     asked = trials(["classification", "detection"], [0, 1])
     made = jobs(asked, [])
-    assert len(asked) == len(made) == 2 * 2 * 2 * (1 + len(BETAS))
+    # a classifier at two budgets, and a head on those of the greater one
+    assert len(asked) == len(made) == 2 * 3 * (1 + len(BETAS))
     assert len({job.checkpoint for job in made.values()}) == len(made)
     assert len({job.folder for job in made.values()}) == len(made)
     head = made[Trial("detection", SEPARATE, 5, 1, "5.12")]
     assert head.loaded.beta == 5.12
     (body,) = head.needs
     assert str(body.checkpoint) == head.loaded.get("backbone_ckpt")
-    assert body.loaded.get("train.stage2.num_epochs") == 15
+    assert body.loaded.get("train.stage2.num_epochs") == 10
     assert "--seed 1" in " ".join(body.arguments())
     variable = made[ONE]
     assert variable.loaded.get("models.student_model.kwargs.bottleneck_config.key") == (
         "VariableRateBottleneck"
     )
-    assert variable.loaded.get("train.stage1.num_epochs") == 15
+    assert variable.loaded.get("train.stage1.num_epochs") == 10
 
 
 def test_what_has_results_is_not_made_again():
@@ -119,13 +131,39 @@ def test_half_the_bytes_are_a_bd_rate_of_minus_50():
     assert not any("each trained as long" in line for line in lines(points))
 
 
-def test_an_accuracy_that_does_not_rise_has_no_bd_rate():
+def test_what_a_smaller_one_beats_does_not_count():
     points = curve(Trial("classification", SEPARATE, 5, 0), 1.0)
-    flat = curve(Trial("classification", VARIABLE, 5, 0), 1.0, gain=1.0)
-    flat[1] = Point(flat[1].trial, flat[1].beta, 96.0, flat[1].payload_bytes, 2000, 1.0)
+    ours = curve(Trial("classification", VARIABLE, 5, 0), 0.5)
+    beaten = ours[1]
+    worse = Point(beaten.trial, beaten.beta, 89.0, beaten.payload_bytes, 2000, 1.0)
+    whole, without = (
+        next(line for line in lines([*points, *some]) if "trained as long" in line)
+        for some in (ours, [ours[0], worse, *ours[2:]])
+    )
+    assert "| 1 | -50.0 ± 0.0 (1) |" in whole
+    rate = float(without.split("|")[4].split("±")[0])
+    assert -55 < rate < -45
+    assert rate != -50
+
+
+def test_curves_of_too_few_points_have_no_bd_rate():
+    points = curve(Trial("classification", SEPARATE, 5, 0), 1.0)
+    flat = [
+        Point(p.trial, p.beta, 80.0, p.payload_bytes, 2000, 1.0)
+        for p in curve(Trial("classification", VARIABLE, 5, 0), 1.0)
+    ]
     (delta,) = [line for line in lines([*points, *flat]) if "trained as long" in line]
-    assert "does not gain accuracy with size throughout" in delta
-    assert "| +1." in delta
+    assert "need at least 4 points" in delta
+
+
+def test_ablations_are_the_one_model_with_one_setting_changed():
+    made = jobs(ablations([0]), [])
+    assert len(made) == len(ABLATIONS)
+    whole = Trial("classification", VARIABLE, 5, 0).job(teacher_job()).loaded
+    for trial, job in made.items():
+        setting = ABLATIONS[trial.recipe]
+        key, _, value = setting.partition("=")
+        assert job.loaded.get(key) == yaml.safe_load(value) != whole.get(key)
 
 
 def test_it_says_where_it_runs(tmp_path, monkeypatch, capsys):

@@ -27,6 +27,8 @@ TRAININGS = {
     "stage2": ("classification", ("--start_epoch", "1"), 1e-3, 5e-2),
     "detection": ("detection", (), 2e-2, 1e-1),
     "segmentation": ("segmentation", (), 1e-3, 5e-2),
+    "variable1": ("variable", (), 1e-3, 5e-2),
+    "variable2": ("variable", ("--start_epoch", "1"), 1e-3, 5e-2),
 }
 on_cuda = pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])
 

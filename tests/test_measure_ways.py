@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from split_models import CLASS_NAMES, pixels, write_models
+from tiny import FAMILIES
 from torch import nn
 
 from ladon.commands import main
@@ -21,8 +22,9 @@ from ladon.measure.codecs import PictureCodec
 from ladon.measure.energy import find_device
 from ladon.measure.links import Link
 from ladon.measure.model_profile import count_macs, num_parameters
+from ladon.measure.models import Models, Place, Sources
 from ladon.measure.results import Measured
-from ladon.measure.split_run import Models, Sources, find_images, loaders, over_real_links
+from ladon.measure.split_run import find_images, loaders, over_real_links
 from ladon.measure.timing import Plan, identities, run_once, time_ways
 from ladon.measure.ways import LADON, ON_DEVICE, PICTURE, SINGLE, Split, picture_of
 from ladon.models.ladon import HEADS
@@ -46,6 +48,12 @@ def sources(configs):
 def models(sources):
     with Models(sources) as loaded:
         yield loaded
+
+
+@pytest.fixture(scope="module")
+def untrained_rates(tmp_path_factory):
+    """The config of a three-headed model for every rate."""
+    return write_models(tmp_path_factory.mktemp("rates"), every_rate=True)["ladon"]
 
 
 def by_kind(models, kind):
@@ -231,10 +239,33 @@ def test_wrong_sets_of_models_are_refused(configs):
 def test_betas_go_into_names_or_into_the_config():
     sources = Sources("a-beta{beta}.yaml", ("b.yaml",), ("0.32", "5.12"))
     assert sources.places(sources.three_headed) == [
-        ("a-beta0.32.yaml", []),
-        ("a-beta5.12.yaml", []),
+        Place("a-beta0.32.yaml"),
+        Place("a-beta5.12.yaml"),
     ]
-    assert sources.places("b.yaml") == [("b.yaml", ["beta=0.32"]), ("b.yaml", ["beta=5.12"])]
+    fixed = str(FAMILIES / "ladon" / "_base_" / "classification.yaml")
+    assert sources.places(fixed) == [Place(fixed, ("beta=0.32",)), Place(fixed, ("beta=5.12",))]
+    every = str(FAMILIES / "ladon" / "splittable_resnet18-vr_from_resnet18.yaml")
+    assert sources.places(every) == [Place(every, rates=(0.32, 5.12))]
+    with pytest.raises(UsageError, match="--betas many: no number"):
+        Sources(every, betas=("many",)).places(every)
+
+
+def test_a_model_for_every_rate_stands_at_each(tmp_path, untrained_rates):
+    betas = ("0.32", "5.12", "20.48")
+    with Models(Sources(str(untrained_rates), betas=betas), unsplit=False) as models:
+        ways = [way for way in models.ways([]) if way.identity.kind == LADON]
+        assert [way.identity.setting for way in ways] == [0.32, 5.12, 20.48]
+        assert len({id(way.models[0]) for way in ways}) == 1
+        held = models.on_server()[LADON]
+        assert held["models"] == 1
+        network = models.first.network
+        assert held["bytes"] >= 4 * sum(p.numel() for p in network.parameters())
+        sizes = [len(way.device(IMAGE, Clock())[0]) for way in ways]
+        assert sizes[0] > sizes[1] > sizes[2]
+        answers = ways[1].server(ways[1].device(IMAGE, Clock()), Clock())
+        assert set(answers) == set(HEADS)
+    with pytest.raises(UsageError, match="β 40"):
+        Models(Sources(str(untrained_rates), betas=("40",)), unsplit=False)
 
 
 def test_images_are_pictures_not_payloads(tmp_path, sources):

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from devices import assert_same_scores, on_each_device
 from tiny import FAMILIES, TinyExperiment
 from training_runs import Killed, assert_same_run, killed_when
 
@@ -34,15 +35,25 @@ def config_of(lab, family, name=None, **values):
     return made
 
 
-def test_a_classifier_for_every_rate_is_trained_and_tested(lab, tmp_path):
+@on_each_device
+def test_a_classifier_for_every_rate_is_trained_and_tested(lab, tmp_path, device):
     own = TinyExperiment(tmp_path, lab.data_root)
     own.checkpoint("teacher").parent.mkdir(parents=True)
     own.checkpoint("teacher").symlink_to(lab.checkpoint("teacher"))
-    config = config_of(own, "classification", test__rates=[0.32, 20.48])
-    assert own.run("classification", "-student_only", config=config) == 0
-    student = own.metrics("classification")["models"]["student"]
+    config = own.config("variable", test__rates=[0.32, 20.48])
+    assert own.run("variable", "-student_only", "--device", device, config=config) == 0
+    student = own.metrics("variable")["models"]["student"]
     (coarse,) = student["rates"]
     assert coarse["payload_bytes"]["mean"] < student["payload_bytes"]["mean"]
+    if device == "cpu":
+        return
+    assert own.run("variable", "-test_only", "-student_only", config=config) == 0
+    on_cpu = own.metrics("variable")["models"]["student"]
+    assert on_cpu["payload_bytes"]["mean"] == pytest.approx(
+        student["payload_bytes"]["mean"], rel=1e-4
+    )
+    for ours, theirs in ((on_cpu, student), (on_cpu["rates"][0], coarse)):
+        assert_same_scores(ours, theirs, device)
 
 
 @pytest.fixture(scope="module")

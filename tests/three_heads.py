@@ -18,20 +18,24 @@ ON_LAYER2 = {"return_layer_dict": {"layer2": "out", "layer3": "aux"}, "num_input
 """Arguments of a segmenter that stands where the demo's does."""
 
 
-def backbone(channels: int = CHANNELS, name: str = "resnet18") -> dict:
+def backbone(
+    channels: int = CHANNELS, name: str = "resnet18", bottleneck: dict | None = None
+) -> dict:
     """The section of a body."""
-    return splittable_section(channels, name, classes=10)
+    return splittable_section(channels, name, classes=10, bottleneck=bottleneck)
 
 
 def sections(
     channels: int = CHANNELS,
     name: str = "resnet18",
     segmentation: Mapping[str, Any] | None = None,
+    bottleneck: dict | None = None,
 ) -> dict[str, dict]:
     """The sections of the three models; `segmentation` are further arguments of the segmenter."""
+    body = channels, name, bottleneck
     return {
-        "classification": backbone(channels, name),
-        "detection": detector_section(backbone(channels, name)),
+        "classification": backbone(*body),
+        "detection": detector_section(backbone(*body)),
         "segmentation": {
             "key": "deeplabv3_model",
             "kwargs": {
@@ -40,7 +44,7 @@ def sections(
                 "num_input_channels": 512,
                 "num_aux_channels": 256,
                 "analyzable_layer_key": "bottleneck_layer",
-                "backbone_config": backbone(channels, name),
+                "backbone_config": backbone(*body),
                 **(segmentation or {}),
             },
         },

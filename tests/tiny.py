@@ -16,7 +16,10 @@ SCRIPTS = {
     "classification": "image_classification",
     "detection": "object_detection",
     "segmentation": "semantic_segmentation",
+    "variable": "image_classification",
 }
+CLASSIFIERS = ("classification", "variable")
+"""Students; the second one is for every rate."""
 
 
 class TinyExperiment:
@@ -38,17 +41,17 @@ class TinyExperiment:
         """Write a config over a shipped family; `values` are dotted keys with __ for dots."""
         base = {
             "teacher": FAMILIES / "teacher" / "resnet18.yaml",
-            **{f: FAMILIES / "ladon" / "_base_" / f"{f}.yaml" for f in list(SCRIPTS)[1:]},
-        }[family]
-        student = "student_model" if family == "classification" else "model"
+            "variable": FAMILIES / "ladon" / "splittable_resnet18-vr_from_resnet18.yaml",
+        }.get(family, FAMILIES / "ladon" / "_base_" / f"{family}.yaml")
+        student = "student_model" if family in CLASSIFIERS else "model"
         content: dict = {
             "_base_": str(base),
             "data_root": str(self.data_root),
             "models": {student: {"dst_ckpt": str(self.checkpoint(family))}},
         }
-        if family != "teacher":
+        if family not in ("teacher", "variable"):
             content["beta"] = 0.32
-        if family == "classification":
+        if family in CLASSIFIERS:
             teacher = str(self.checkpoint("teacher"))
             content["models"]["teacher_model"] = {"src_ckpt": teacher}
             content["models"]["student_model"]["kwargs"] = {

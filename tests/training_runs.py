@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TinyExperiment
+from tiny import CLASSIFIERS, TinyExperiment
 
 from ladon.engine.stage import Stage
 from ladon.models.checkpoint import load_safely, read_checkpoint
@@ -17,7 +17,7 @@ from ladon.models.checkpoint import load_safely, read_checkpoint
 
 def fresh(lab: TinyExperiment, family: str, name: str, **values: Any) -> Path:
     """A config whose best checkpoint is its own file."""
-    student = "student_model" if family == "classification" else "model"
+    student = "student_model" if family in CLASSIFIERS else "model"
     values = {f"models__{student}__dst_ckpt": str(lab.folder / f"{name}.pt"), **values}
     return lab.config(family, name, **values)
 

@@ -33,6 +33,7 @@ from ladon.models import (
     write_checkpoint,
 )
 from ladon.models.describe import num_classes_of
+from ladon.models.fit import completed
 from ladon.models.ladon import ThreeHeadedLadon
 from ladon.models.meta_device import on_meta_device
 from ladon.modules import moved
@@ -176,7 +177,8 @@ def _build_from(
     model = _build(run, section, key, load_weights=checkpoint is None)
     if checkpoint is not None:
         if is_start:
-            start_from(model, checkpoint, section, run.task.model_kind, key)
+            begun = completed(model, checkpoint)
+            start_from(model, begun, section, run.task.model_kind, key)
         else:
             load_into(model, checkpoint)
         logger.info("Loaded %s", checkpoint.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -77,6 +77,17 @@ class Bottleneck(BaseBottleneck, ABC):
     def pinned(self) -> tuple[nn.Module, ...]:
         """The modules that compute in float32 and in one form, whatever the others do."""
         return (*self.transforms, *entropy_models(self).values())
+
+    def completed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Return a plainer kind's tensors, by name, with what a training adds to them.
+
+        Args:
+            state: of a bottleneck of some kind.
+
+        Returns:
+            Tensors of this kind; None if they are of no plainer kind that it can start from.
+        """
+        return None
 
     @abstractmethod
     def noisy(self, latent: Tensor) -> Tensor:

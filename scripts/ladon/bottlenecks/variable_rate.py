@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,19 @@ from torch.nn import functional
 
 from ladon.bottlenecks.base import register
 from ladon.bottlenecks.coding import Apply, Coder
-from ladon.bottlenecks.entropy import Draws, has_tables
+from ladon.bottlenecks.entropy import CDF_TABLES, Draws, has_tables
 from ladon.bottlenecks.factorized import FPBasedResNetBottleneck
-from ladon.bottlenecks.variable_entropy import VariableRateEntropyBottleneck
+from ladon.bottlenecks.variable_entropy import RATES, STEPS, VariableRateEntropyBottleneck
 from ladon.codec import BottleneckKind, LeveledCoder, quantize
 from ladon.codec.rates import Rates
+
+# what a bottleneck of one rate has not
+_ADDED = (
+    "step_sizes.",
+    "decoder.modulation.",
+    f"entropy_bottleneck.{STEPS}",
+    f"entropy_bottleneck.{RATES}",
+)
 
 
 class StepSizes(nn.Module):
@@ -25,7 +33,7 @@ class StepSizes(nn.Module):
     log s = a t + Σ_j w_j tanh(v_j t + b_j), with t from -1 to 1 in log β, and a, w and v above 0.
 
     Args:
-        channels: C.
+        channels: C, or 1 for a step that all share.
         hidden: terms of the sum.
     """
 
@@ -83,13 +91,13 @@ class ModulatedDecoder(nn.Sequential):
 
     Args:
         layers: the decoder.
-        channels: K of its output.
-        hidden: of the modulation.
+        modulation: of its output; without one the rate makes no difference.
     """
 
-    def __init__(self, layers: nn.Sequential, channels: int, hidden: int) -> None:
+    def __init__(self, layers: nn.Sequential, modulation: Modulation | None) -> None:
         super().__init__(*layers)
-        self.modulation = Modulation(channels, hidden)
+        if modulation is not None:
+            self.modulation = modulation
 
     def forward(self, x: Tensor) -> Tensor:
         """Decode [N, C + 1, h, w], whose last channel holds the rates' positions."""
@@ -138,9 +146,14 @@ class VariableRateBottleneck(FPBasedResNetBottleneck):
         beta: `low` and `high`, the range of β.
         levels: of rate.
         hidden: width of what steps and modulation are computed by.
+        per_channel: whether each channel has a step of its own, or all have one.
+        modulated: whether the decoder's output is.
+        priors: densities, each for as many neighbouring levels.
+        draws_rounded: whether rates are drawn for rounded latents in training, too; else they have
+            that of `level`. With noise they always are.
 
     Raises:
-        ValueError: rates are no range.
+        ValueError: rates are no range, or there cannot be as many densities.
     """
 
     payload_kind = BottleneckKind.VARIABLE_RATE
@@ -158,6 +171,11 @@ class VariableRateBottleneck(FPBasedResNetBottleneck):
         beta: dict[str, float] | None = None,
         levels: int = 61,
         hidden: int = 16,
+        *,
+        per_channel: bool = True,
+        modulated: bool = True,
+        priors: int = 1,
+        draws_rounded: bool = True,
     ) -> None:
         super().__init__(  # type: ignore[call-arg]  # a wrapped method, to mypy
             num_input_channels=num_input_channels,
@@ -169,29 +187,49 @@ class VariableRateBottleneck(FPBasedResNetBottleneck):
         self.rates = Rates(levels=levels, **(beta or {}))
         self.level = self.rates.middle
         prior = self.entropy_bottleneck
-        self.entropy_bottleneck = VariableRateEntropyBottleneck.like(prior, self.rates)
+        self.entropy_bottleneck = VariableRateEntropyBottleneck.like(prior, self.rates, priors)
         features = decoder_channel_sizes[-1] if decoder_channel_sizes else num_target_channels
-        self.decoder = ModulatedDecoder(self.decoder, features, hidden)
-        self.step_sizes = StepSizes(self.entropy_bottleneck.channels, hidden)
+        modulation = Modulation(features, hidden) if modulated else None
+        self.decoder = ModulatedDecoder(self.decoder, modulation)
+        channels = self.entropy_bottleneck.channels if per_channel else 1
+        self.step_sizes = StepSizes(channels, hidden)
+        self.draws_rounded = draws_rounded
         self.draw = LevelDraw(self.rates)
+
+    def completed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Return the tensors of a bottleneck of one rate with steps, modulation and no tables.
+
+        At the level in the middle, whose step is 1 or nearly so, it then computes what that
+        bottleneck does.
+        """
+        own = self.state_dict()
+        added = {name for name in own if name.startswith(_ADDED)}
+        if own.keys() - state.keys() != added or not state.keys() <= own.keys():
+            return None
+        fresh = {name for name in own if name.rsplit(".", 1)[-1] in CDF_TABLES}
+        return {name: own[name] if name in added | fresh else state[name] for name in own}
 
     def noisy(self, latent: Tensor) -> Tensor:
         """Return the latent with noise of drawn rates, its likelihoods left to hooks."""
-        _, positions, _ = self.draw(latent)
-        steps = self.step_sizes(positions)[:, :, None, None]
-        return _told(self.entropy_bottleneck(latent, steps)[0], positions)
+        levels, positions, _ = self.draw(latent)
+        steps = self._steps_at(positions)[:, :, None, None]
+        return _told(self.entropy_bottleneck(latent, steps, levels=levels)[0], positions)
 
     def quantized(self, latent: Tensor, apply: Apply) -> Tensor:
         """Return the latent rounded: at drawn rates in training, else at its own level."""
-        if self.training:
+        if self.training and self.draws_rounded:
             levels = self.draw(latent)[0]
         else:
             levels = torch.full((len(latent),), self.level, device=latent.device)
         positions = self.rates.positions(levels)
         tables = self.entropy_bottleneck
-        steps = tables._steps[levels] if has_tables(tables) else self.step_sizes(positions).detach()
+        steps = tables._steps[levels] if has_tables(tables) else self._steps_at(positions).detach()
         medians = tables._get_medians().detach().reshape(1, -1, 1, 1)
         return _told(quantize(latent, medians, steps[:, :, None, None]), positions)
+
+    def _steps_at(self, positions: Tensor) -> Tensor:
+        """Return every channel's step [N, C] at positions [N]."""
+        return self.step_sizes(positions).expand(-1, self.entropy_bottleneck.channels)
 
     def coder(self, apply: Apply) -> Coder:
         """Return its coder."""
@@ -213,7 +251,7 @@ class VariableRateBottleneck(FPBasedResNetBottleneck):
         builds = force or not has_tables(self.entropy_bottleneck)
         if builds:
             levels = torch.arange(self.rates.levels, device=self.step_sizes.slope.device)
-            self.entropy_bottleneck.build(self.step_sizes(self.rates.positions(levels)))
+            self.entropy_bottleneck.build(self._steps_at(self.rates.positions(levels)))
         self.updated = True
         return builds
 

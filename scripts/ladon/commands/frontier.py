@@ -18,7 +18,18 @@ from pathlib import Path
 from ladon.cli import answer
 from ladon.errors import UsageError
 from ladon.frontier.results import Results
-from ladon.frontier.runs import CONFIGS, DATA, NUM_TRAIN, NUM_VAL, Trial, jobs, teacher_job, trials
+from ladon.frontier.runs import (
+    CONFIGS,
+    DATA,
+    NUM_TRAIN,
+    NUM_VAL,
+    STYLE,
+    Trial,
+    ablations,
+    jobs,
+    teacher_job,
+    trials,
+)
 from ladon.frontier.summary import lines
 from ladon.launch import make_parser
 from ladon.process import usable_cores
@@ -67,7 +78,7 @@ def _say(line: str) -> None:
 def _draw_scenes() -> None:
     from ladon.data.digits import make_digit_scenes  # seconds of imports
 
-    make_digit_scenes(DATA, num_train=NUM_TRAIN, num_val=NUM_VAL)
+    make_digit_scenes(DATA, num_train=NUM_TRAIN, num_val=NUM_VAL, style=STYLE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,10 +92,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=[task.short_name for task in TASKS.values()],
         default=["classification"],
     )
-    add("--summary", action="store_true", help="train nothing: print what the results say")
+    add(
+        "--ablations",
+        action="store_true",
+        help="train the one classifier with a part of it taken out, too, with the first seed",
+    )
+    add(
+        "--summary",
+        action="store_true",
+        help="train nothing: print what the results say, and draw them beside their table",
+    )
     add("--parallel", type=int, help="trainings side by side (default: one a core)")
     args = parser.parse_args(argv)
     return answer(lambda: _work(args))
+
+
+def _draw(results: Results) -> None:
+    from ladon.frontier.figure import draw  # imports matplotlib
+    from ladon.report.plots import save_figure
+
+    path = RESULTS.with_suffix(".png")
+    save_figure(draw(results.points), path)
+    _say(f"\nwritten: {path}")
 
 
 def _work(args: argparse.Namespace) -> int:
@@ -96,8 +125,11 @@ def _work(args: argparse.Namespace) -> int:
         if not results.points:
             raise UsageError(f"{RESULTS}: there are no results yet: leave --summary out")
         _say("\n".join(lines(results.points)))
+        _draw(results)
         return 0
-    work = jobs(trials(args.tasks, args.seeds), results.trials)
+    asked = trials(args.tasks, args.seeds)
+    asked += ablations(args.seeds[:1]) if args.ablations else []
+    work = jobs(asked, results.trials)
     if not work:
         _say(f"all results are in {RESULTS}")
         return 0

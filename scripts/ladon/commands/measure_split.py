@@ -35,8 +35,8 @@ from ladon.flags import add_safe, whole_number
 from ladon.launch import make_parser, own_command
 
 if TYPE_CHECKING:
+    from ladon.measure.models import Models, Sources
     from ladon.measure.results import Measured
-    from ladon.measure.split_run import Models, Sources
     from ladon.measure.timing import Plan
     from ladon.report.render import Table
 
@@ -52,7 +52,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", required=True, help="of the three-headed model; {beta} stands for β's text")
     add("--single", nargs=3, default=[], metavar="CONFIG", help="of the single-task split models")
-    add("--betas", nargs="+", default=[], metavar="BETA", help="(default: the configs' own)")
+    betas = "of models for every rate, the rates (default: the configs' own)"
+    add("--betas", nargs="+", default=[], metavar="BETA", help=betas)
     add("--images", nargs="+", default=[], metavar="PATH", help="(default: the config's test set)")
     add("--num-images", type=whole_number(1), default=30, help="at most (default: 30)")
     add("--data_root", help="where the datasets are (default: LADON_DATA_ROOT or the config's)")
@@ -91,11 +92,10 @@ def measure_split(args: argparse.Namespace) -> int:
     from ladon.logs import set_up_logging
     from ladon.measure.energy import Rapl, find_device
     from ladon.measure.links import LINKS, read_link
+    from ladon.measure.models import Models, Sources
     from ladon.measure.real_link import check_veth
     from ladon.measure.results import Measured
     from ladon.measure.split_run import (
-        Models,
-        Sources,
         device_joules,
         find_images,
         loaders,
@@ -126,9 +126,13 @@ def measure_split(args: argparse.Namespace) -> int:
             measured.rapl_j = device_joules(rapl, ways, images)
         unsplit = {head: model.name for head, model in models.unsplit.items()}
         about = _about(args, plan, len(images), unsplit, time.perf_counter() - start)
+        about["on_server"] = on_server = models.on_server()
         # before the scores, which take their time
         files = _write(args.out, measured, about)
         _show(_tables(measured))
+        for kind, held in on_server.items():
+            size = f"{held['bytes'] / 2**20:.1f} MiB"
+            print(f"{kind}: a server holds {size} of weights and tables, models: {held['models']}")
         if args.accuracy:
             measured.accuracy = _accuracy(args, models, sources, codecs)
             files = _write(args.out, measured, about)

@@ -21,17 +21,42 @@ _PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 _TILE_ROWS, _TILE_COLUMNS = 3, 5
 _VAL_TILES = {(0, 1), (1, 3), (2, 0)}
 _VAL_SHARE = 0.2
-_BACKGROUND_CONTRAST = 1 / 3
-_BACKGROUND_BRIGHTNESS = 0.6
-_MAIN_SHARE = (0.5, 0.67)
-_EXTRA_SHARE = (0.18, 0.27)
-_MAX_ROTATION = 10.0  # degrees
-_MIN_LUMINANCE_GAP = 70.0
 # Share of the free room, around the centre, in which a digit may lie.
 _MAIN_SPREAD, _EXTRA_SPREAD = 0.5, 1.0
 _PLACEMENTS_TRIED = 20
 _MOST_OVERLAP = 0.2
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True)
+class Style:
+    """How hard scenes are to read; ranges are drawn from evenly.
+
+    Attributes:
+        contrast: of the photograph, as a part of its own.
+        brightness: likewise.
+        main_share: side of the main digit, as a part of the scene's.
+        extra_share: of the other digits'.
+        extras: least and most number of other digits.
+        rotation: of a digit, at most, in degrees.
+        luminance_gap: by which a digit is lighter than what it covers, at least, of 255. With the
+            brightness it must leave a colour: 255 brightness + gap is 255 at most.
+    """
+
+    contrast: float
+    brightness: float
+    main_share: tuple[float, float]
+    extra_share: tuple[float, float]
+    extras: tuple[int, int]
+    rotation: float
+    luminance_gap: float
+
+
+STYLES = {
+    "easy": Style(1 / 3, 0.6, (0.5, 0.67), (0.18, 0.27), (1, 2), 10.0, 70.0),
+    "hard": Style(0.8, 0.7, (0.42, 0.58), (0.16, 0.24), (1, 3), 20.0, 45.0),
+}
+"""By name: the demo's, and one in which few bytes do not tell the digits apart."""
 
 
 @dataclass(frozen=True)
@@ -113,32 +138,42 @@ def _tiles(photograph: np.ndarray, split: str) -> list[np.ndarray]:
     ]
 
 
-def draw_scene(main: int, material: Material, size: int, rng: np.random.Generator) -> Scene:
-    """Draw one large digit and one or two small ones on a dulled photograph.
+def draw_scene(
+    main: int,
+    material: Material,
+    size: int,
+    rng: np.random.Generator,
+    style: Style = STYLES["easy"],
+) -> Scene:
+    """Draw one large digit and a few small ones on a dulled photograph.
 
     Args:
         main: the large digit, 0 to 9.
         material: the split's digits and photographs.
         size: side S of the scene in pixels.
         rng: all choices come from here.
+        style: how hard it is to read.
 
     Returns:
         The scene.
     """
-    background = _background(material.photographs, size, rng)
+    background = _background(material.photographs, size, rng, style)
     canvas = background.copy()
     instances = np.full((size, size), -1)
     labels: list[int] = []
-    extras = rng.integers(NUM_DIGITS, size=rng.integers(1, 3))
+    least, most = style.extras
+    extras = rng.integers(NUM_DIGITS, size=rng.integers(least, most + 1))
     for digit in (main, *(int(extra) for extra in extras)):
-        share = _EXTRA_SHARE if labels else _MAIN_SHARE
-        glyph = _glyph(material.digits[digit], round(size * rng.uniform(*share)), rng)
+        share = style.extra_share if labels else style.main_share
+        side = round(size * rng.uniform(*share))
+        glyph = _glyph(material.digits[digit], side, style.rotation, rng)
         spread = _EXTRA_SPREAD if labels else _MAIN_SPREAD
         top, left, overlap = _place(glyph > 0.5, instances, spread, rng)
         if overlap > _MOST_OVERLAP:
             continue
         window = np.s_[top : top + glyph.shape[0], left : left + glyph.shape[1]]
-        colour = _contrasting_colour(background[window].mean(axis=(0, 1)), rng)
+        least_luminance = background[window].mean(axis=(0, 1)) @ _LUMINANCE + style.luminance_gap
+        colour = _light_colour(least_luminance, rng)
         canvas[window] += glyph[..., None] * (colour - canvas[window])
         instances[window][glyph > 0.5] = len(labels)
         labels.append(digit)
@@ -146,7 +181,9 @@ def draw_scene(main: int, material: Material, size: int, rng: np.random.Generato
     return Scene(image, instances, labels)
 
 
-def _background(photographs: list[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
+def _background(
+    photographs: list[np.ndarray], size: int, rng: np.random.Generator, style: Style
+) -> np.ndarray:
     """Cut a square out of a photograph, scale, dull and darken it: float64 [S, S, 3]."""
     photograph = photographs[rng.integers(len(photographs))]
     height, width, _ = photograph.shape
@@ -157,16 +194,16 @@ def _background(photographs: list[np.ndarray], size: int, rng: np.random.Generat
         square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float64)
     mean = pixels.mean(axis=(0, 1))
-    return (mean + (pixels - mean) * _BACKGROUND_CONTRAST) * _BACKGROUND_BRIGHTNESS
+    return (mean + (pixels - mean) * style.contrast) * style.brightness
 
 
-def _glyph(digits: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+def _glyph(digits: np.ndarray, side: int, rotation: float, rng: np.random.Generator) -> np.ndarray:
     """Enlarge and turn one 8x8 digit: opacity, float64 [h, w] in 0..1, cut to its strokes."""
     digit = digits[rng.integers(len(digits))]
     # A margin keeps strokes at the edge whole and smooth.
     padded = Image.fromarray(np.pad(digit * 255, 2).astype(np.float32))
     enlarged = padded.resize((side * 12 // 8,) * 2, Image.Resampling.BICUBIC)
-    angle = rng.uniform(-_MAX_ROTATION, _MAX_ROTATION)
+    angle = rng.uniform(-rotation, rotation)
     ink = np.asarray(enlarged.rotate(angle, Image.Resampling.BICUBIC), dtype=np.float64) / 255
     opacity = np.clip((ink - 0.25) / 0.3, 0, 1)
     rows, columns = np.nonzero(opacity.max(axis=1))[0], np.nonzero(opacity.max(axis=0))[0]
@@ -192,10 +229,8 @@ def _place(
     return best
 
 
-def _contrasting_colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw an RGB colour clearly lighter than the background: float64 [3]."""
-    # At most 0.6 * 255 + 70: always within reach.
-    least = background @ _LUMINANCE + _MIN_LUMINANCE_GAP
+def _light_colour(least: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw an RGB colour of a luminance of `least`, below 255, or more: float64 [3]."""
     while True:
         colour = rng.uniform(0, 255, size=3)
         if colour @ _LUMINANCE >= least:

@@ -1,6 +1,6 @@
 """Digit scenes: a small data set with all three tasks' labels, made without a download.
 
-Each scene is an RGB picture of one large hand-written digit and one or two small ones on a dulled
+Each scene is an RGB picture of one large hand-written digit and a few small ones on a dulled
 photograph. It is stored in the layouts of the real data sets, so that the ordinary loaders read it:
 
     ROOT/digit_scenes/{train,val}/<digit>/*.png                 ImageFolder; class = large digit
@@ -25,12 +25,12 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ladon.data.digit_drawing import NUM_DIGITS, Scene, draw_scene, load_material
+from ladon.data.digit_drawing import NUM_DIGITS, STYLES, Scene, draw_scene, load_material
 from ladon.errors import DataError
 
 FOLDER = "digit_scenes"
 NUM_SEGMENTATION_CLASSES = NUM_DIGITS + 1
-_VERSION = 1
+_VERSION = 2
 _SMALLEST = 32
 _OWN_ENTRIES = {"train", "val", "annotations", "VOCdevkit", "meta.json"}
 _SPLITS = ("train", "val")
@@ -44,6 +44,7 @@ def make_digit_scenes(
     num_val: int = 320,
     size: int = 96,
     seed: int = 0,
+    style: str = "easy",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Make the data set, unless the very same one is already there.
@@ -57,6 +58,7 @@ def make_digit_scenes(
         num_val: scenes for validation.
         size: side of a scene in pixels, at least 32.
         seed: of all choices, 0 or more.
+        style: of `digit_drawing.STYLES`.
         progress: called with (scenes done, scenes in all) after each scene.
 
     Returns:
@@ -71,8 +73,12 @@ def make_digit_scenes(
             f"digit scenes need at least 1 scene per split, a size of {_SMALLEST} pixels and a "
             f"seed of 0; got {num_train} and {num_val} scenes of {size} pixels, seed {seed}"
         )
+    if style not in STYLES:
+        raise DataError(f"digit scenes are {' or '.join(STYLES)}, not {style}")
     final = Path(root).expanduser() / FOLDER
-    wanted = {"version": _VERSION, "counts": counts, "size": size, "seed": seed}
+    wanted = {
+        "version": _VERSION, "counts": counts, "size": size, "seed": seed, "style": style,
+    }  # fmt: skip
     if _is_complete(final, wanted):
         return final
     _check_own(final)
@@ -85,7 +91,7 @@ def make_digit_scenes(
         ) from error
     try:
         new = scratch / "new"
-        _build(new, counts, size, seed, progress)
+        _build(new, wanted, progress)
         meta = {**wanted, "num_files": _count_files(new) + 1}
         (new / "meta.json").write_text(json.dumps(meta, indent=2, sort_keys=True) + "\n")
         if not _is_complete(final, wanted):  # another process may have been faster
@@ -123,12 +129,9 @@ def _check_own(folder: Path) -> None:
 
 
 def _build(
-    folder: Path,
-    counts: dict[str, int],
-    size: int,
-    seed: int,
-    progress: Callable[[int, int], None] | None,
+    folder: Path, wanted: dict[str, Any], progress: Callable[[int, int], None] | None
 ) -> None:
+    counts, size, seed = wanted["counts"], wanted["size"], wanted["seed"]
     voc = folder / "VOCdevkit" / "VOC2012"
     for subfolder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (voc / subfolder).mkdir(parents=True)
@@ -142,7 +145,7 @@ def _build(
         for position in range(counts[split]):
             main = position % NUM_DIGITS
             rng = np.random.default_rng([seed, number, position])
-            scene = draw_scene(main, material, size, rng)
+            scene = draw_scene(main, material, size, rng, STYLES[wanted["style"]])
             name = f"{split}/{main}/{position:05d}.png"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(scene.image).save(folder / name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,21 +10,37 @@ from ladon.sweeps.jobs import Job
 
 CONFIGS = Path("configs/digit_scenes")
 DATA, CHECKPOINTS, LOGS = Path("resource/data/frontier"), "resource/ckpt/frontier", "logs/frontier"
-NUM_TRAIN, NUM_VAL = 2000, 2000
+NUM_TRAIN, NUM_VAL, STYLE = 2560, 2000, "hard"
 """Scenes; half a point of accuracy on so many is ten of them."""
 BETAS = ("0.32", "1.28", "5.12", "10.24", "20.48")
-EPOCHS = 3
-"""Of each of a classifier's two stages at budget 1, the demo's recipe."""
+TEACHER_EPOCHS = 16
+EPOCHS = 2
+"""Of each of a classifier's two stages at budget 1: a third more steps than the demo's."""
 BUDGETS = (1, 5)
 """Times `EPOCHS`. Five separate models at 1 cost as much as one model for every rate at 5."""
+HEAD_BUDGETS = (5,)
+"""Of the bodies that heads are trained on."""
 SEPARATE, VARIABLE = "separate", "variable"
+_BOTTLENECK = "models.student_model.kwargs.bottleneck_config.kwargs"
+ABLATIONS = {
+    "one-step": f"{_BOTTLENECK}.per_channel=false",
+    "untold-decoder": f"{_BOTTLENECK}.modulated=false",
+    "five-priors": f"{_BOTTLENECK}.priors=5",
+    "raw-loss": "train.stage1.criterion.kwargs.normalised=false",
+    "one-rate-stage2": f"{_BOTTLENECK}.draws_rounded=false",
+    "third-lr-stage2": "train.stage2.optimizer.kwargs.lr=0.0033",
+}
+"""Recipes of the one model with a part taken out, or changed, and the setting that does it."""
 _VARIABLE = {
     "classification": "splittable_resnet18-vr_from_resnet18.yaml",
     "detection": "faster_rcnn_splittable_resnet18-vr_fpn.yaml",
     "segmentation": "deeplabv3_splittable_resnet18-vr.yaml",
 }
-_HEAD_EPOCHS = {"detection": 4, "segmentation": 5}
-"""Whatever the classifier's budget."""
+_HEADS = {
+    "detection": ("train.num_epochs=3", "train.train_data_loader.kwargs.batch_size=16"),
+    "segmentation": ("train.num_epochs=4",),
+}
+"""Whatever the classifier's budget: half more steps than the demo's."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +49,7 @@ class Trial:
 
     Attributes:
         task: its name.
-        recipe: `SEPARATE` or `VARIABLE`.
+        recipe: `SEPARATE`, `VARIABLE` or one of `ABLATIONS`.
         budget: one of `BUDGETS`.
         seed: of the training.
         beta: of a separate model, else ''.
@@ -69,10 +85,13 @@ class Trial:
                 f"models.teacher_model.src_ckpt={needs.checkpoint}",
                 f"{student}.kwargs.org_model_ckpt_file_path_or_url={needs.checkpoint}",
                 *(f"train.{s}.num_epochs={EPOCHS * self.budget}" for s in ("stage1", "stage2")),
+                # to keep an epoch for its score on the scenes of the test would flatter it
+                "train.stage2.val_data_loader=null",
             ]
+            settings += [ABLATIONS[self.recipe]] if self.recipe in ABLATIONS else []
         else:
-            student, epochs = "models.model", _HEAD_EPOCHS[self.task]
-            settings = [f"backbone_ckpt={needs.checkpoint}", f"train.num_epochs={epochs}"]
+            student = "models.model"
+            settings = [f"backbone_ckpt={needs.checkpoint}", *_HEADS[self.task]]
         settings.append(f"{student}.dst_ckpt={self.checkpoint}")
         settings += [f"beta={self.beta}"] if self.beta else []
         return Job(
@@ -96,7 +115,12 @@ def _set(settings: Iterable[str]) -> Iterator[str]:
 
 def teacher_job() -> Job:
     """Return the run of the one teacher of all."""
-    settings = _set([f"models.model.dst_ckpt={CHECKPOINTS}/teacher.pt"])
+    settings = _set(
+        [
+            f"models.model.dst_ckpt={CHECKPOINTS}/teacher.pt",
+            f"train.num_epochs={TEACHER_EPOCHS}",
+        ]
+    )
     return Job(
         "teacher",
         "classification",
@@ -106,15 +130,22 @@ def teacher_job() -> Job:
     )
 
 
-def trials(tasks: Iterable[str], seeds: Iterable[int]) -> list[Trial]:
-    """Return all trainings, those of the first seed first."""
+def trials(tasks: Iterable[str], seeds: Sequence[int]) -> list[Trial]:
+    """Return all trainings of the comparison, task by task."""
     found: list[Trial] = []
-    for seed in seeds:
-        for task in tasks:
-            for budget in BUDGETS:
+    for task in tasks:
+        for seed in seeds:
+            for budget in BUDGETS if task == "classification" else HEAD_BUDGETS:
                 found.append(Trial(task, VARIABLE, budget, seed))
                 found += [Trial(task, SEPARATE, budget, seed, beta) for beta in BETAS]
     return found
+
+
+def ablations(seeds: Iterable[int]) -> list[Trial]:
+    """Return the trainings that say what a part of the one model is worth."""
+    return [
+        Trial("classification", recipe, BUDGETS[-1], seed) for seed in seeds for recipe in ABLATIONS
+    ]
 
 
 def jobs(asked: Iterable[Trial], done: Iterable[Trial]) -> dict[Trial, Job]:

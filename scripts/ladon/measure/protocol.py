@@ -7,9 +7,8 @@ from typing import Any
 
 from ladon.app import run_task
 from ladon.cli import build_parser
-from ladon.measure.split_run import Sources
+from ladon.measure.models import Sources
 from ladon.report.runs import METRICS_FILE, read_metrics
-from ladon.split.loading import open_run
 
 
 def run_tests(sources: Sources, folder: Path) -> list[dict[str, Any]]:
@@ -24,13 +23,15 @@ def run_tests(sources: Sources, folder: Path) -> list[dict[str, Any]]:
     """
     found = []
     for config in sources.single:
-        for path, assignments in sources.places(config):
-            run, _ = open_run(path, assignments=assignments, data_root=sources.data_root)
-            folder_of_run = folder / Path(path).stem / "-".join(assignments)
-            flags = ["--config", path, "-test_only", "--run_log", f"{folder_of_run}.txt"]
+        for place in sources.places(config):
+            run, _ = sources.open(place)
+            folder_of_run = folder / Path(place.path).stem / "-".join(place.assignments)
+            flags = ["--config", place.path, "-test_only", "--run_log", f"{folder_of_run}.txt"]
             flags += ["--device", "cpu"]
-            for assignment in assignments:
+            for assignment in place.assignments:
                 flags += ["--set", assignment]
+            if place.rates:
+                flags += ["--rate", *map(str, place.rates)]
             if sources.data_root is not None:
                 flags += ["--data_root", sources.data_root]
             run_task(run.task, build_parser(run.task).parse_args(flags))

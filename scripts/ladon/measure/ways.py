@@ -82,17 +82,21 @@ class Split(Way):
     Args:
         identity: what it is called.
         models: a three-headed one, or one for each task.
+        rate: β that those encode at that are for every rate; None: their middle one.
     """
 
-    def __init__(self, identity: Identity, models: Sequence[SplitModel]) -> None:
-        self.identity, self.models = identity, list(models)
+    def __init__(
+        self, identity: Identity, models: Sequence[SplitModel], rate: float | None = None
+    ) -> None:
+        self.identity, self.models, self._rate = identity, list(models), rate
 
     def device(self, image: Image.Image, clock: Clock) -> list[bytes]:
         """Encode once for each model."""
         messages = []
         for model in self.models:
             with clock.stage("coding"):
-                messages.append(model.encode(image, on_stage=clock.add).to_bytes())
+                rate = self._rate if model.rates is not None else None
+                messages.append(model.encode(image, rate=rate, on_stage=clock.add).to_bytes())
         return messages
 
     def server(self, messages: Sequence[bytes], clock: Clock) -> Mapping[str, Any]:

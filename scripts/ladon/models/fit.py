@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import MNASNet
 
-from ladon.bottlenecks import set_updated
+from ladon.bottlenecks import known_bottleneck, set_updated
 from ladon.bottlenecks.entropy import entropy_models, has_tables, rules_of, set_tables, tables
 from ladon.errors import CheckpointError
 from ladon.models.safe_pickle import printable
@@ -65,6 +66,27 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, *, absent_modules_ok: bo
         raise CheckpointError(f"{path}: made for another model: {reason:.300}") from error
     if found := entropy_models(model).values():
         set_updated(model, all(map(has_tables, found)))
+
+
+def completed(model: nn.Module, checkpoint: Checkpoint) -> Checkpoint:
+    """Let a model start from a checkpoint whose bottleneck is of a plainer kind.
+
+    Returns:
+        The checkpoint with what the model's bottleneck adds; or as it was.
+    """
+    bottleneck = known_bottleneck(model)
+    if bottleneck is None:
+        return checkpoint
+    state = wrapped_as(model, checkpoint.model)
+    prefix = next(name for name, module in model.named_modules() if module is bottleneck) + "."
+    own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+    more = bottleneck.completed(own)
+    if more is None:
+        return checkpoint
+    logger.info("%s: the bottleneck starts from one of a plainer kind", checkpoint.path)
+    others = [(n, t) for n, t in state.items() if not n.startswith(prefix)]
+    items = [*others, *((prefix + name, tensor) for name, tensor in more.items())]
+    return replace(checkpoint, model=_with_metadata(items, getattr(state, "_metadata", None)))
 
 
 def check_finite(
