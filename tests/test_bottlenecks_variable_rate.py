@@ -53,7 +53,7 @@ def model():
     made = built()
     torch.manual_seed(8)
     with torch.no_grad():
-        find_bottleneck(made).decoder.modulation.output.weight.normal_(std=0.3)
+        find_bottleneck(made).decoder.after.output.weight.normal_(std=0.3)
     update_bottleneck(made)
     return made
 
@@ -229,18 +229,40 @@ def test_a_latent_is_coded_at_its_levels_as_on_the_cpu(model, device):
     assert torch.equal(there.quantize(latent.to(device), levels).cpu(), decoded.cpu())
 
 
+def test_the_decoder_learns_from_rounded_latents():
+    """Multiples of the steps around the medians; the gradient is the latent's own."""
+    bottleneck = find_bottleneck(built()).train()
+    with torch.no_grad():
+        bottleneck.entropy_bottleneck.quantiles[:, :, 1] += 0.3
+    latent = (torch.randn(4, C, 6, 5) * 4).requires_grad_()
+    seen = []
+    bottleneck.draw.register_forward_hook(lambda _m, _i, output: seen.append(output))
+    told = bottleneck.noisy(latent)
+    ((_, positions, _),) = seen
+    steps = bottleneck._steps_at(positions)[:, :, None, None]
+    symbols = (told[:, :-1] - 0.3) / steps
+    torch.testing.assert_close(symbols, symbols.round(), rtol=0, atol=1e-3)
+    assert (told[:, :-1] - latent).abs().le(steps / 2 + 1e-4).all()
+    told[:, :-1].sum().backward()
+    torch.testing.assert_close(latent.grad, torch.ones_like(latent), rtol=0, atol=1e-5)
+    assert bottleneck.step_sizes.slope.grad is not None
+    noise = find_bottleneck(built(rounds=False)).train().noisy(latent)
+    assert ((noise[:, :-1] / 1e-3).frac().abs() > 1e-3).any()
+
+
 @pytest.mark.parametrize(
     ("part", "missing"),
     [
         ("per_channel", None),
-        ("modulated", "decoder.modulation"),
-        ("draws_rounded", None),
+        ("modulated", "decoder.after"),
+        ("rounds", None),
         ("priors", None),
+        ("draws_rounded", None),
     ],
 )
 def test_parts_can_be_left_out(part, missing):
     """What an ablation takes away; the rest trains, is coded and decoded as with it."""
-    made = built(**{part: 3 if part == "priors" else False}).train()
+    made = built(**{part: {"priors": 3, "modulated": []}.get(part, False)}).train()
     bottleneck = find_bottleneck(made)
     bottleneck.step_sizes.offset.data.normal_()
     images = torch.randn(4, 3, 48, 64)
@@ -433,7 +455,7 @@ def test_a_checkpoint_of_one_rate_starts_it(tmp_path, model):
     write_checkpoint(tmp_path / "one.pt", papers)
     checkpoint = read_checkpoint(tmp_path / "one.pt", "here")
     made = built()
-    with pytest.raises(CheckpointError, match=r"decoder\.modulation"):
+    with pytest.raises(CheckpointError, match=r"decoder\.after"):
         load_into(made, checkpoint)
     load_into(made, completed(made, checkpoint))
     assert not find_bottleneck(made).updated

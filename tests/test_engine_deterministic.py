@@ -36,13 +36,18 @@ def run_alone(lab, family, name, workers, device):
     values = {f"{stage}__train_data_loader": {"kwargs": loader} for stage in stages}
     config = fresh(lab, family, name, **values)
     flags = ["--config", config, "--run_log", lab.folder / "logs" / f"{name}.txt"]
+    env = {key: value for key, value in os.environ.items() if key not in FRESH}
+    if device == "cuda":
+        # torchvision compiles RoIAlign's reproducible form, for longer than a test may take: on an
+        # H200 over 100 s in each process
+        env["TORCHDYNAMO_DISABLE"] = "1"
     done = warm.run(
         [
             ROOT / "scripts" / f"{SCRIPTS[family]}.py",
             *flags,
             *("--device", device, "-student_only", "--deterministic"),
         ],
-        env={k: v for k, v in os.environ.items() if k not in FRESH},
+        env=env,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -170,7 +170,7 @@ def test_the_second_stage_leaves_what_payloads_depend_on(rates_lab):
     names = [n for n in tensors if n.startswith("bottleneck_layer.step_sizes")]
     assert len(names) == 5
     assert tensors["bottleneck_layer.entropy_bottleneck._steps"].shape == (61, 12)
-    assert tensors["bottleneck_layer.decoder.modulation.output.weight"].abs().max() > 0
+    assert tensors["bottleneck_layer.decoder.after.output.weight"].abs().max() > 0
 
 
 @pytest.mark.slow

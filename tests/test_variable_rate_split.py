@@ -47,7 +47,7 @@ def written(folder, **kwargs):
         bottleneck = find_bottleneck(model)
         bottleneck.encoder[-1].weight.mul_(8)
         if bottleneck.rates is not None:
-            bottleneck.decoder.modulation.output.weight.normal_(std=0.5)
+            bottleneck.decoder.after.output.weight.normal_(std=0.5)
     update_bottleneck(model)
     path = folder / f"{made['kwargs']['bottleneck_config']['key']}.pt"
     write_checkpoint(path, model, best_value=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,12 @@ from ladon.bottlenecks.variable_entropy import RATES, STEPS, VariableRateEntropy
 from ladon.codec import BottleneckKind, LeveledCoder, quantize
 from ladon.codec.rates import Rates
 
+MODULATED = ("latent", "output")
 # what a bottleneck of one rate has not
 _ADDED = (
     "step_sizes.",
-    "decoder.modulation.",
+    "decoder.before.",
+    "decoder.after.",
     f"entropy_bottleneck.{STEPS}",
     f"entropy_bottleneck.{RATES}",
 )
@@ -91,20 +94,22 @@ class ModulatedDecoder(nn.Sequential):
 
     Args:
         layers: the decoder.
-        modulation: of its output; without one the rate makes no difference.
+        before: modulation of the latent, or None.
+        after: of the output, or None.
     """
 
-    def __init__(self, layers: nn.Sequential, modulation: Modulation | None) -> None:
-        super().__init__(*layers)
-        if modulation is not None:
-            self.modulation = modulation
+    def __init__(
+        self, layers: nn.Sequential, before: Modulation | None, after: Modulation | None
+    ) -> None:
+        children = {"before": before, **dict(layers.named_children()), "after": after}
+        super().__init__(OrderedDict((name, m) for name, m in children.items() if m is not None))
 
     def forward(self, x: Tensor) -> Tensor:
         """Decode [N, C + 1, h, w], whose last channel holds the rates' positions."""
         positions = x[:, -1, 0, 0]
         x = x[:, :-1].contiguous(memory_format=torch.channels_last)
-        for name, layer in self.named_children():
-            x = layer(x, positions) if name == "modulation" else layer(x)
+        for layer in self:
+            x = layer(x, positions) if isinstance(layer, Modulation) else layer(x)
         return x
 
 
@@ -147,13 +152,17 @@ class VariableRateBottleneck(FPBasedResNetBottleneck):
         levels: of rate.
         hidden: width of what steps and modulation are computed by.
         per_channel: whether each channel has a step of its own, or all have one.
-        modulated: whether the decoder's output is.
+        modulated: what scale and shift follow the rate of: `latent` (the decoder's input) and
+            `output`.
         priors: densities, each for as many neighbouring levels.
+        rounds: whether the decoder learns from rounded latents, too, and only the density from
+            noisy ones: see `noisy`.
         draws_rounded: whether rates are drawn for rounded latents in training, too; else they have
             that of `level`. With noise they always are.
 
     Raises:
-        ValueError: rates are no range, or there cannot be as many densities.
+        ValueError: rates are no range, there cannot be as many densities, or `modulated` names
+            something else.
     """
 
     payload_kind = BottleneckKind.VARIABLE_RATE
@@ -173,8 +182,9 @@ class VariableRateBottleneck(FPBasedResNetBottleneck):
         hidden: int = 16,
         *,
         per_channel: bool = True,
-        modulated: bool = True,
+        modulated: Sequence[str] = MODULATED,
         priors: int = 1,
+        rounds: bool = True,
         draws_rounded: bool = True,
     ) -> None:
         super().__init__(  # type: ignore[call-arg]  # a wrapped method, to mypy
@@ -184,16 +194,21 @@ class VariableRateBottleneck(FPBasedResNetBottleneck):
             encoder_channel_sizes=encoder_channel_sizes,
             decoder_channel_sizes=decoder_channel_sizes,
         )
+        if unknown := set(modulated) - set(MODULATED):
+            raise ValueError(f"modulated: {', '.join(sorted(unknown))}; known: {MODULATED}")
         self.rates = Rates(levels=levels, **(beta or {}))
         self.level = self.rates.middle
         prior = self.entropy_bottleneck
         self.entropy_bottleneck = VariableRateEntropyBottleneck.like(prior, self.rates, priors)
         features = decoder_channel_sizes[-1] if decoder_channel_sizes else num_target_channels
-        modulation = Modulation(features, hidden) if modulated else None
-        self.decoder = ModulatedDecoder(self.decoder, modulation)
-        channels = self.entropy_bottleneck.channels if per_channel else 1
-        self.step_sizes = StepSizes(channels, hidden)
-        self.draws_rounded = draws_rounded
+        latents = self.entropy_bottleneck.channels
+        self.decoder = ModulatedDecoder(
+            self.decoder,
+            Modulation(latents, hidden) if "latent" in modulated else None,
+            Modulation(features, hidden) if "output" in modulated else None,
+        )
+        self.step_sizes = StepSizes(latents if per_channel else 1, hidden)
+        self.rounds, self.draws_rounded = rounds, draws_rounded
         self.draw = LevelDraw(self.rates)
 
     def completed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -210,10 +225,22 @@ class VariableRateBottleneck(FPBasedResNetBottleneck):
         return {name: own[name] if name in added | fresh else state[name] for name in own}
 
     def noisy(self, latent: Tensor) -> Tensor:
-        """Return the latent with noise of drawn rates, its likelihoods left to hooks."""
+        """Return the latent at drawn rates, its likelihoods with noise left to hooks.
+
+        What is decoded is rounded, and its gradient is the latent's (D. Minnen, S. Singh,
+        "Channel-wise autoregressive entropy models for learned image compression", ICIP 2020). Of
+        a channel that few bytes leave no room for, rounding leaves nothing; noise as wide as the
+        greatest steps would drown it for the decoder, so that it is given up at all rates.
+        """
         levels, positions, _ = self.draw(latent)
         steps = self._steps_at(positions)[:, :, None, None]
-        return _told(self.entropy_bottleneck(latent, steps, levels=levels)[0], positions)
+        noisy = self.entropy_bottleneck(latent, steps, levels=levels)[0]
+        if not self.rounds:
+            return _told(noisy, positions)
+        medians = self.entropy_bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
+        symbols = (latent - medians) / steps
+        symbols = symbols + (torch.round(symbols) - symbols).detach()
+        return _told(symbols * steps + medians, positions)
 
     def quantized(self, latent: Tensor, apply: Apply) -> Tensor:
         """Return the latent rounded: at drawn rates in training, else at its own level."""

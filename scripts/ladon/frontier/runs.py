@@ -22,15 +22,21 @@ HEAD_BUDGETS = (5,)
 """Of the bodies that heads are trained on."""
 SEPARATE, VARIABLE = "separate", "variable"
 _BOTTLENECK = "models.student_model.kwargs.bottleneck_config.kwargs"
-ABLATIONS = {
-    "one-step": f"{_BOTTLENECK}.per_channel=false",
-    "untold-decoder": f"{_BOTTLENECK}.modulated=false",
-    "five-priors": f"{_BOTTLENECK}.priors=5",
-    "raw-loss": "train.stage1.criterion.kwargs.normalised=false",
-    "one-rate-stage2": f"{_BOTTLENECK}.draws_rounded=false",
-    "third-lr-stage2": "train.stage2.optimizer.kwargs.lr=0.0033",
+_FIRST = (f"{_BOTTLENECK}.rounds=false", f"{_BOTTLENECK}.modulated=[output]")
+FIRST = "noise"
+VARIANTS = {
+    FIRST: _FIRST,
+    "noise, one-step": (*_FIRST, f"{_BOTTLENECK}.per_channel=false"),
+    "noise, untold-decoder": (_FIRST[0], f"{_BOTTLENECK}.modulated=[]"),
+    "noise, five-priors": (*_FIRST, f"{_BOTTLENECK}.priors=5"),
+    "noise, raw-loss": (*_FIRST, "train.stage1.criterion.kwargs.normalised=false"),
+    "noise, one-rate-stage2": (*_FIRST, f"{_BOTTLENECK}.draws_rounded=false"),
 }
-"""Recipes of the one model with a part taken out, or changed, and the setting that does it."""
+"""Recipes of the one model with parts changed, and the settings that do it.
+
+The first one's decoder learns from noisy latents, and is told the rate behind its last layer alone;
+each of the others has one part less than that.
+"""
 _VARIABLE = {
     "classification": "splittable_resnet18-vr_from_resnet18.yaml",
     "detection": "faster_rcnn_splittable_resnet18-vr_fpn.yaml",
@@ -49,7 +55,7 @@ class Trial:
 
     Attributes:
         task: its name.
-        recipe: `SEPARATE`, `VARIABLE` or one of `ABLATIONS`.
+        recipe: `SEPARATE`, `VARIABLE` or one of `VARIANTS`.
         budget: one of `BUDGETS`.
         seed: of the training.
         beta: of a separate model, else ''.
@@ -65,7 +71,8 @@ class Trial:
     def name(self) -> str:
         """What its files are called."""
         beta = f"-beta{self.beta}" if self.beta else ""
-        return f"{self.task}-{self.recipe}-x{self.budget}{beta}-seed{self.seed}"
+        recipe = self.recipe.replace(", ", "-")
+        return f"{self.task}-{recipe}-x{self.budget}{beta}-seed{self.seed}"
 
     @property
     def checkpoint(self) -> str:
@@ -88,7 +95,7 @@ class Trial:
                 # to keep an epoch for its score on the scenes of the test would flatter it
                 "train.stage2.val_data_loader=null",
             ]
-            settings += [ABLATIONS[self.recipe]] if self.recipe in ABLATIONS else []
+            settings += VARIANTS.get(self.recipe, ())
         else:
             student = "models.model"
             settings = [f"backbone_ckpt={needs.checkpoint}", *_HEADS[self.task]]
@@ -144,7 +151,7 @@ def trials(tasks: Iterable[str], seeds: Sequence[int]) -> list[Trial]:
 def ablations(seeds: Iterable[int]) -> list[Trial]:
     """Return the trainings that say what a part of the one model is worth."""
     return [
-        Trial("classification", recipe, BUDGETS[-1], seed) for seed in seeds for recipe in ABLATIONS
+        Trial("classification", recipe, BUDGETS[-1], seed) for seed in seeds for recipe in VARIANTS
     ]
 
 

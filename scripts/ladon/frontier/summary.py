@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pstdev
 
-from ladon.errors import UsageError
 from ladon.frontier.results import Point
-from ladon.frontier.runs import ABLATIONS, BETAS, BUDGETS, SEPARATE, VARIABLE
+from ladon.frontier.runs import BETAS, BUDGETS, FIRST, SEPARATE, VARIABLE, VARIANTS
 from ladon.report.bd import bd_accuracy, bd_rate
 from ladon.report.results import RunResult, Spread
 from ladon.report.series import Series
@@ -65,8 +64,7 @@ def lines(points: Sequence[Point]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for row in rows(points):
         name, budget = row.recipe
-        score = find_task(row.task).view.first
-        value = " ± ".join(f"{number:.{score.digits}f}" for number in row.metric)
+        value = " ± ".join(f"{number:.{_digits(row.task)}f}" for number in row.metric)
         size = f"{row.payload_bytes[0]:.1f} ± {row.payload_bytes[1]:.1f}"
         yield f"| {row.task} | {name} | x{budget} | {row.beta:g} | {row.seeds} | {size} | {value} |"
     yield ""
@@ -75,17 +73,14 @@ def lines(points: Sequence[Point]) -> Iterator[str]:
     for task in (task.short_name for task in TASKS.values()):
         for words, test, anchor in COMPARISONS:
             yield from _delta(task, words, points, test, anchor)
-    whole = (VARIABLE, BUDGETS[-1])
-    deltas = [
-        line
-        for recipe in ABLATIONS
-        for line in _delta("classification", recipe, points, (recipe, BUDGETS[-1]), whole)
-    ]
-    if deltas:
-        yield ""
-        yield "| task | instead of the one model | seeds | BD-rate [%] | BD-accuracy |"
-        yield "|---|---|---|---|---|"
-        yield from deltas
+    yield ""
+    yield "| task | changed | seeds | BD-rate [%] | BD-accuracy |"
+    yield "|---|---|---|---|---|"
+    long = BUDGETS[-1]
+    for task in (task.short_name for task in TASKS.values()):
+        yield from _delta(task, FIRST, points, (FIRST, long), (VARIABLE, long))
+        for recipe in [name for name in VARIANTS if name != FIRST]:
+            yield from _delta(task, f"{recipe}, to {FIRST}", points, (recipe, long), (FIRST, long))
 
 
 def _delta(
@@ -101,16 +96,46 @@ def _delta(
     ]
     if not pairs:
         return
-    rates, why = [], ""
-    for pair in pairs:
-        try:
-            rates.append(bd_rate(*map(_front, pair)))
-        except UsageError as error:  # too few points, or no accuracy in common
-            why = str(error)
-    accuracies = [bd_accuracy(*pair) for pair in pairs]
-    rate = f"{fmean(rates):.1f} ± {pstdev(rates):.1f} ({len(rates)})" if rates else why
-    accuracy = f"{fmean(accuracies):+.2f} ± {pstdev(accuracies):.2f}"
+    rates = [_rate(*map(_front, pair)) for pair in pairs]
+    bounds = sum(rate.is_bound for rate in rates)
+    rate = _words([rate.percent for rate in rates], "+.1f")
+    if bounds:
+        rate = f"below {rate} ({bounds} of {len(pairs)}: more accurate at its fewest bytes)"
+    accuracy = _words([bd_accuracy(*pair) for pair in pairs], f"+.{_digits(task)}f")
     yield f"| {task} | {words} | {len(pairs)} | {rate} | {accuracy} |"
+
+
+def _words(values: Sequence[float], form: str) -> str:
+    mean, spread = _spread(values)
+    return f"{mean:{form}} ± {spread:{form.removeprefix('+')}}"
+
+
+def _digits(task: str) -> int:
+    return find_task(task).view.first.digits
+
+
+@dataclass(frozen=True)
+class _Rate:
+    """A BD-rate, or what it is less than."""
+
+    percent: float
+    is_bound: bool = False
+
+
+def _rate(test: Series, anchor: Series) -> _Rate:
+    """Compare two fronts.
+
+    Where even the fewest bytes of one give more than the other's best, no accuracy is in common:
+    the one needs at least by so much less than the other does for its best.
+
+    Raises:
+        UsageError: the other way round.
+    """
+    score = test.results[0].view.first
+    (fewest, least), (most, best) = min(test.points), max(anchor.points)
+    if score.is_better(least, than=best):
+        return _Rate(100 * (fewest / most - 1), is_bound=True)
+    return _Rate(bd_rate(test, anchor, min_points=2))
 
 
 def _series(points: Iterable[Point], task: str, recipe: Recipe, seed: int) -> Series | None:

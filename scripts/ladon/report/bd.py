@@ -33,14 +33,19 @@ class BdResult:
     notes: tuple[str, ...]
 
 
-def bd_rate(test: Series, anchor: Series) -> float:
+def bd_rate(test: Series, anchor: Series, *, min_points: int = MIN_POINTS) -> float:
     """Percent more bytes that `test` needs for the same accuracy as `anchor`.
 
+    Args:
+        test, anchor: the sweeps.
+        min_points: that each has; the deltas of the standard are of 4, and 2 make a curve.
+
     Raises:
-        UsageError: fewer than 4 points, no accuracy in common, or a curve that does not rise with
+        UsageError: fewer points, no accuracy in common, or a curve that does not rise with
             its size: then no single size belongs to an accuracy.
     """
-    (test_sizes, test_scores), (anchor_sizes, anchor_scores) = _curve(test), _curve(anchor)
+    test_sizes, test_scores = _curve(test, min_points)
+    anchor_sizes, anchor_scores = _curve(anchor, min_points)
     _require_rise(test, "BD-rate")
     _require_rise(anchor, "BD-rate")
     if overlap(test_scores, anchor_scores) == 0:
@@ -137,11 +142,11 @@ def _columns(series: Series) -> tuple[list[float], list[float]]:
     return [size for size, _ in points], [gain(score) for _, score in points]
 
 
-def _curve(series: Series) -> tuple[list[float], list[float]]:
+def _curve(series: Series, min_points: int = MIN_POINTS) -> tuple[list[float], list[float]]:
     sizes, scores = _columns(series)
-    if len(sizes) < MIN_POINTS:
+    if len(sizes) < min_points:
         raise UsageError(
-            f"BD-rate and BD-accuracy need at least {MIN_POINTS} points (βs) per curve; "
+            f"BD-rate and BD-accuracy need at least {min_points} points (βs) per curve; "
             f"{series.label} has {len(sizes)}"
         )
     if any(left == right for left, right in pairwise(sizes)):
