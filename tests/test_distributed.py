@@ -10,13 +10,15 @@ import torch
 from PIL import Image
 from processes import WORKER, several_processes
 from stages import CPU, batches, make_models, train_config
-from tiny import ROOT, SCRIPTS
+from tiny import CLASSIFIERS, ROOT, SCRIPTS
 
 from ladon.data.digits import make_digit_scenes
 from ladon.engine.stage import Stage
 from ladon.models import use_own_noise
 
+RATES = ("--rate", "0.32", "20.48")
 BY_CLASS = {
+    "variable": ("acc1", "acc1"),
     "classification": ("acc1", "acc1"),
     "detection": ("AP", "AP"),
     "segmentation": ("iou", "mean_iou"),
@@ -39,25 +41,26 @@ def assert_same_analysis(family, folders, metrics):
     *classes, overall = csv.DictReader(first.splitlines())
     column, score = BY_CLASS[family]
     assert float(overall[column]) == metrics[score]
-    if family != "classification":  # its classes have different numbers of images
+    if family not in CLASSIFIERS:  # its classes have different numbers of images
         values = [float(row[column]) for row in classes if row[column]]
         assert sum(values) / len(values) == pytest.approx(metrics[score], abs=1e-12)
     assert (folders[0] / "confusion.png").exists() == (family != "detection")
     with Image.open(folders[0] / "worst" / "01.png") as picture:
-        assert picture.width >= (480 if family == "classification" else 2 * 480)
+        assert picture.width >= (480 if family in CLASSIFIERS else 2 * 480)
     kept = [(f / "worst" / "worst.csv").read_text().splitlines() for f in folders]
     assert [line.split(",")[2] for line in kept[0]] == [line.split(",")[2] for line in kept[1]]
     assert len(kept[0]) == 1 + 7
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("family", ["classification", "detection", "segmentation"])
+@pytest.mark.parametrize("family", ["classification", "detection", "segmentation", "variable"])
 def test_evaluation_in_several_processes_equals_one(lab, seven_scenes, family, count):
     if not lab.checkpoint(family).exists():
         assert lab.run(family) == 0
     config = lab.config(family)
     flags = ["-test_only", "-student_only", "--data_root", str(seven_scenes)]
     flags += ["--set", "test.test_data_loader.kwargs.batch_size=2"]
+    flags += RATES if family == "variable" else ()
     predictions = [lab.folder / f"{family}_{n}.jsonl" for n in ("one", "all")]
     folders = [lab.folder / f"{family}_{n}_analysis" for n in ("one", "all")]
     one_file = ("--predictions", str(predictions[0]), "--analyse", str(folders[0]))
@@ -70,6 +73,11 @@ def test_evaluation_in_several_processes_equals_one(lab, seven_scenes, family, c
     one, several = (lab.metrics(f"{family}_{n}")["models"]["student"] for n in ("one", "all"))
     for key in ("metrics", "data_size_kb", "payload_bytes", "num_images"):
         assert one[key] == several[key], key
+    for ours, theirs in zip(one.get("rates", ()), several.get("rates", ()), strict=True):
+        assert ours["beta"] == theirs["beta"] == 20.48
+        assert ours["metrics"] == theirs["metrics"]
+        assert ours["payload_bytes"] == theirs["payload_bytes"]
+    assert len(several.get("rates", ())) == (family == "variable")
     assert several["num_images"] == 7, "each image counts once"
     assert_same_analysis(family, folders, one["metrics"])
     one, several = ([json.loads(line) for line in p.read_text().splitlines()] for p in predictions)

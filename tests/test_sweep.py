@@ -20,7 +20,7 @@ from ladon.sweeps.engines import Ended, LocalEngine
 from ladon.sweeps.jobs import always_new, by_results
 from ladon.sweeps.results import SweepResult
 from ladon.sweeps.scheduler import Scheduler, Watcher
-from ladon.tasks import TASKS
+from ladon.tasks import TASKS, find_task
 
 # stands in for a task script: notes its arguments, fails for the β named in FAIL
 STUB = """\
@@ -224,6 +224,18 @@ def test_one_config_with_one_checkpoint_for_all_is_refused(one_config):
     one_config.write_text(ONE.format("best.pt"))
     with pytest.raises(UsageError, match=r"beta1\.0\.yaml:2: .*dst_ckpt is best\.pt whatever β is"):
         run_sweep(make(config=str(one_config)), run=lambda command: 0)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_model_for_every_rate_is_one_run(fused):
+    config = str(ROOT / "configs/digit_scenes/ladon/splittable_resnet18-vr_from_resnet18.yaml")
+    flags = ("--predictions", "found.jsonl")
+    sweep = Sweep(find_task("detection"), config, ("0.32", "5.12"), fused=fused, passed_on=flags)
+    (job,) = sweep.jobs()
+    assert job.arguments() == ["--config", config, "--rate", "0.32", "5.12", *flags]
+    assert (job.title, job.beta) == ("β 0.32, 5.12", None)
+    with pytest.raises(UsageError, match="β must be a number above 0, not 'x'"):
+        Sweep(find_task("classification"), config, ("x",)).jobs()
 
 
 def test_arguments_are_split():

@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 import torch
-from devices import assert_same_scores, on_each_device
+from devices import assert_same_scores, on_each_device, trained
 from tiny import FAMILIES, TinyExperiment
-from training_runs import Killed, assert_same_run, killed_when
+from training_runs import Killed, assert_same_run, fresh, killed_when
 
 from ladon.commands.verify import main as verify_main
 from ladon.engine.student_trainer import StudentTrainer
@@ -54,6 +54,22 @@ def test_a_classifier_for_every_rate_is_trained_and_tested(lab, tmp_path, device
     )
     for ours, theirs in ((on_cpu, student), (on_cpu["rates"][0], coarse)):
         assert_same_scores(ours, theirs, device)
+
+
+def test_a_checkpoint_of_one_rate_starts_a_training(lab, tmp_path, capsys):
+    """And is not tested as if it were for every rate."""
+    trained(lab, "classification")
+    own = TinyExperiment(tmp_path, lab.data_root)
+    own.checkpoint("teacher").parent.mkdir(parents=True)
+    own.checkpoint("teacher").symlink_to(lab.checkpoint("teacher"))
+    start = str(lab.checkpoint("classification"))
+    config = fresh(own, "variable", "started", models__student_model__src_ckpt=start)
+    assert own.run("variable", "-student_only", config=config) == 0
+    assert f"{start}: the bottleneck starts from one of a plainer kind" in own.log("started")
+    (own.folder / "started.pt").unlink()
+    (own.folder / "started.pt").symlink_to(start)
+    assert own.run("variable", "-test_only", "-student_only", config=config) == 2
+    assert "made for another model" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ to the task scripts (--device cpu, --set key=value, --data_root DIR, -student_on
 run does not stop the others, but what stands on it is not run. With --resume, finished runs are
 skipped and the others go on where they stopped. With --fused, all β run at once in one process:
 each image is loaded once for all of them, and in training (classification only) the teacher runs
-once per batch; results are those of separate runs.
+once per batch; results are those of separate runs. Of a model for every rate there is one run,
+which tests all β in one pass.
 
 Where they run: --engine local in child processes, --jobs N at a time; --engine ray on a Ray cluster
 that is running (a run whose node is lost goes on elsewhere from its last checkpoint); --engine
@@ -181,7 +182,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(request: Request) -> int:
     args, wanted = request.args, request.wanted
     state_of = by_results if args.resume else always_new
-    if isinstance(wanted, Sweep) and wanted.fused:
+    # one model's rates are tested in one pass in any case
+    if isinstance(wanted, Sweep) and wanted.fused and not wanted.is_of_one_model:
         return _conclude(run_fused(wanted, _say, resume=args.resume))
     jobs = wanted.jobs()
     if isinstance(wanted, Family) and args.dry_run:

@@ -1,13 +1,14 @@
 """A sweep over β of one config: one run of a task script per β, or all of them at once in this
-process (`--fused`), where they share data and teacher."""
+process (`--fused`), where they share data and teacher. A model for every rate takes one run."""
 
 from __future__ import annotations
 
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ladon.cli import build_parser, prepare_process
@@ -49,7 +50,7 @@ class Sweep:
     Args:
         task: the task.
         config: path of a YAML file, with `{beta}` where β's text goes; without it, its key `beta`
-            is set.
+            is set, or if that is a range the rates that its one model is tested at.
         betas: β as the user typed them; they name files.
         run_log: `--run_log` of the task script, with `{beta}`; None for its default.
         test_only: evaluate only.
@@ -74,21 +75,23 @@ class Sweep:
         problems = [f"β must be a number above 0, not '{b}'" for b in self.betas if not is_beta(b)]
         repeated = [b for b in dict.fromkeys(self.betas) if self.betas.count(b) > 1]
         problems += [f"β {beta} is given more than once" for beta in repeated]
-        if len(self.betas) > 1 and self.run_log and PLACEHOLDER not in self.run_log:
+        several = len(self.betas) > 1 and not self.is_of_one_model
+        if several and self.run_log and PLACEHOLDER not in self.run_log:
             problems.append(f"--run_log '{self.run_log}' needs {PLACEHOLDER}: several β are given")
         for flag, what in (("--predictions", "file"), ("--analyse", "folder")):
-            if len(self.betas) > 1 and self._shares(flag):
+            if several and self._shares(flag):
                 problems.append(f"{flag} needs {PLACEHOLDER} in its {what}: several β are given")
         # a bad β has been named already; its file would only repeat the message
         configs = dict.fromkeys(self.config_of(b) for b in self.betas if is_beta(b))
         missing = [config for config in configs if not Path(config).is_file()]
         if missing:
             problems.append(f"no such config file: {', '.join(missing)}")
-        elif self.sets_beta and not problems:
+        elif several and self.sets_beta and not problems:
             problems += self._problems_of_one_config()
         if self.passed_on and not self.passed_on[0].startswith("-"):
             problems.append(f"'{self.passed_on[0]}' belongs to no flag")
-        if self.fused and not self.test_only and not self.task.can_share_teacher:
+        shares = self.test_only or self.task.can_share_teacher or self.is_of_one_model
+        if self.fused and not shares:
             fused = ", ".join(task.short_name for task in TASKS.values() if task.can_share_teacher)
             problems.append(
                 f"--fused trains {fused} only: the models of other tasks stand on a frozen "
@@ -123,6 +126,13 @@ class Sweep:
                     "into it, so that each β has its own"
                 ]
         return []
+
+    @cached_property
+    def is_of_one_model(self) -> bool:
+        """Whether one model has all β: its config's own is a range."""
+        if PLACEHOLDER in self.config or not Path(self.config).is_file():
+            return False
+        return isinstance(load_config(self.config).get("beta"), Mapping)
 
     @property
     def sets_beta(self) -> bool:
@@ -163,6 +173,18 @@ class Sweep:
             UsageError: the sweep cannot start (`check`).
         """
         self.check()
+        if self.is_of_one_model:
+            rates = ("--rate", *self.betas)
+            return [
+                Job(
+                    f"β {', '.join(self.betas)}",
+                    self.task.name,
+                    Path(self.config),
+                    flags=(*rates, *self.passed_on),
+                    run_log=self.run_log,
+                    test_only=self.test_only,
+                )
+            ]
         return [self.job(beta) for beta in self.betas]
 
 
