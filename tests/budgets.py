@@ -95,10 +95,12 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--budgets", type=int, nargs="+", help="(default: six by the sizes found)")
     parser.add_argument("--data_root")
+    parser.add_argument("--set", dest="assignments", action="append", default=[])
     args = parser.parse_args()
     files = find_files([args.folder])
     files = files[:: max(1, len(files) // args.images)][: args.images]
-    with ladon.load(args.config, data_root=args.data_root) as model:
+    options = {"assignments": args.assignments, "data_root": args.data_root}
+    with ladon.load(args.config, **options) as model:
         fitted = [model.fit(open_image(file)) for file in files]
         sizes = np.array([sizes_of(model, one) for one in fitted])
         of_levels(model, sizes)

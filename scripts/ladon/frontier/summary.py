@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pstdev
 
+from ladon.errors import UsageError
 from ladon.frontier.results import Point
 from ladon.frontier.runs import BETAS, BUDGETS, FIRST, SEPARATE, VARIABLE, VARIANTS
 from ladon.report.bd import bd_accuracy, bd_rate
@@ -96,11 +97,13 @@ def _delta(
     ]
     if not pairs:
         return
-    rates = [_rate(*map(_front, pair)) for pair in pairs]
-    bounds = sum(rate.is_bound for rate in rates)
-    rate = _words([rate.percent for rate in rates], "+.1f")
-    if bounds:
-        rate = f"below {rate} ({bounds} of {len(pairs)}: more accurate at its fewest bytes)"
+    try:
+        rates = [_rate(*map(_front, pair)) for pair in pairs]
+        rate = _words([rate.percent for rate in rates], "+.1f")
+        if bounds := sum(rate.is_bound for rate in rates):
+            rate = f"below {rate} ({bounds} of {len(pairs)}: more accurate at its fewest bytes)"
+    except UsageError as error:
+        rate = str(error)
     accuracy = _words([bd_accuracy(*pair) for pair in pairs], f"+.{_digits(task)}f")
     yield f"| {task} | {words} | {len(pairs)} | {rate} | {accuracy} |"
 
