@@ -33,6 +33,7 @@ from ladon.frontier.runs import (
 from ladon.frontier.summary import lines
 from ladon.launch import make_parser
 from ladon.process import usable_cores
+from ladon.replacing import replacing
 from ladon.sweeps.engines import LocalEngine
 from ladon.sweeps.jobs import Job, by_everything
 from ladon.sweeps.scheduler import Outcome, Scheduler, exit_code
@@ -100,20 +101,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--summary",
         action="store_true",
-        help="train nothing: print what the results say, and draw them beside their table",
+        help="train nothing: print what the results say; write and draw it beside them",
     )
     add("--parallel", type=int, help="trainings side by side (default: one a core)")
     args = parser.parse_args(argv)
     return answer(lambda: _work(args))
 
 
-def _draw(results: Results) -> None:
+def _write(results: Results, text: str) -> None:
     from ladon.frontier.figure import draw  # imports matplotlib
     from ladon.report.plots import save_figure
 
-    path = RESULTS.with_suffix(".png")
-    save_figure(draw(results.points), path)
-    _say(f"\nwritten: {path}")
+    table, plot = RESULTS.with_suffix(".md"), RESULTS.with_suffix(".png")
+    with replacing(table) as temporary:
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+    save_figure(draw(results.points), plot)
+    _say(f"\nwritten: {table}, {plot}")
 
 
 def _work(args: argparse.Namespace) -> int:
@@ -124,8 +127,9 @@ def _work(args: argparse.Namespace) -> int:
     if args.summary:
         if not results.points:
             raise UsageError(f"{RESULTS}: there are no results yet: leave --summary out")
-        _say("\n".join(lines(results.points)))
-        _draw(results)
+        text = "\n".join(lines(results.points))
+        _say(text)
+        _write(results, text)
         return 0
     asked = trials(args.tasks, args.seeds)
     asked += ablations(args.seeds[:1]) if args.ablations else []

@@ -132,7 +132,7 @@ def measure_split(args: argparse.Namespace) -> int:
         _show(_tables(measured))
         for kind, held in on_server.items():
             size = f"{held['bytes'] / 2**20:.1f} MiB"
-            print(f"{kind}: a server holds {size} of weights and tables, models: {held['models']}")
+            print(f"{kind}: a server holds {size} of weights, models: {held['models']}")
         if args.accuracy:
             measured.accuracy = _accuracy(args, models, sources, codecs)
             files = _write(args.out, measured, about)

@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from ladon.choices import HEADS
 from ladon.codec.rates import check_asked
 from ladon.config import load_config
@@ -155,7 +153,7 @@ class Models:
         return dict.fromkeys(place.rates or (own,), model)
 
     def on_server(self) -> dict[str, dict[str, int]]:
-        """Return how many models of each kind a server holds, and the bytes of their tensors."""
+        """Return how many models of each kind a server holds, and the bytes of their weights."""
         kinds = {
             SINGLE: [model for of_beta in self.single.values() for model in of_beta.values()],
             LADON: list(self.three_headed.values()),
@@ -164,7 +162,7 @@ class Models:
         for kind, of_kind in kinds.items():
             models = list({id(model): model for model in of_kind}.values())
             if models:
-                held = sum(_num_bytes(model.network) for model in models)
+                held = sum(model.num_bytes for model in models)
                 found[kind] = {"models": len(models), "bytes": held}
         return found
 
@@ -204,11 +202,6 @@ class Models:
                 place.path, names[head], count, place.assignments, sources.data_root
             )
         return {head: sets[head] for head in HEADS}
-
-
-def _num_bytes(network: nn.Module) -> int:
-    tensors = {t.data_ptr(): t for t in (*network.parameters(), *network.buffers())}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def check_sources(sources: Sources) -> dict[str, str]:
