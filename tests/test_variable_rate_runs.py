@@ -174,7 +174,7 @@ def test_one_body_for_three_tasks(rates_lab):
     for family, prefix in (("detection", "backbone.body."), ("segmentation", "backbone.")):
         other = read_checkpoint(rates_lab.checkpoint(family), "test").model
         shared = {n: t for n, t in first.items() if prefix + n in other}
-        assert sum(name.startswith("bottleneck_layer.") for name in shared) == 61
+        assert sum(name.startswith("bottleneck_layer.") for name in shared) == 65
         assert any(name.startswith("layer2.") for name in shared)
         for name, tensor in shared.items():
             assert torch.equal(tensor, other[prefix + name]), name
