@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +61,7 @@ class Sources:
             return [Place(config)]
         if PLACEHOLDER in config:
             return [Place(config.replace(PLACEHOLDER, beta)) for beta in self.betas]
-        if isinstance(load_config(config, data_root=self.data_root).get("beta"), Mapping):
+        if load_config(config, data_root=self.data_root).is_for_every_rate:
             return [Place(config, rates=tuple(map(_as_rate, self.betas)))]
         return [Place(config, (f"beta={beta}",)) for beta in self.betas]
 

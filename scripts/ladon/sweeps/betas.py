@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,7 +86,7 @@ class Sweep:
         missing = [config for config in configs if not Path(config).is_file()]
         if missing:
             problems.append(f"no such config file: {', '.join(missing)}")
-        elif several and self.sets_beta and not problems:
+        elif self.sets_beta and not problems:
             problems += self._problems_of_one_config()
         if self.passed_on and not self.passed_on[0].startswith("-"):
             problems.append(f"'{self.passed_on[0]}' belongs to no flag")
@@ -132,12 +132,13 @@ class Sweep:
         """Whether one model has all β: its config's own is a range."""
         if PLACEHOLDER in self.config or not Path(self.config).is_file():
             return False
-        return isinstance(load_config(self.config).get("beta"), Mapping)
+        return load_config(self.config).is_for_every_rate
 
     @property
     def sets_beta(self) -> bool:
         """Whether one config serves several β, by its key `beta`."""
-        return len(self.betas) > 1 and PLACEHOLDER not in self.config
+        several = len(self.betas) > 1 and not self.is_of_one_model
+        return several and PLACEHOLDER not in self.config
 
     def config_of(self, beta: str) -> str:
         """Return the config path of one β."""

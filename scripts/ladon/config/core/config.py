@@ -141,7 +141,12 @@ class Config:
         problem = None if value is None else beta_problem(value)
         if problem is not None:
             raise LocatedError(nearest_mark(self.root, "beta"), f"beta {problem}")
-        return None if value is None or isinstance(value, Mapping) else float(value)
+        return None if value is None or self.is_for_every_rate else float(value)
+
+    @property
+    def is_for_every_rate(self) -> bool:
+        """Whether β is a range: one model has all its rates."""
+        return isinstance(self.get("beta"), Mapping)
 
     @property
     def name(self) -> str | None:
