@@ -24,7 +24,7 @@ from ladon.bottlenecks.variable_entropy import VariableRateEntropyBottleneck
 from ladon.bottlenecks.variable_rate import StepSizes, VariableRateBottleneck
 from ladon.codec import LeveledCoder
 from ladon.codec.rates import Rates
-from ladon.errors import CheckpointError, UsageError
+from ladon.errors import CheckpointError, ConfigError, UsageError
 from ladon.models import build_model, load_into, read_checkpoint, write_checkpoint
 from ladon.models.fit import completed
 
@@ -443,6 +443,11 @@ def test_steps_too_fine_for_a_table():
 def test_it_is_a_kind_of_the_papers():
     assert issubclass(VariableRateBottleneck, layer.FPBasedResNetBottleneck)
     assert layer.LAYER_CLASS_DICT["VariableRateBottleneck"] is VariableRateBottleneck
+
+
+def test_only_known_places_are_modulated():
+    with pytest.raises(ConfigError, match="modulated: nowhere; known: latent, output"):
+        built(modulated=["nowhere"])
 
 
 def test_a_checkpoint_of_one_rate_starts_it(tmp_path, model):

@@ -195,7 +195,8 @@ class VariableRateBottleneck(FPBasedResNetBottleneck):
             decoder_channel_sizes=decoder_channel_sizes,
         )
         if unknown := set(modulated) - set(MODULATED):
-            raise ValueError(f"modulated: {', '.join(sorted(unknown))}; known: {MODULATED}")
+            names = ", ".join(sorted(unknown))
+            raise ValueError(f"modulated: {names}; known: {', '.join(MODULATED)}")
         self.rates = Rates(levels=levels, **(beta or {}))
         self.level = self.rates.middle
         prior = self.entropy_bottleneck

@@ -20,7 +20,7 @@ from ladon.measure.ways import LADON, SINGLE, Identity, OnDevice, Picture, Split
 from ladon.report.results import backbone_in
 from ladon.split.loading import load, open_run
 from ladon.split.model import SplitModel
-from ladon.sweeps.betas import PLACEHOLDER
+from ladon.sweeps.betas import PLACEHOLDER, is_beta
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,9 @@ class Sources:
 
 
 def _as_rate(beta: str) -> float:
-    try:
-        return float(beta)
-    except ValueError:
-        raise UsageError(f"--betas {beta}: no number") from None
+    if not is_beta(beta):
+        raise UsageError(f"--betas {beta}: no number above 0")
+    return float(beta)
 
 
 class Models:
