@@ -187,8 +187,9 @@ def test_two_threads_at_once():
     assert all(map(torch.equal, got, expected))
 
 
-def test_it_keeps_the_weights_it_was_made_with():
-    block = made_block(64, 16)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_it_keeps_the_weights_it_was_made_with(layout):
+    block = made_block(64, 16).to(memory_format=layout)
     x = torch.randn(1, 64, 9, 9)
     model = nn.Sequential(FusedBottleneck.from_block(block))
     expected = copy.deepcopy(block)(x)

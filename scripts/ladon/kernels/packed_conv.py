@@ -19,6 +19,12 @@ def inference_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
+def _own_weight(conv: nn.Conv2d) -> Tensor:
+    """Copy a convolution's weight, once: a model's weights are many pages of new memory."""
+    weight = conv.weight.detach().float().contiguous()  # of channels_last already a copy
+    return weight.clone() if weight.data_ptr() == conv.weight.data_ptr() else weight
+
+
 class PackedConv2d(nn.Module):
     """A convolution whose weights are packed at the first call, for each dtype.
 
@@ -30,16 +36,17 @@ class PackedConv2d(nn.Module):
     Args:
         conv: one that :meth:`can_replace` accepts.
         relu: also apply the ReLU that follows it.
+        weight: the convolution's, float32 and contiguous, if the caller has a copy already.
     """
 
     kind: ClassVar[str]
     operator: ClassVar[str]
     needs: ClassVar[str]
 
-    def __init__(self, conv: nn.Conv2d, *, relu: bool) -> None:
+    def __init__(self, conv: nn.Conv2d, *, relu: bool, weight: Tensor | None = None) -> None:
         super().__init__()
         # not a buffer: one float32 original, whatever the model is converted to
-        self._weight = conv.weight.detach().float().contiguous().clone()
+        self._weight = _own_weight(conv) if weight is None else weight
         self.relu = relu
         self._packed: dict = {}
 
@@ -124,8 +131,8 @@ class FusedConv2d(PackedConv2d):
         "number of zeros"
     )
 
-    def __init__(self, conv: nn.Conv2d, *, relu: bool) -> None:
-        super().__init__(conv, relu=relu)
+    def __init__(self, conv: nn.Conv2d, *, relu: bool, weight: Tensor | None = None) -> None:
+        super().__init__(conv, relu=relu, weight=weight)
         self._bias = None if conv.bias is None else conv.bias.detach().float().clone()
         self._padding: list[int] = [int(side) for side in conv.padding]  # never a word: see needs
         self._dilation = list(conv.dilation)
