@@ -18,6 +18,7 @@ from ladon.benchmark.codec import Rate, check_payloads
 from ladon.benchmark.evaluation import watched
 from ladon.benchmark.pairing import Pairs, alternate
 from ladon.benchmark.parts import Bench, run_parts
+from ladon.benchmark.published import PublishedConfusionMatrix, scored_as_published
 from ladon.benchmark.results import (
     PartResult,
     Repeats,
@@ -332,3 +333,20 @@ def test_parts_run_at_the_smallest_size_and_both_ways_learn_the_same(tmp_path):
     assert len(differences) == 4, "two stages in two precisions"
     for name, value in differences.items():
         assert abs(value) < (1e-5 if "float32" in name else 0.05), name
+
+
+def test_pixels_are_counted_by_the_published_operators_with_the_same_result():
+    scored = {name: scored_as_published(task) for name, task in TASKS.items()}
+    ours, theirs = (
+        tasks["semantic_segmentation"].metric(None, {"num_classes": 5}) for tasks in (TASKS, scored)
+    )
+    assert type(theirs) is PublishedConfusionMatrix
+    for seed in range(2):
+        torch.manual_seed(seed)
+        logits = torch.randint(4, (2, 5, 9, 7)).float()  # with equal ones among a pixel's
+        labels = torch.randint(5, (2, 9, 7)).masked_fill(torch.rand(2, 9, 7) < 0.2, 255)
+        for metric in (ours, theirs):
+            metric.update({"out": logits}, labels)
+    assert theirs.state() == ours.state()
+    for name in ("image_classification", "object_detection"):
+        assert "metric" not in vars(scored[name])

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from ladon.benchmark.pairing import alternate
 from ladon.benchmark.parts import Bench
-from ladon.benchmark.published import PublishedEvaluation, as_published, evaluate_published
+from ladon.benchmark.published import (
+    PublishedEvaluation,
+    as_published,
+    evaluate_published,
+    scored_as_published,
+)
 from ladon.benchmark.workload import SOURCES, Workload, make_workload
 from ladon.choices import PRECISIONS
 from ladon.data.fast_input import use_fast_input
@@ -72,7 +77,8 @@ def _measure_task(bench: Bench, work: Workload) -> None:
     device, found = torch.device(bench.device), bench.found
     reference = as_published(work.model).to(device)
     ours = moved(work.model, device, torch.channels_last)
-    noting, published_notes = watched(work.task)
+    published_task = scored_as_published(work.task)
+    noting, published_notes = watched(published_task)
     published = evaluate_published(work, reference, noting, device)
     ways = {precision: (work, precision) for precision in PRECISIONS}
     fast = replace(work, dataset=copy.deepcopy(work.dataset))
@@ -92,7 +98,7 @@ def _measure_task(bench: Bench, work: Workload) -> None:
         found.facts[f"{work.task.name}, {name}"] = facts
         pairs = alternate(
             partial(evaluate_ours, own.repeated(num_ours), ours, work.task, device, precision),
-            partial(evaluate_published, repeated, reference, work.task, device),
+            partial(evaluate_published, repeated, reference, published_task, device),
             bench.repeats,
             warm_up=False,  # the comparison was it
         )

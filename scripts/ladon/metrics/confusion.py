@@ -19,10 +19,13 @@ class ConfusionMatrix(Metric):
 
     A class that neither labels nor predictions contain has no IoU: it is left out of the mean and
     named (the published code printed `nan` for the whole mean).
+
+    Attributes:
+        num_classes: of labels and predictions.
     """
 
     def __init__(self, num_classes: int) -> None:
-        self._num_classes = num_classes
+        self.num_classes = num_classes
         # on the outputs' device, read once in the end
         self._counts: Tensor | None = None
         self._labels = LabelRange()
@@ -35,7 +38,7 @@ class ConfusionMatrix(Metric):
                 looking at labels here would make the host wait.
         """
         logits = outputs["out"] if isinstance(outputs, Mapping) else outputs
-        n = self._num_classes
+        n = self.num_classes
         if logits.shape[1] > n:
             raise DataError(f"the model predicts {logits.shape[1]} classes, but the task has {n}")
         ignored = targets == IGNORED
@@ -55,10 +58,10 @@ class ConfusionMatrix(Metric):
         self._counts = counts if self._counts is None else self._counts + counts
 
     def _check_labels(self) -> None:
-        wrong = self._labels.outside(self._num_classes)
+        wrong = self._labels.outside(self.num_classes)
         if wrong is not None:
             raise DataError(
-                f"a mask holds class {wrong}, but the task has {self._num_classes} classes"
+                f"a mask holds class {wrong}, but the task has {self.num_classes} classes"
             )
 
     def state(self) -> list[list[int]]:
@@ -68,7 +71,7 @@ class ConfusionMatrix(Metric):
             DataError: for a label outside the classes.
         """
         self._check_labels()
-        n = self._num_classes
+        n = self.num_classes
         return [[0] * n for _ in range(n)] if self._counts is None else self._counts.tolist()
 
     def compute(self, states: Sequence[list[list[int]]]) -> dict[str, Any]:
