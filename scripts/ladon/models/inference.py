@@ -7,8 +7,8 @@ with inference(model, "full", precision="bf16") as payloads:
 
 - GDN's reparametrisation is computed once instead of at every call, with the same values;
 - BatchNorm is folded into the convolution before it; on a CPU, convolutions behind the payload are
-  Winograd's or have packed weights, blocks that there are kernels for are fused (float32 rounding,
-  about 1e-6 relative), and RoIAlign uses all threads;
+  Winograd's or have packed weights, blocks and feature pyramids are fused (float32 rounding, about
+  1e-6 relative), and RoIAlign uses all threads;
 - a segmenter's auxiliary head, which only trains, is left out;
 - bf16 is autocast of decoder, body and heads, whose weights are held in bf16; encoder, quantisation
   and entropy model stay in float32 and in their one pinned form of execution, so that the payloads
@@ -41,6 +41,7 @@ from ladon.modules import is_watched
 
 try:
     from ladon.kernels.fused_blocks import FusedConv2d, FusedInverseGDN1, replaced_blocks
+    from ladon.kernels.fused_pyramid import FusedPyramid
     from ladon.kernels.roi_align import FastRoIAlign
     from ladon.kernels.winograd import WinogradConv2d
 except ImportError:  # numba does not come for every new Python at once
@@ -141,9 +142,8 @@ def _folded(model: nn.Module, *, fused: bool) -> Iterator[None]:
                     exchange(parent, norm_name, nn.Identity())
         for parent, name in _unscored(model):
             exchange(parent, name, None)
-        for part in _after_the_payload(model) if fused else []:
-            for parent, name, faster in _faster_parts(part):
-                exchange(parent, name, faster)
+        for parent, name, faster in _faster_parts(model) if fused else ():
+            exchange(parent, name, faster)
     try:
         yield
     finally:
@@ -161,15 +161,20 @@ def _unscored(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
             yield parent, "aux_classifier"
 
 
-def _faster_parts(part: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+def _faster_parts(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """Yield (parent, name, layer) of what a CPU computes faster otherwise, up to rounding."""
-    yield from replaced_blocks(part)
-    for parent in list(part.modules()):
+    parts = _after_the_payload(model)
+    for part in parts:
+        yield from replaced_blocks(part)
+    allowed = {module for part in parts for module in part.modules()}
+    for parent in list(model.modules()):
         for name, child in list[tuple[str, Any]](parent.named_children()):
-            if is_watched(child):
+            if child not in allowed or is_watched(child):
                 continue
             if type(child) is MultiScaleRoIAlign:
                 yield parent, name, FastRoIAlign(child)
+            elif FusedPyramid.can_replace(child):
+                yield parent, name, FusedPyramid(child)
             elif WinogradConv2d.can_replace(child):
                 yield parent, name, WinogradConv2d.from_conv(child)
             elif FusedConv2d.can_replace(child):
