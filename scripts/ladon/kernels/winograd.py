@@ -151,72 +151,57 @@ class WinogradConv2d(PackedConv2d):
         y = torch.empty(
             (len(x), outputs, height, width), dtype=x.dtype, memory_format=torch.channels_last
         )
-        self._convolve(x, y, m)
+        for source, target in zip(x, y, strict=True):
+            self._convolve(source, target, m)
         return y
 
-    def _convolve(self, x: Tensor, y: Tensor, m: int) -> None:
-        """Convolve images [N, C, H, W] into [N, K, H', W'], part by part.
-
-        A part is some rows of tiles of a large image, or as many small images as fit: each product
-        reads all weights, which takes longer than the product of a small image's few tiles.
-        """
-        inputs, outputs = x.shape[1], y.shape[1]
-        item, positions = x.element_size(), (m + self._weight.shape[-1] - 1) ** 2
-        down, across = -(-y.shape[2] // m), -(-y.shape[3] // m)
-        tile, product = positions * inputs * item, positions * outputs * item
-        # parts of equal size, so that the last is not much smaller
-        rows = -(-down // -(-down * across * tile // _PART_BYTES))
-        together = min(len(x), max(1, _PART_BYTES // (down * across * tile)))
-        v_bytes = _buffer("v", together * rows * across * tile)
-        to_tiles, to_image = self._jobs(x, y, m)
-        for images, results in zip(x.split(together), y.split(together), strict=True):
-            for first in range(0, down, rows):
-                count = min(rows, down - first)
-                for job in (to_tiles, to_image):
-                    job["first_row"], job["rows"] = first, count
-                tiles = count * across
-                _transform_each(to_tiles, images, v_bytes, tiles * tile, is_output=False)
-                v = v_bytes[: len(images) * tiles * tile].view(x.dtype)
-                v = v.view(1, -1, 1, positions * inputs).permute(0, 3, 1, 2)
-                products = torch.ops.mkldnn._convolution_pointwise(
-                    v,
-                    self._packed_weight(m, x.dtype, tiles),
-                    None,
-                    [0, 0],
-                    _ONES,
-                    _ONES,
-                    positions,
-                    "none",
-                    [],
-                    None,
-                )
-                _transform_each(to_image, results, products, tiles * product, is_output=True)
-
-    def _jobs(self, x: Tensor, y: Tensor, m: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the two transforms, to tiles and to an image, have in common for a batch."""
+    def _convolve(self, source: Tensor, target: Tensor, m: int) -> None:
+        """Convolve one image [C, H, W] into [K, H', W'], part by part (rows of tiles)."""
+        inputs, outputs = source.shape[0], target.shape[0]
         side = m + self._weight.shape[-1] - 1
-        patch = side * side * max(x.shape[1], y.shape[1]) * x.element_size()
-        patches = _buffer("patches", torch.get_num_threads() * patch)
+        positions = side * side
+        item, threads = source.element_size(), torch.get_num_threads()
+        down, across = -(-target.shape[1] // m), -(-target.shape[2] // m)
+        # parts of equal size, so that the last is not much smaller
+        parts = -(-down * across * positions * inputs * item // _PART_BYTES)
+        rows = -(-down // parts)
+        patch = positions * max(inputs, outputs) * item
+        patches = _buffer("patches", threads * patch)
+        v_bytes = _buffer("v", rows * across * positions * inputs * item)
+
         to_tiles, to_image = np.zeros(1, JOB), np.zeros(1, JOB)
-        for job, images, pad, variant, edge in (
-            (to_tiles, x, self.padding, _INPUT_VARIANTS[side, x.dtype], side),
-            (to_image, y, (0, 0), _OUTPUT_VARIANTS[m, x.dtype], m),
+        for each, image, pad, variant, edge in (
+            (to_tiles, source, self.padding, _INPUT_VARIANTS[side, source.dtype], side),
+            (to_image, target, (0, 0), _OUTPUT_VARIANTS[m, source.dtype], m),
         ):
-            job["tiles_across"], job["step"], job["side"] = -(-y.shape[3] // m), m, side
-            job["item"], job["patches"], job["patch"] = x.element_size(), patches.data_ptr(), patch
-            job["pixel"] = images.shape[1] * x.element_size()
-            job["height"], job["width"] = images.shape[2:]
-            job["pad_y"], job["pad_x"] = pad
-            job["variant"], job["size"] = variant, edge
+            each["tiles_across"], each["step"], each["side"] = across, m, side
+            each["item"], each["patches"], each["patch"] = item, patches.data_ptr(), patch
+            each["image"], each["pixel"] = image.data_ptr(), image.shape[0] * item
+            each["height"], each["width"] = image.shape[1:]
+            each["pad_y"], each["pad_x"] = pad
+            each["variant"], each["size"] = variant, edge
+        to_tiles["tiles"] = v_bytes.data_ptr()
         to_image["bias"] = self._bias.data_ptr()
         to_image["bound"] = 0.0 if self.relu else -np.inf
-        return to_tiles, to_image
-
-
-def _transform_each(
-    job: np.ndarray, images: Tensor, tiles: Tensor, step: int, *, is_output: bool
-) -> None:
-    """Transform the job's rows of tiles of each image; an image's tiles take `step` bytes."""
-    for number, image in enumerate(images):
-        job["image"], job["tiles"] = image.data_ptr(), tiles.data_ptr() + number * step
-        transform(job, torch.get_num_threads(), is_output=is_output)
+        for first in range(0, down, rows):
+            count = min(rows, down - first)
+            tiles = count * across
+            for each in (to_tiles, to_image):
+                each["first_row"], each["rows"] = first, count
+            transform(to_tiles, threads, is_output=False)
+            v = v_bytes[: tiles * positions * inputs * item].view(source.dtype)
+            v = v.view(1, tiles, 1, positions * inputs).permute(0, 3, 1, 2)
+            products = torch.ops.mkldnn._convolution_pointwise(
+                v,
+                self._packed_weight(m, source.dtype, tiles),
+                None,
+                [0, 0],
+                _ONES,
+                _ONES,
+                positions,
+                "none",
+                [],
+                None,
+            )
+            to_image["tiles"] = products.data_ptr()
+            transform(to_image, threads, is_output=True)
