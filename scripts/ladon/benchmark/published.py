@@ -103,7 +103,7 @@ def evaluate_published(
     Args:
         work: dataset and loader section; its own model is not used.
         model: from `as_published`, in eval mode, contiguous, on the device, with CDF tables.
-        task: from `scored_as_published`.
+        task: whose metric scores; the published way's is `scored_as_published`'s.
         device: where it runs.
     """
     loader = DataLoader(

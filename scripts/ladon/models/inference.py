@@ -175,6 +175,7 @@ def _faster_parts(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]
                 yield parent, name, FastRoIAlign(child)
             elif FusedPyramid.can_replace(child):
                 yield parent, name, FusedPyramid(child)
+                allowed -= set(child.inner_blocks.modules())  # it has packed them already
             elif WinogradConv2d.can_replace(child):
                 yield parent, name, WinogradConv2d.from_conv(child)
             elif FusedConv2d.can_replace(child):
