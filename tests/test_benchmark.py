@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -27,7 +28,7 @@ from ladon.benchmark.results import (
     open_results,
     read_results,
 )
-from ladon.benchmark.table import part_table, repeats_text
+from ladon.benchmark.table import part_table
 from ladon.benchmark.workload import SOURCES, Workload
 from ladon.commands import benchmark
 from ladon.errors import LadonError, UsageError
@@ -170,7 +171,7 @@ def test_table_shows_median_range_and_facts():
     ("value", "text"), [(0.01234, "0.012"), (9.876, "9.88"), (98.76, "98.8"), (98765.4, "98765")]
 )
 def test_numbers_have_three_digits(value, text):
-    assert repeats_text(Repeats.of([value])) == text
+    assert str(Repeats.of([value])) == text
 
 
 @pytest.fixture
@@ -211,10 +212,12 @@ def test_a_failed_part_costs_no_other(tmp_path, run_these):
     assert found["good"].facts == {"n": 1}
 
 
-def test_what_an_interrupted_part_had_found_is_kept(tmp_path, run_these):
+def test_what_an_interrupted_part_had_found_is_kept(tmp_path, run_these, caplog):
+    caplog.set_level(logging.INFO, "ladon.benchmark")
+
     def measure(bench):
         bench.found.facts["images"] = 3
-        bench.found.measurements.append(Row.of("done", "s", [1.0]))
+        bench.found.add(Row.of("done", "s", [1.0]))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -222,6 +225,28 @@ def test_what_an_interrupted_part_had_found_is_kept(tmp_path, run_these):
     part = read_results(tmp_path / "x.json").parts["bad"]
     assert (part.error, part.facts) == ("interrupted", {"images": 3})
     assert [line.name for line in part.measurements] == ["done"]
+    kept = f"What part bad had measured is in {tmp_path / 'x.json'}"
+    assert caplog.messages == ["done: 1.00 s", kept]
+
+
+def test_a_part_interrupted_before_its_first_figure_leaves_no_file(tmp_path, run_these, caplog):
+    caplog.set_level(logging.INFO, "ladon.benchmark")
+
+    def measure(bench):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_these(bad=measure)
+    assert not (tmp_path / "x.json").exists()
+    assert caplog.messages == []
+
+
+def test_a_line_is_logged_when_it_is_there(caplog):
+    caplog.set_level(logging.INFO, "ladon.benchmark")
+    found, row = PartResult(), Row.of("a, b", "ms", [2.0, 4.0], [4.0, 6.0])
+    found.add(row)
+    assert found.measurements == [row]
+    assert caplog.messages == ["a, b: 3.00 (2.00–4.00) ms, ratio 1.75 (1.50–2.00)"]
 
 
 def test_codec_quickly(tmp_path, capsys):

@@ -100,9 +100,9 @@ def measure(bench: Bench) -> None:
         label = f"{8 * len(payload) / rate.latents[0].numel():.2f} bit/symbol"
         sizes[label] = f"{len(payload)} bytes"
         title = f"{label}, one thread against CompressAI"
-        found.measurements += _rows(title, one, published, rate.latents[:1], bench.repeats)
+        found.add(*_rows(title, one, published, rate.latents[:1], bench.repeats))
         title = f"{label}, {batch} images, {usable_cores()} cores against one"
-        found.measurements += _rows(title, many, one, rate.latents, bench.repeats)
+        found.add(*_rows(title, many, one, rate.latents, bench.repeats))
 
 
 def _rows(

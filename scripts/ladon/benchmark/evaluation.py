@@ -103,7 +103,7 @@ def _measure_task(bench: Bench, work: Workload) -> None:
             warm_up=False,  # the comparison was it
         )
         title = f"{work.task.name}: {name} against published"
-        found.measurements.append(pairs.rate(title, num_ours, num_theirs))
+        found.add(pairs.rate(title, num_ours, num_theirs))
 
 
 def _compare(task: Task, ours: Evaluation, published: PublishedEvaluation) -> dict[str, Any]:

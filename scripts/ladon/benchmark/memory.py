@@ -33,7 +33,7 @@ def measure(bench: Bench) -> None:
         for place in peaks[PUBLISHED][0]:
             title = f"peak of {CLASSIFICATION}{place}: {precision} against published"
             ours, theirs = ([run[place] for run in peaks[w]] for w in (precision, PUBLISHED))
-            bench.found.measurements.append(Row.of(title, "MiB", ours, theirs))
+            bench.found.add(Row.of(title, "MiB", ours, theirs))
 
 
 def _in_new_process(bench: Bench, way: str) -> dict[str, float]:

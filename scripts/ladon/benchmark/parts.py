@@ -95,6 +95,7 @@ def run_parts(
             if bench.found.measurements:
                 bench.found.error = "interrupted"
                 keep(name, bench.found, start)
+                logger.info("What part %s had measured is in %s", name, out)
             raise
         except Exception as error:  # whatever it was, the other parts must not be lost
             logger.exception("Part %s failed", name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,8 @@ from typing import Any
 
 from ladon.errors import UsageError, in_one_line
 from ladon.replacing import write_json
+
+logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 
@@ -29,6 +32,17 @@ class Repeats:
         """Sum up some values, one at least."""
         values = list(values)
         return cls(statistics.median(values), min(values), max(values), len(values))
+
+    def __str__(self) -> str:
+        """Median and, of several repeats, the range."""
+        median = _shown(self.median)
+        return median if self.n == 1 else f"{median} ({_shown(self.min)}–{_shown(self.max)})"
+
+
+def _shown(value: float) -> str:
+    """Three significant digits, or the whole number."""
+    digits = 3 - len(str(int(abs(value)))) if abs(value) >= 1 else 3
+    return f"{value:.{max(0, digits)}f}"
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,13 @@ class PartResult:
     measurements: list[Row] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+
+    def add(self, *rows: Row) -> None:
+        """Keep lines, and log each: a part may take half an hour."""
+        for row in rows:
+            ratio = f", ratio {row.ratio}" if row.ratio else ""
+            logger.info("%s: %s %s%s", row.name, row.ours, row.unit, ratio)
+        self.measurements += rows
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> PartResult:

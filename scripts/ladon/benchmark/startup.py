@@ -45,7 +45,7 @@ def measure(bench: Bench) -> None:
     bench.found.facts["images"] = len(work.dataset)
     for number, title in enumerate(("until the first batch", "all of it")):
         seconds = [run[number] for run in runs]
-        bench.found.measurements.append(Row.of(title, "s", seconds))
+        bench.found.add(Row.of(title, "s", seconds))
 
 
 def _run(bench: Bench, command: list[str]) -> tuple[float, float]:

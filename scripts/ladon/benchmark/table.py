@@ -4,22 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ladon.benchmark.results import PartResult, Repeats, Row
+from ladon.benchmark.results import PartResult, Row
 from ladon.report.render import MISSING, Column, Table
-
-
-def _shown(value: float) -> str:
-    """Three significant digits, or the whole number."""
-    digits = 3 - len(str(int(abs(value)))) if abs(value) >= 1 else 3
-    return f"{value:.{max(0, digits)}f}"
-
-
-def repeats_text(repeats: Repeats | None) -> str:
-    """Median and, of several repeats, the range."""
-    if repeats is None:
-        return MISSING
-    median = _shown(repeats.median)
-    return median if repeats.n == 1 else f"{median} ({_shown(repeats.min)}–{_shown(repeats.max)})"
 
 
 def fact_text(value: Any) -> str:
@@ -36,7 +22,7 @@ def _column(name: str, header: str = "") -> Column:
 
     def text(row: Row) -> str:
         value = getattr(row, name)
-        return value if isinstance(value, str) else repeats_text(value)
+        return MISSING if value is None else str(value)
 
     is_text = name in ("name", "unit")
     return Column(

@@ -111,11 +111,11 @@ def measure(bench: Bench) -> None:
             # a GPU's first steps choose algorithms
             pairs = alternate(ours, theirs, repeats, warm_up=on_gpu)
             title = f"training step of {name} against published"
-            bench.found.measurements.append(pairs.rate(title, size))
+            bench.found.add(pairs.rate(title, size))
             if on_gpu:
                 title = f"memory of a step of {name}, models and optimizer apart, against published"
                 peaks = ([memory_of_step(steps, device)] for steps in (ours, theirs))
-                bench.found.measurements.append(Row.of(title, "MiB", *peaks))
+                bench.found.add(Row.of(title, "MiB", *peaks))
             ours.close()
             theirs.close()
 

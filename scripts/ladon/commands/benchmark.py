@@ -6,13 +6,15 @@
     python scripts/benchmark.py --quick --out /tmp/x.json    # tiny sizes: does it run?
 
 Both ways run side by side in one process, in turn; the table shows medians and ranges, and the
-JSON file (resource/benchmarks/, one per machine) holds the same. It is written after each part.
-Exit code: 0 all parts done, 1 some failed, 2 wrong usage.
+JSON file (resource/benchmarks/, one per machine) holds the same. It is written after each part, and
+when a part is interrupted with what it had measured.
+Exit code: 0 all parts done, 1 some failed, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -46,15 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the parts; return the exit code."""
     args = parse_args(argv)
     prepare_process()  # as the task scripts do; what the reference gains by it, it may keep
-
-    def work() -> int:
-        try:
-            return benchmark(args)
-        except KeyboardInterrupt:
-            print("finished parts are in the file", file=sys.stderr)
-            raise
-
-    return answer(work)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("ladon.benchmark").setLevel(logging.INFO)  # not the runs that are timed
+    return answer(lambda: benchmark(args))
 
 
 def benchmark(args: argparse.Namespace) -> int:
