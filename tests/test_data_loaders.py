@@ -1,6 +1,7 @@
 import logging
 import random
 import signal
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from ladon.data import loaders
 from ladon.data.batching import (
     batch_by_size,
     collate,
+    end_workers,
     unpacked_batches,
     unwrap_worker_error,
 )
@@ -387,6 +389,24 @@ def test_a_damaged_sample_gives_its_own_one_line_message(workers):
         with pytest.raises(DataError) as caught:
             list(run)
         assert str(caught.value) == "cannot read image 9.jpg: truncated; remove it"
+
+
+def test_no_worker_outlives_an_error_whose_traceback_is_kept():
+    config = {"kwargs": {"num_workers": 2, "batch_size": 2}, "collate_fn": "coco_collate_fn"}
+    dataset = Shapes(damaged=True)
+    train, test = build_train_loader(dataset, config, 0), build_eval_loader(dataset, config)
+    before = set(active_children())
+    for batches in (unpacked_batches(train), batch_by_size(test, image_size, lambda size: 2)):
+        with pytest.raises(DataError) as caught:
+            list(batches)
+        assert caught.tb is not None
+        assert set(active_children()) <= before
+    dataset.damaged = False  # the loader can be used again
+    assert sum(len(batch[0]) for batch in unpacked_batches(train)) == len(dataset)
+    assert set(active_children()) > before
+    end_workers(train)
+    assert set(active_children()) <= before
+    end_workers(train)
 
 
 def test_an_error_of_the_main_process_is_left_alone():

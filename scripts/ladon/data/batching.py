@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 from torchdistill.datasets.registry import get_collate_func
 
 from ladon.data.bad_samples import BadSample, NotedBatch
@@ -73,20 +73,36 @@ def unpacked_batches(
         note_bad: is told, before a batch is yielded, what was replaced in it.
 
     Raises:
-        DataError: a sample cannot be used.
+        DataError: a sample cannot be used; the loader's workers are ended.
     """
+    batches = iter(loader)
     try:
-        for batch in map(unpacked, loader):
+        for batch in map(unpacked, batches):
             if isinstance(batch, NotedBatch):
                 if note_bad is not None:
                     note_bad(batch.bad)
                 batch = batch.batch
             yield batch
     except DataError as error:
+        end_workers(batches)
+        end_workers(loader)
         own = unwrap_worker_error(error)
         if own is error:
             raise
         raise own from None
+
+
+def end_workers(loader: Any) -> None:
+    """End the worker processes of a loader that keeps them, or of an iterator, if there are any.
+
+    A traceback holds the iterator until it is collected as garbage, in a notebook for long. That
+    takes 5 s for each worker: the queue by which torch asks it to end is collected before.
+    """
+    iterator = loader
+    if isinstance(loader, DataLoader):
+        iterator, loader._iterator = loader._iterator, None  # the next epoch starts new ones
+    if hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
 
 
 def batch_by_size(

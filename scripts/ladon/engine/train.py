@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Protocol
 from torch import nn
 
 from ladon.data.bad_samples import BadSample
-from ladon.data.batching import unpacked_batches
+from ladon.data.batching import end_workers, unpacked_batches
 from ladon.data.class_names import class_names
 from ladon.data.loaders import EpochBatchSampler, build_train_loader
 from ladon.engine.distributed import Vote
@@ -221,6 +221,7 @@ class Trainer:
             raise device_failure(error, run.world.device, where) from error
         finally:
             trainee.leave()
+            end_workers(loader)
 
     def _train_epoch(self, plan: StagePlan, loader: Any) -> int:
         """Go through what is left of an epoch; return how many steps it has."""
