@@ -120,26 +120,26 @@ def tear(data) -> list[str]:
 @pytest.mark.slow
 def test_a_run_skips_lists_and_counts_and_resumes_the_same(own_lab, own_data, monkeypatch, refused):
     torn = tear(own_data)
-    config = fresh(own_lab, "teacher", "whole", **PLAN)
-    assert "cannot read image" in refused("teacher", config=config)
-    assert own_lab.run("teacher", *SKIP, config=config) == 0
+    config = fresh(own_lab, "small", "whole", **PLAN)
+    assert "cannot read image" in refused("small", config=config)
+    assert own_lab.run("small", *SKIP, config=config) == 0
     log = own_lab.log("whole")
     assert [log.count(f"Skipped, another sample takes its place: cannot read image {p}")
             for p in torn] == [1, 1]  # fmt: skip
     assert [record["skipped"] for record in epochs(own_lab, "whole")] == [2, 2]
     assert own_lab.metrics("whole")["skipped"] == {"samples": 4, "files": torn}
 
-    parts = fresh(own_lab, "teacher", "parts", **PLAN, train__on_bad_sample="skip",
+    parts = fresh(own_lab, "small", "parts", **PLAN, train__on_bad_sample="skip",
                   train__checkpoint_steps=1)  # fmt: skip
     with monkeypatch.context() as patched:
         killed_when(patched, Stage, "step", call=8)
         with pytest.raises(Killed):
-            own_lab.run("teacher", config=parts)
+            own_lab.run("small", config=parts)
     saved = load_safely(own_lab.folder / "logs" / "parts" / "last.pt")
     assert saved["progress"]["epoch"] == 1
     assert sum(saved["bad_samples"]["times"].values()) == 2 + saved["bad_samples"]["in_epoch"]
     more = ("--set", "train.train_data_loader.kwargs.num_workers=1")
-    assert own_lab.run("teacher", "--resume", *more, config=parts) == 0
+    assert own_lab.run("small", "--resume", *more, config=parts) == 0
     assert_same_run(own_lab, "whole", "parts")
     assert [record["skipped"] for record in epochs(own_lab, "parts")] == [2, 2]
     assert own_lab.metrics("parts")["skipped"] == {"samples": 4, "files": torn}
@@ -162,7 +162,7 @@ def test_a_data_set_that_goes_away_ends_the_run_in_one_line(
     own_lab, own_data, monkeypatch, refused, split, flags, workers, said
 ):
     """In the second epoch, where an evaluation skips nothing; when it is back, the run goes on."""
-    config = fresh(own_lab, "teacher", "gone", **PLAN)
+    config = fresh(own_lab, "small", "gone", **PLAN)
     flags = (*flags, "--set", f"train.train_data_loader.kwargs.num_workers={workers}")
     original, calls = Stage.step, []
 
@@ -174,12 +174,12 @@ def test_a_data_set_that_goes_away_ends_the_run_in_one_line(
 
     with monkeypatch.context() as patched:
         patched.setattr(Stage, "step", step)
-        message = refused("teacher", *flags, config=config)
+        message = refused("small", *flags, config=config)
     assert message.startswith(said)
     assert f"{own_data / split}" in message
     assert "there is no such file" in message
     assert own_lab.log("refused").count("Skipped") == 0
     (own_data / "elsewhere").rename(own_data / split)
-    assert own_lab.run("teacher", *flags, "--resume", config=config, log="refused") == 0
+    assert own_lab.run("small", *flags, "--resume", config=config, log="refused") == 0
     assert [record["epoch"] for record in epochs(own_lab, "refused")] == [0, 1]
     assert "Resuming from" in own_lab.log("refused")

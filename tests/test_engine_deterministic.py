@@ -72,14 +72,14 @@ def test_two_processes_do_the_same_to_the_bit(own_lab, family, device):
 
 
 def test_a_resumed_run_with_other_threads_says_so(own_lab, monkeypatch):
-    config = fresh(own_lab, "teacher", "threads")
-    assert own_lab.run("teacher", config=config) == 0
+    config = fresh(own_lab, "small", "threads")
+    assert own_lab.run("small", config=config) == 0
     record = own_lab.folder / "logs" / "threads" / "run.json"
     before = json.loads(record.read_text())
     assert before["threads"] == torch.get_num_threads()
     assert before["deterministic"] is False
     record.write_text(json.dumps(before | {"threads": 64}))
-    assert own_lab.run("teacher", "--resume", "--deterministic", config=config) == 0
+    assert own_lab.run("small", "--resume", "--deterministic", config=config) == 0
     here = torch.get_num_threads()
     assert f"--resume: {here} threads here, 64 when " in own_lab.log("threads")
     assert "set OMP_NUM_THREADS=64 for the same ones" in own_lab.log("threads")
@@ -105,7 +105,7 @@ def test_an_operator_without_a_reproducible_form_is_named(refused, monkeypatch):
         return input.mean() + torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2)).sum()
 
     monkeypatch.setattr(torch.nn.CrossEntropyLoss, "forward", forward)
-    message = refused("teacher", "--deterministic")
+    message = refused("small", "--deterministic")
     assert message.startswith("--deterministic: put_ has no form that gives the same twice: ")
     assert "replace the layer or loss that calls it" in message
     assert message.endswith("or leave out --deterministic")

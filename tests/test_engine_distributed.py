@@ -185,15 +185,15 @@ def test_a_device_failure_in_training_names_stage_and_dataset(own_lab, monkeypat
         raise torch.AcceleratorError(ASSERT)
 
     monkeypatch.setattr(Stage, "step", step)
-    assert own_lab.run("teacher", config=own_config(own_lab, "assert")) == 1
+    assert own_lab.run("small", config=own_config(own_lab, "assert")) == 1
     last = own_lab.log("assert").splitlines()[-1]
     assert "on digit_scenes/train: CUDA error: device-side assert" in last
 
 
 def own_config(lab, name, **values):
-    """A teacher that is trained for an epoch: ten steps, or five in each of two processes."""
+    """A classifier that is trained for an epoch: ten steps, or five in each of two processes."""
     return lab.config(
-        "teacher",
+        "small",
         name,
         models__model__dst_ckpt=str(lab.folder / f"{name}.pt"),
         train__num_epochs=1,
@@ -204,7 +204,7 @@ def own_config(lab, name, **values):
 
 def run_all(lab, name, deed, step, codes, *flags, env=None):
     log = lab.folder / "logs" / f"{name}.txt"
-    command = [WORKER, "run", deed, step, "teacher", "--config", own_config(lab, name)]
+    command = [WORKER, "run", deed, step, "small", "--config", own_config(lab, name)]
     command += ["--run_log", log, "--device", "cpu", *flags]
     return several_processes(command, codes, env=env)
 
@@ -239,7 +239,7 @@ def test_one_process_goes_on_with_what_two_have_left(own_lab, monkeypatch):
 
     monkeypatch.setattr(SeededDataset, "__getitem__", load)
     config = own_config(own_lab, "fewer")
-    assert own_lab.run("teacher", "--resume", config=config, log="fewer") == 0
+    assert own_lab.run("small", "--resume", config=config, log="fewer") == 0
     order = EpochBatchSampler(range(40), None, None, {"batch_size": 4}, seed=0)
     assert loaded == [index for batch in list(order)[4:] for _, index in batch]
     said = [line for line in own_lab.log("fewer").splitlines() if "Resumed with" in line]
@@ -297,7 +297,7 @@ def test_under_torchrun_the_log_says_why(own_lab):
     config, log = own_config(own_lab, "torchrun"), own_lab.folder / "logs" / "torchrun.txt"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     flags = ["--config", config, "--run_log", log, "--device", "cpu"]
-    command = [sys.executable, *launcher, WORKER, "run", "fail", "2", "teacher", *flags]
+    command = [sys.executable, *launcher, WORKER, "run", "fail", "2", "small", *flags]
     assert subprocess.run(list(map(str, command)), timeout=240, check=False).returncode == 1
     assert "ERROR\tladon.cli\trank 1 failed: image 7.png: cannot be read" in log.read_text()
 
@@ -358,7 +358,7 @@ def test_the_first_process_writes_and_decides_for_all(own_lab, monkeypatch):
     monkeypatch.chdir(own_lab.folder)
     log = own_lab.folder / "logs" / "apart.txt"
     flags = ["--config", own_config(own_lab, "apart"), "--run_log", log, "--device", "cpu"]
-    first, second = several_processes([WORKER, "apart", "teacher", *flags])
+    first, second = several_processes([WORKER, "apart", "small", *flags])
     judged = [[x for x in said.splitlines() if x.startswith("judged")] for said in (first, second)]
     assert judged[0] == judged[1]
     assert len(judged[0]) == 1

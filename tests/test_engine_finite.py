@@ -58,17 +58,17 @@ def test_spoilt_weights_are_neither_best_nor_last(own_lab, refused, monkeypatch,
     best = own_lab.folder / "best.pt"
     loader = {"kwargs": {"batch_size": 20, "num_workers": 0, "drop_last": True}}
     config = own_lab.config(
-        "teacher",
+        "small",
         models__model__dst_ckpt=str(best),
         train__num_epochs=3,
         train__train_data_loader=loader,
     )
-    message = refused("teacher", config=config, code=1)
+    message = refused("small", config=config, code=1)
     last = own_lab.folder / "logs" / "refused" / "last.pt"
     assert message == (
-        f"weights are not finite (NaN or infinite) in stage1, epoch 1, after step 1: bn1.{part}; "
-        f"they are not saved, {last} keeps the last good state. Lower the learning rate or look "
-        "at the data"
+        "weights are not finite (NaN or infinite) in stage1, epoch 1, after step 1: "
+        f"conv1.1.{part}; they are not saved, {last} keeps the last good state. Lower the learning "
+        "rate or look at the data"
     )
     content = load_safely(last)
     assert (content["progress"]["epoch"], content["progress"]["step"]) == (1, 0)
@@ -81,7 +81,7 @@ def test_no_last_is_promised_where_there_is_none(own_lab, refused, monkeypatch):
         Stage, "step", lambda self, _: self.student.model.fc.weight.data.fill_(math.nan)
     )
     best = f"models.model.dst_ckpt={own_lab.folder / 'best.pt'}"
-    message = refused("teacher", "--set", best, code=1)
+    message = refused("small", "--set", best, code=1)
     assert "nothing was saved yet" in message
     assert "last.pt" not in message
 
@@ -99,7 +99,7 @@ def test_an_interruption_does_not_save_spoilt_weights(own_lab, refused, monkeypa
 
     monkeypatch.setattr(Stage, "step", step)
     best = f"models.model.dst_ckpt={own_lab.folder / 'best.pt'}"
-    message = refused("teacher", "--set", best, code=1)
+    message = refused("small", "--set", best, code=1)
     assert "epoch 0, after step 0: fc.bias; they are not saved" in message
     assert not (own_lab.folder / "logs" / "refused" / "last.pt").exists()
 
@@ -116,9 +116,9 @@ def test_a_buffer_that_was_never_finite_is_not_complained_of(own_lab, monkeypatc
         return model
 
     monkeypatch.setattr(run_models, "build_model", build_model)
-    config = own_lab.config("teacher", models__model__dst_ckpt=str(own_lab.folder / "best.pt"))
+    config = own_lab.config("small", models__model__dst_ckpt=str(own_lab.folder / "best.pt"))
     monkeypatch.setattr("ladon.app.load_best", lambda *_: None)
-    assert own_lab.run("teacher", config=config, log="mask") == 0
+    assert own_lab.run("small", config=config, log="mask") == 0
 
 
 @pytest.mark.parametrize("value", SPOILT)
@@ -149,7 +149,7 @@ def test_logits_that_are_not_finite_end_a_validation(own_lab, refused, monkeypat
         Task, "predict", lambda self, model, images: torch.full((len(images), 10), math.nan)
     )
     best = own_lab.folder / "best.pt"
-    message = refused("teacher", "--set", f"models.model.dst_ckpt={best}", code=1)
+    message = refused("small", "--set", f"models.model.dst_ckpt={best}", code=1)
     assert message.startswith("the model's outputs are not finite")
     assert not best.exists()
 

@@ -167,13 +167,13 @@ def test_when_a_save_is_due(monkeypatch, minutes, steps, due):
 
 @pytest.mark.parametrize(("value", "minutes"), [(None, 10), (0, 0), (2.5, 2.5)])
 def test_minutes_between_saves_are_ten_unless_the_config_says(lab, value, minutes):
-    config = load_config(lab.config("teacher", "minutes", train__checkpoint_every=value))
+    config = load_config(lab.config("small", "minutes", train__checkpoint_every=value))
     assert read_plan(config).checkpoint_minutes == minutes
 
 
 @pytest.mark.parametrize("value", ["-1", "often", "true", ".nan"])
 def test_minutes_that_are_no_minutes_are_refused(refused, value):
-    message = refused("teacher", "--set", f"train.checkpoint_every={value}")
+    message = refused("small", "--set", f"train.checkpoint_every={value}")
     assert "train.checkpoint_every: must be a number of at least 0" in message
 
 
@@ -211,7 +211,7 @@ DUE = {"killed": {"train__checkpoint_every": 1e-9, "train__checkpoint_steps": No
 def uninterrupted(lab):
     """A teacher of an epoch of five steps; its log is 'whole'."""
     whole = PLAN | {"train__checkpoint_every": 0, "train__checkpoint_steps": None}
-    assert lab.run("teacher", config=fresh(lab, "teacher", "whole", **whole)) == 0
+    assert lab.run("small", config=fresh(lab, "small", "whole", **whole)) == 0
     return lab
 
 
@@ -230,19 +230,19 @@ def quick_disk(monkeypatch):
 @pytest.mark.usefixtures("quick_disk")
 @pytest.mark.parametrize("end", ["killed", "torn", "warned"])
 def test_a_run_goes_on_from_within_an_epoch_to_the_same_end(uninterrupted, monkeypatch, end):
-    lab, config = uninterrupted, fresh(uninterrupted, "teacher", end, **PLAN | DUE.get(end, {}))
+    lab, config = uninterrupted, fresh(uninterrupted, "small", end, **PLAN | DUE.get(end, {}))
     path = lab.folder / "logs" / end / "last.pt"
     with monkeypatch.context() as patched:
         if end == "warned":
             interrupt_after(patched, 4, signal.SIGUSR1)
-            assert lab.run("teacher", config=config) == 128 + signal.SIGUSR1
+            assert lab.run("small", config=config) == 128 + signal.SIGUSR1
         else:
             killed_when(patched, Stage, "step", call=4)
             with pytest.raises(Killed):
-                lab.run("teacher", config=config)
+                lab.run("small", config=config)
     if end == "torn":
         path.write_bytes(path.read_bytes()[:-1000])
-    assert lab.run("teacher", "--resume", config=config) == 0
+    assert lab.run("small", "--resume", config=config) == 0
     step = {"killed": 3, "torn": 2, "warned": 4}[end]
     assert f"epoch 0, step {step}" in lab.log(end)
     assert ("going on with the one before it" in lab.log(end)) == (end == "torn")
@@ -252,7 +252,7 @@ def test_a_run_goes_on_from_within_an_epoch_to_the_same_end(uninterrupted, monke
 
 @pytest.mark.usefixtures("quick_disk")
 def test_spoilt_weights_are_not_saved_within_an_epoch(lab, monkeypatch):
-    config = fresh(lab, "teacher", "spoilt", **PLAN)
+    config = fresh(lab, "small", "spoilt", **PLAN)
     original, calls = Stage.step, []
 
     def step(self, loss):
@@ -263,7 +263,7 @@ def test_spoilt_weights_are_not_saved_within_an_epoch(lab, monkeypatch):
                 next(self.student.stage_model.parameters()).fill_(float("nan"))
 
     monkeypatch.setattr(Stage, "step", step)
-    assert lab.run("teacher", config=config) == 1
+    assert lab.run("small", config=config) == 1
     path = lab.folder / "logs" / "spoilt" / "last.pt"
     assert f"they are not saved, {path} keeps the last good state" in lab.log("spoilt")
     assert load_safely(path)["progress"]["step"] == 2
@@ -271,7 +271,7 @@ def test_spoilt_weights_are_not_saved_within_an_epoch(lab, monkeypatch):
 
 @pytest.mark.usefixtures("quick_disk")
 def test_a_full_disk_within_an_epoch_does_not_end_the_training(lab, monkeypatch):
-    config = fresh(lab, "teacher", "full", **PLAN)
+    config = fresh(lab, "small", "full", **PLAN)
     original = last_file.replacing_on_disk
 
     def replacing_on_disk(path, kept=None):
@@ -280,6 +280,6 @@ def test_a_full_disk_within_an_epoch_does_not_end_the_training(lab, monkeypatch)
         return original(path, kept)
 
     monkeypatch.setattr(last_file, "replacing_on_disk", replacing_on_disk)
-    assert lab.run("teacher", config=config) == 0
+    assert lab.run("small", config=config) == 0
     assert lab.log("full").count("the training goes on and tries again later") == 5
     assert load_safely(lab.folder / "logs" / "full" / "last.pt")["progress"]["finished"]

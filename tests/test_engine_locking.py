@@ -65,7 +65,7 @@ def test_a_second_run_in_the_folder_is_refused(own_lab, refused, hold):
     folder = own_lab.folder / "logs" / "refused"
     process, _ = hold(folder / ".lock")
     for flags in ((), ("--resume",), ("-test_only",)):
-        message = refused("teacher", *flags)
+        message = refused("small", *flags)
         assert message == (
             f"the run folder {folder} is in use by another run, process {process.pid}: "
             "wait for its end or stop it, or choose another --run_log"
@@ -77,8 +77,8 @@ def test_a_second_run_in_the_folder_is_refused(own_lab, refused, hold):
 def test_a_second_run_with_the_same_best_checkpoint_is_refused(own_lab, refused, hold):
     best = own_lab.folder / "best.pt"
     process, _ = hold(own_lab.folder / ".best.pt.lock")
-    config = own_lab.config("teacher", "other", models__model__dst_ckpt=str(best))
-    message = refused("teacher", config=config)
+    config = own_lab.config("small", "other", models__model__dst_ckpt=str(best))
+    message = refused("small", config=config)
     assert message.startswith(f"the checkpoint {best} is in use by another run, process ")
     assert f"process {process.pid}: " in message
     assert not best.exists()
@@ -87,16 +87,16 @@ def test_a_second_run_with_the_same_best_checkpoint_is_refused(own_lab, refused,
 
 def test_a_dry_run_locks_nothing(own_lab, hold):
     hold(own_lab.folder / "logs" / "dry" / ".lock")
-    assert own_lab.run("teacher", "--dry_run", log="dry") == 0
+    assert own_lab.run("small", "--dry_run", log="dry") == 0
 
 
 def test_a_run_releases_what_it_locked(own_lab, monkeypatch):
     monkeypatch.setattr("ladon.app._train", lambda *_: (_ for _ in ()).throw(RuntimeError("x")))
     for _ in range(2):
         with pytest.raises(RuntimeError, match="x"):
-            own_lab.run("teacher", log="r")
+            own_lab.run("small", log="r")
     monkeypatch.undo()
-    assert own_lab.run("teacher", log="r") == 0
+    assert own_lab.run("small", log="r") == 0
     left = [p for p in own_lab.folder.rglob("*.lock") if p.name.startswith(".")]
     assert left == []
     assert locking._held == set()

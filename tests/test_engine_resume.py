@@ -22,11 +22,11 @@ from ladon.engine.student_trainer import StudentTrainer
 from ladon.models.checkpoint import load_safely
 
 
-def teacher(lab, **values):
+def small(lab, **values):
     loader = {"kwargs": {"batch_size": 16, "num_workers": 0}}
     values = {"train__num_epochs": 2, "train__train_data_loader": loader, **values}
     values.setdefault("models__model__dst_ckpt", str(lab.folder / "best.pt"))
-    return lab.config("teacher", "resumed", **values)
+    return lab.config("small", "resumed", **values)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def interrupted(own_lab, monkeypatch):
     with monkeypatch.context() as patched:
         killed_when(patched, Stage, "step", call=4)
         with pytest.raises(Killed):
-            own_lab.run("teacher", config=teacher(own_lab), log="refused")
+            own_lab.run("small", config=small(own_lab), log="refused")
     return own_lab.folder / "logs" / "refused"
 
 
@@ -55,7 +55,7 @@ ANOTHER = [
 def test_another_training_is_not_gone_on_with(interrupted, refused, own_lab):
     before = {p.name: p.read_bytes() for p in interrupted.iterdir()}
     for flags, said in ANOTHER:
-        message = refused("teacher", "--resume", *flags, config=teacher(own_lab))
+        message = refused("small", "--resume", *flags, config=small(own_lab))
         assert message.startswith(f"--resume: {interrupted / 'last.pt'} is of another training: ")
         assert said in message
         assert "choose another --run_log, or leave out --resume to start anew" in message
@@ -72,12 +72,12 @@ def test_what_does_not_matter_may_change(interrupted, own_lab, monkeypatch):
         f"models.model.dst_ckpt={own_lab.folder / 'elsewhere.pt'}",
     ]
     flags = [text for value in free for text in ("--set", value)]
-    config = teacher(own_lab)
+    config = small(own_lab)
     other = own_lab.folder / "elsewhere.pt"
     other.write_text("of another run")
     with monkeypatch.context() as patched:
         patched.setattr(StudentTrainer, "_keep_best", lambda *_: False)  # no later epoch is better
-        assert own_lab.run("teacher", "--resume", *flags, config=config, log="refused") == 0
+        assert own_lab.run("small", "--resume", *flags, config=config, log="refused") == 0
     assert "Resuming from" in own_lab.log("refused")
     assert other.read_bytes() == (own_lab.folder / "best.pt").read_bytes()
     assert previous_of(other).read_text() == "of another run"
@@ -85,23 +85,23 @@ def test_what_does_not_matter_may_change(interrupted, own_lab, monkeypatch):
 
 def test_a_best_checkpoint_that_is_gone_is_written_anew(interrupted, own_lab):
     (own_lab.folder / "best.pt").unlink()
-    assert own_lab.run("teacher", "--resume", config=teacher(own_lab), log="refused") == 0
+    assert own_lab.run("small", "--resume", config=small(own_lab), log="refused") == 0
     assert "best.pt is gone: the next epoch's is kept as the best" in own_lab.log("refused")
     assert (own_lab.folder / "best.pt").is_file()
 
 
 def test_a_killed_new_beginning_is_not_resumed_as_the_old_run(own_lab, monkeypatch):
     """The case that reported one β's weights under another's name."""
-    assert own_lab.run("teacher", config=teacher(own_lab), log="r") == 0
-    changed = teacher(own_lab, train__optimizer={"kwargs": {"lr": 0.01}})
+    assert own_lab.run("small", config=small(own_lab), log="r") == 0
+    changed = small(own_lab, train__optimizer={"kwargs": {"lr": 0.01}})
     with monkeypatch.context() as patched:
         killed_when(patched, Stage, "step", call=2)
         with pytest.raises(Killed):
-            own_lab.run("teacher", config=changed, log="r")
+            own_lab.run("small", config=changed, log="r")
     folder = own_lab.folder / "logs" / "r"
     assert not (folder / "last.pt").exists()
     assert load_safely(folder / "last.previous.pt")["progress"]["finished"]
-    assert own_lab.run("teacher", "--resume", config=changed, log="r") == 0
+    assert own_lab.run("small", "--resume", config=changed, log="r") == 0
     assert "Nothing to resume" in own_lab.log("r")
     identity = load_safely(folder / "last.pt")["identity"]
     assert identity["train.optimizer.kwargs.lr"] == "0.01"
@@ -111,7 +111,7 @@ def test_last_of_an_older_version_is_resumed_with_a_warning(interrupted, own_lab
     content = load_safely(interrupted / "last.pt")
     del content["identity"], content["steps"]
     torch.save(content, interrupted / "last.pt")
-    assert own_lab.run("teacher", "--resume", config=teacher(own_lab), log="refused") == 0
+    assert own_lab.run("small", "--resume", config=small(own_lab), log="refused") == 0
     assert own_lab.log("refused").count("does not say which training it is of") == 1
 
 
@@ -120,11 +120,11 @@ def test_epochs_of_another_length_are_not_gone_on_with(own_lab, own_data, monkey
     with monkeypatch.context() as patched:
         killed_when(patched, Stage, "step", call=4)
         with pytest.raises(Killed):
-            own_lab.run("teacher", config=teacher(own_lab), log="refused")
+            own_lab.run("small", config=small(own_lab), log="refused")
     image = next((own_data / "train" / "0").glob("*.png"))
     for number in range(20):
         (image.parent / f"more{number}.png").write_bytes(image.read_bytes())
-    message = refused("teacher", "--resume", config=teacher(own_lab), code=2)
+    message = refused("small", "--resume", config=small(own_lab), code=2)
     assert "an epoch of stage1 has 3 batches here and had 2 when" in message
     assert "resume with as many images as before" in message
 
@@ -132,16 +132,16 @@ def test_epochs_of_another_length_are_not_gone_on_with(own_lab, own_data, monkey
 @pytest.mark.parametrize("epoch", [2, 7])
 @pytest.mark.parametrize("flags", [(), ("--resume",), ("--dry_run",)])
 def test_a_start_beyond_the_end_is_refused(refused, own_lab, epoch, flags):
-    message = refused("teacher", "--start_epoch", str(epoch), *flags, config=teacher(own_lab))
+    message = refused("small", "--start_epoch", str(epoch), *flags, config=small(own_lab))
     assert f"--start_epoch {epoch}: " in message
     assert "trains 2 epochs, 0 to 1" in message
 
 
 def test_the_best_checkpoint_of_an_earlier_run_is_kept(own_lab):
     best = own_lab.folder / "best.pt"
-    assert own_lab.run("teacher", config=teacher(own_lab), log="r") == 0
+    assert own_lab.run("small", config=small(own_lab), log="r") == 0
     before = best.read_bytes()
-    assert own_lab.run("teacher", "--seed", "3", config=teacher(own_lab), log="r") == 0
+    assert own_lab.run("small", "--seed", "3", config=small(own_lab), log="r") == 0
     assert previous_of(best).read_bytes() == before
     assert best.read_bytes() != before
     log = own_lab.log("r")
@@ -151,13 +151,13 @@ def test_the_best_checkpoint_of_an_earlier_run_is_kept(own_lab):
 def test_a_started_run_does_not_cost_a_finished_ones_checkpoint(own_lab, monkeypatch):
     """The slip, twice: the second time, what lies there is a half-trained one."""
     best = own_lab.folder / "best.pt"
-    assert own_lab.run("teacher", config=teacher(own_lab), log="r") == 0
+    assert own_lab.run("small", config=small(own_lab), log="r") == 0
     finished = best.read_bytes()
     for _ in range(2):
         with monkeypatch.context() as patched:
             killed_when(patched, Stage, "step", call=4)
             with pytest.raises(Killed):
-                own_lab.run("teacher", "--seed", "5", config=teacher(own_lab), log="r")
+                own_lab.run("small", "--seed", "5", config=small(own_lab), log="r")
     assert best.read_bytes() != finished
     assert previous_of(best).read_bytes() == finished
     assert "of a run that was not finished; best.previous.pt stays" in own_lab.log("r")
@@ -194,15 +194,15 @@ def test_overwrite_keeps_nothing(tmp_path):
 
 @pytest.mark.parametrize("call", [1, 2])
 def test_no_epoch_is_written_twice_after_a_kill(own_lab, monkeypatch, call):
-    config = teacher(own_lab)
+    config = small(own_lab)
     with monkeypatch.context() as patched:
         # between an epoch's line and last.pt
         killed_when(patched, Run, "log_epoch", after=True, call=call)
         with pytest.raises(Killed):
-            own_lab.run("teacher", config=config, log="r")
+            own_lab.run("small", config=config, log="r")
     path = own_lab.folder / "logs" / "r" / "metrics.jsonl"
     assert len(path.read_text().splitlines()) == call
-    assert own_lab.run("teacher", "--resume", config=config, log="r") == 0
+    assert own_lab.run("small", "--resume", config=config, log="r") == 0
     assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [0, 1]
 
 
@@ -223,7 +223,7 @@ def test_temporary_files_of_dead_processes_go(own_lab):
     ]
     for path in orphans + others:
         path.write_text("x")
-    assert own_lab.run("teacher", config=teacher(own_lab), log="r") == 0
+    assert own_lab.run("small", config=small(own_lab), log="r") == 0
     assert [p for p in orphans if p.exists()] == []
     assert [p for p in others if not p.exists()] == []
 

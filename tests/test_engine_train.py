@@ -54,10 +54,10 @@ def test_heads_resume_exactly_in_the_middle_of_an_epoch(own_lab, monkeypatch, fa
 
 
 def test_a_batch_that_was_seen_is_not_loaded_again(own_lab, monkeypatch):
-    config = fresh(own_lab, "teacher", "seen", train__train_data_loader__kwargs={"batch_size": 8})
+    config = fresh(own_lab, "small", "seen", train__train_data_loader__kwargs={"batch_size": 8})
     with monkeypatch.context() as patched:
         interrupt_after(patched, 4)
-        assert own_lab.run("teacher", config=config) == 130
+        assert own_lab.run("small", config=config) == 130
     loaded = []
     from ladon.data import loaders
 
@@ -67,19 +67,19 @@ def test_a_batch_that_was_seen_is_not_loaded_again(own_lab, monkeypatch):
         "__getitem__",
         lambda self, pair: loaded.append(pair) or original(self, pair),
     )
-    assert own_lab.run("teacher", "--resume", config=config) == 0
+    assert own_lab.run("small", "--resume", config=config) == 0
     assert len(loaded) == 40 - 4 * 8
 
 
 def test_resumed_with_other_workers_equals_uninterrupted(own_lab, monkeypatch):
-    whole = fresh(own_lab, "teacher", "whole", train__num_epochs=1)
-    assert own_lab.run("teacher", config=whole) == 0
-    parts = fresh(own_lab, "teacher", "parts", train__num_epochs=1)
+    whole = fresh(own_lab, "small", "whole", train__num_epochs=1)
+    assert own_lab.run("small", config=whole) == 0
+    parts = fresh(own_lab, "small", "parts", train__num_epochs=1)
     with monkeypatch.context() as patched:
         interrupt_after(patched, 1, signal.SIGTERM)
-        assert own_lab.run("teacher", config=parts) == 143
+        assert own_lab.run("small", config=parts) == 143
     workers = ("--set", "train.train_data_loader.kwargs.num_workers=2")
-    assert own_lab.run("teacher", "--resume", *workers, config=parts) == 0
+    assert own_lab.run("small", "--resume", *workers, config=parts) == 0
     assert_same_run(own_lab, "whole", "parts")
 
 
@@ -87,24 +87,24 @@ def test_results_do_not_depend_on_workers(own_lab):
     for workers in (0, 2):
         config = fresh(
             own_lab,
-            "teacher",
+            "small",
             f"workers{workers}",
             train__train_data_loader__kwargs={"num_workers": workers},
         )
-        assert own_lab.run("teacher", config=config) == 0
+        assert own_lab.run("small", config=config) == 0
     assert_same_run(own_lab, "workers0", "workers2")
 
 
 def test_resume_of_a_finished_run_only_tests(own_lab, monkeypatch):
-    config = fresh(own_lab, "teacher", "done")
-    assert own_lab.run("teacher", config=config) == 0
+    config = fresh(own_lab, "small", "done")
+    assert own_lab.run("small", config=config) == 0
     monkeypatch.setattr(Stage, "step", lambda *_: pytest.fail("trained again"))
-    assert own_lab.run("teacher", "--resume", config=config) == 0
+    assert own_lab.run("small", "--resume", config=config) == 0
     assert "Nothing is left to train: all 1 epochs are done" in own_lab.log("done")
 
 
 def test_resume_without_anything_to_resume_starts_anew(own_lab):
-    assert own_lab.run("teacher", "--resume", config=fresh(own_lab, "teacher", "anew")) == 0
+    assert own_lab.run("small", "--resume", config=fresh(own_lab, "small", "anew")) == 0
     assert "Nothing to resume" in own_lab.log("anew")
 
 

@@ -36,22 +36,22 @@ def send_in_second_step(monkeypatch, signum: int, *, to_all: bool) -> None:
 
 
 def test_a_worker_that_dies_ends_the_run_in_one_line(own_lab, monkeypatch, refused):
-    config = fresh(own_lab, "teacher", "dies", **PLAN, train__checkpoint_steps=1)
+    config = fresh(own_lab, "small", "dies", **PLAN, train__checkpoint_steps=1)
     with monkeypatch.context() as patched:
         send_in_second_step(patched, signal.SIGKILL, to_all=False)
-        message = refused("teacher", config=config, code=1)
+        message = refused("small", config=config, code=1)
     assert message.startswith("DataLoader worker (pid")
     assert "is killed by signal: Killed: usually the machine's memory did not suffice" in message
     assert "add --resume" in message
-    assert own_lab.run("teacher", "--resume", config=config, log="refused") == 0
+    assert own_lab.run("small", "--resume", config=config, log="refused") == 0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_the_whole_group_leaves_the_workers_to_the_end(own_lab, monkeypatch, signum):
-    config = fresh(own_lab, "teacher", "group", **PLAN)
+    config = fresh(own_lab, "small", "group", **PLAN)
     with monkeypatch.context() as patched:
         send_in_second_step(patched, signum, to_all=True)
-        assert own_lab.run("teacher", config=config) == 128 + signum
+        assert own_lab.run("small", config=config) == 128 + signum
     last = load_safely(own_lab.folder / "logs" / "group" / "last.pt")
     assert last["progress"]["step"] == 2
 

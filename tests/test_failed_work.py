@@ -44,7 +44,7 @@ def disk_for(nbytes: int):
 def test_a_full_disk_names_the_checkpoint(refused, own_lab):
     path = own_lab.folder / "ckpt" / "best.pt"
     with disk_for(1_000_000):
-        message = refused("teacher", "--set", f"models.model.dst_ckpt={path}", code=1)
+        message = refused("small", "--set", f"models.model.dst_ckpt={path}", code=1)
     # torch says of it: [enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0
     assert message == f"cannot write checkpoint {path}: File too large"
     assert list(path.parent.glob("*best*")) == [], "nothing half-written stays"
@@ -90,7 +90,7 @@ def test_an_unwritable_checkpoint_path_is_found_before_training(refused, own_lab
         path.mkdir(parents=True)
     else:
         path.parent.write_text("a file")
-    message = refused("teacher", "--set", f"models.model.dst_ckpt={path}")
+    message = refused("small", "--set", f"models.model.dst_ckpt={path}")
     assert str(path) in message
     assert "models.model.dst_ckpt" in message
     assert "Epoch: [0]" not in own_lab.log("refused")
@@ -107,7 +107,7 @@ def test_a_run_folder_that_goes_away_is_named(refused, own_lab, monkeypatch):
         original(self, record)
 
     monkeypatch.setattr(Run, "log_epoch", log_epoch)
-    message = refused("teacher", code=1)
+    message = refused("small", code=1)
     assert message.startswith(f"cannot write {own_lab.folder}/logs/refused/metrics.jsonl: ")
 
 
@@ -117,7 +117,7 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(own_lab, capsys, name):
     folder = own_lab.folder / "logs" / "full"
     folder.mkdir(parents=True)
     (folder / name).symlink_to("/dev/full")
-    assert own_lab.run("teacher", "--overwrite", log="full") == 1
+    assert own_lab.run("small", "--overwrite", log="full") == 1
     said = [line for line in capsys.readouterr().err.splitlines() if "\tINFO\t" not in line]
     assert len(said) == 1, said
     where = f"--run_log {folder}.txt" if name.endswith("txt") else folder
@@ -151,17 +151,17 @@ def test_a_disk_that_is_full_at_any_file_is_one_line_and_the_run_goes_on(
     own_lab, monkeypatch, capsys
 ):
     """At one file after the other: whatever was written is whole, and the next run goes on."""
-    config = fresh(own_lab, "teacher", "best", train__train_data_loader__kwargs={"batch_size": 20})
+    config = fresh(own_lab, "small", "best", train__train_data_loader__kwargs={"batch_size": 20})
     flags = ("--predictions", str(own_lab.folder / "boxes.jsonl"), "--resume")
     for name in WRITTEN:
         capsys.readouterr()
         with full_disk_at(name, monkeypatch):
-            assert own_lab.run("teacher", *flags, config=config) == 1, name
+            assert own_lab.run("small", *flags, config=config) == 1, name
         said = [line for line in capsys.readouterr().err.splitlines() if "\tERROR\t" in line]
         assert len(said) == 1, said
         assert said[0].endswith(f"{name}: {FULL}")
         assert [p for p in own_lab.folder.rglob(".*") if p.suffix in (".tmp", ".lock")] == []
-    assert own_lab.run("teacher", *flags, config=config) == 0
+    assert own_lab.run("small", *flags, config=config) == 0
     for name in WRITTEN:
         assert len([p for p in own_lab.folder.rglob(name) if p.stat().st_size]) == 1, name
     assert [line["epoch"] for line in epochs(own_lab, "best")] == [0]
@@ -172,7 +172,7 @@ def test_a_place_where_nothing_can_be_written_is_one_line(own_lab, capsys, name)
     """Nor is it said first that it cannot be locked."""
     (own_lab.folder / "file").write_text("x")
     flags = ("--run_log", str(own_lab.folder / name))
-    assert own_lab.run("teacher", *flags) == 2
+    assert own_lab.run("small", *flags) == 2
     assert capsys.readouterr().err.count("cannot be") == 1
 
 

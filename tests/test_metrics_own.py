@@ -55,8 +55,8 @@ def test_what_is_no_metric_is_refused(metric, message):
 
 
 def test_the_best_checkpoint_follows_it_and_it_is_reported(own_lab, capsys):
-    config = fresh(own_lab, "teacher", "misses", metric=MISSES, train__num_epochs=2)
-    assert own_lab.run("teacher", config=config) == 0
+    config = fresh(own_lab, "small", "misses", metric=MISSES, train__num_epochs=2)
+    assert own_lab.run("small", config=config) == 0
     values = [epoch["val"]["misses"] for epoch in epochs(own_lab, "misses")]
     assert [e["best"] for e in epochs(own_lab, "misses")] == [True, values[1] < values[0]]
     found = json.loads((own_lab.folder / "logs" / "misses" / "metrics.json").read_text())
@@ -67,8 +67,8 @@ def test_the_best_checkpoint_follows_it_and_it_is_reported(own_lab, capsys):
     assert "Image classification: misses" in shown
     assert f"{value:.1f}" in shown
 
-    other = fresh(own_lab, "teacher", "misses", train__num_epochs=2)
-    assert own_lab.run("teacher", "--resume", config=other) == 2
+    other = fresh(own_lab, "small", "misses", train__num_epochs=2)
+    assert own_lab.run("small", "--resume", config=other) == 2
     assert "metric.key is not set here and was own_metrics.Misses" in capsys.readouterr().err
 
 

@@ -98,17 +98,17 @@ def test_a_training_of_two_stages_is_logged_by_terms(own_lab, stand_ins, monkeyp
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_in_the_clients_run(own_lab, stand_ins, monkeypatch):
     plan = {"train__train_data_loader__kwargs": {"batch_size": 20}, "train__num_epochs": 2}
-    config = fresh(own_lab, "teacher", "parts", **plan)
+    config = fresh(own_lab, "small", "parts", **plan)
     flags = ("--wandb", "--mlflow")
     with monkeypatch.context() as patched:
         interrupt_after(patched, 3)
-        assert own_lab.run("teacher", *flags, config=config) == 130
+        assert own_lab.run("small", *flags, config=config) == 130
     for name in ("wandb", "mlflow"):
         assert [run.ended for run in stand_ins.runs[name]] == ["stopped"]
     csv_before = rows_of(own_lab.folder / "logs" / "parts")
-    assert own_lab.run("teacher", "--resume", *flags, config=config) == 0
-    whole = fresh(own_lab, "teacher", "whole", **plan)
-    assert own_lab.run("teacher", config=whole) == 0
+    assert own_lab.run("small", "--resume", *flags, config=config) == 0
+    whole = fresh(own_lab, "small", "whole", **plan)
+    assert own_lab.run("small", config=whole) == 0
     times = ("train_seconds", "val_seconds", "images_per_s")
     curves = [
         [{k: v for k, v in record.items() if k not in times} for record in epochs(own_lab, name)]
@@ -127,8 +127,8 @@ def test_an_interrupted_run_goes_on_in_the_clients_run(own_lab, stand_ins, monke
 
 def test_a_client_that_fails_is_said_once_and_ends_nothing(own_lab, stand_ins):
     stand_ins.fails_at = "log"
-    config = fresh(own_lab, "teacher", "failing", train__num_epochs=2)
-    assert own_lab.run("teacher", "--wandb", "--mlflow", config=config) == 0
+    config = fresh(own_lab, "small", "failing", train__num_epochs=2)
+    assert own_lab.run("small", "--wandb", "--mlflow", config=config) == 0
     log = own_lab.log("failing")
     for name in ("wandb", "mlflow"):
         assert log.count(f"--{name}: ConnectionError: no network; the run goes on without it") == 1
@@ -150,7 +150,7 @@ def test_a_client_that_hangs_is_left_behind(tmp_path, stand_ins, monkeypatch, ca
 def test_a_client_that_is_not_installed_is_named_before_any_work(refused, name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, f"ladon.tracking.{name}_client", raising=False)
-    message = refused("teacher", f"--{name}")
+    message = refused("small", f"--{name}")
     assert message.startswith(f"--{name} needs the package {name}")
     assert "pip install '.[tracking]'" in message
 
@@ -252,7 +252,7 @@ def test_a_resumed_run_drops_the_rows_that_come_again(tmp_path):
 def test_a_csv_file_that_cannot_be_written_is_said_before_the_training(refused, own_lab):
     (own_lab.folder / "logs" / "refused" / "metrics.csv").mkdir(parents=True)
     (own_lab.folder / "logs" / "refused" / "metrics.csv" / "x").write_text("")
-    message = refused("teacher", code=2)
+    message = refused("small", code=2)
     assert message.startswith(f"{own_lab.folder}/logs/refused: cannot be written: ")
     files = EpochFiles(own_lab.folder / "logs" / "refused")
     with pytest.raises(LadonError, match=r"^cannot write .*/metrics\.csv: Is a directory$"):
