@@ -209,7 +209,7 @@ def test_a_finished_beta_is_skipped_and_the_rest_goes_on(whole, monkeypatch, cap
     assert_as_separate(whole, "rest")
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_loss_that_is_not_finite_stops_its_student_alone(whole, monkeypatch, capfd, number):
     group, bad, good = f"nan{number}", BETAS[number], BETAS[1 - number]
     prepare(whole, group)
@@ -238,7 +238,7 @@ def test_a_loss_that_is_not_finite_stops_its_student_alone(whole, monkeypatch, c
     assert_as_separate(whole, group, betas=[good])
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_student_that_cannot_be_set_up_fails_alone(whole, capfd, number):
     group, bad = f"setup{number}", BETAS[number]
     prepare(whole, group)

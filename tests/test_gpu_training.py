@@ -33,6 +33,10 @@ TRAININGS = {
 on_cuda = pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])
 
 
+# that two trainings on a CPU are equal is shown elsewhere
+SLOW = pytest.param("cpu", marks=pytest.mark.slow)
+
+
 def each_training(*on_cpu: str):
     """Every training on a GPU, some of them on the CPU, too."""
     pairs = [(name, "cpu") for name in on_cpu]
@@ -77,7 +81,7 @@ def test_losses_are_the_cpus(lab, monkeypatch, record_property, training, device
     assert_near(found, expected, training, record_property)
 
 
-@on_each_device
+@pytest.mark.parametrize("device", [SLOW, pytest.param("cuda", marks=GPU)])
 def test_accumulated_gradients_are_the_cpus(lab, monkeypatch, record_property, device):
     values = {
         "train__stage1__optimizer__grad_accum_step": 2,
@@ -119,7 +123,11 @@ def deterministic():
 
 @pytest.mark.parametrize(
     ("steps", "device"),
-    [(3, "cpu"), pytest.param(1, "cuda", marks=GPU), pytest.param(3, "cuda", marks=GPU)],
+    [
+        pytest.param(3, "cpu", marks=pytest.mark.slow),
+        pytest.param(1, "cuda", marks=GPU),
+        pytest.param(3, "cuda", marks=GPU),
+    ],
 )
 def test_resumed_equals_uninterrupted(
     own_lab, monkeypatch, record_property, deterministic, steps, device
