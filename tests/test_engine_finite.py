@@ -58,17 +58,17 @@ def test_spoilt_weights_are_neither_best_nor_last(own_lab, refused, monkeypatch,
     best = own_lab.folder / "best.pt"
     loader = {"kwargs": {"batch_size": 20, "num_workers": 0, "drop_last": True}}
     config = own_lab.config(
-        "small",
+        "teacher",
         models__model__dst_ckpt=str(best),
         train__num_epochs=3,
         train__train_data_loader=loader,
     )
-    message = refused("small", config=config, code=1)
+    message = refused("teacher", config=config, code=1)
     last = own_lab.folder / "logs" / "refused" / "last.pt"
     assert message == (
-        "weights are not finite (NaN or infinite) in stage1, epoch 1, after step 1: "
-        f"conv1.1.{part}; they are not saved, {last} keeps the last good state. Lower the learning "
-        "rate or look at the data"
+        f"weights are not finite (NaN or infinite) in stage1, epoch 1, after step 1: bn1.{part}; "
+        f"they are not saved, {last} keeps the last good state. Lower the learning rate or look "
+        "at the data"
     )
     content = load_safely(last)
     assert (content["progress"]["epoch"], content["progress"]["step"]) == (1, 0)

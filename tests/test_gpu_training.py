@@ -31,10 +31,8 @@ TRAININGS = {
     "variable2": ("variable", ("--start_epoch", "1"), 1e-3, 5e-2),
 }
 on_cuda = pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])
-
-
 # that two trainings on a CPU are equal is shown elsewhere
-SLOW = pytest.param("cpu", marks=pytest.mark.slow)
+CPU_SLOWLY = pytest.param("cpu", marks=pytest.mark.slow)
 
 
 def each_training(*on_cpu: str):
@@ -81,7 +79,7 @@ def test_losses_are_the_cpus(lab, monkeypatch, record_property, training, device
     assert_near(found, expected, training, record_property)
 
 
-@pytest.mark.parametrize("device", [SLOW, pytest.param("cuda", marks=GPU)])
+@pytest.mark.parametrize("device", [CPU_SLOWLY, pytest.param("cuda", marks=GPU)])
 def test_accumulated_gradients_are_the_cpus(lab, monkeypatch, record_property, device):
     values = {
         "train__stage1__optimizer__grad_accum_step": 2,
